@@ -1,0 +1,4 @@
+//! (under construction)
+
+/// The process's allocator.
+pub struct Slabwright;

@@ -1,0 +1,40 @@
+//! slabwright: a memory allocator built like the Linux kernel's memory management.
+//!
+//! Small requests are served from per-CPU slab caches, page-sized ones from a zoned buddy system, big ones
+//! from a vmalloc-style region that maps scattered frames through explicit page tables. The core is `no_std`
+//! and generic over a [`machine::Machine`]; `machine::linux` hosts it as a malloc replacement.
+//!
+//! Layers, lowest first; a module imports its own layer's folder or a lower one (`tests/layering.rs` holds it):
+//!
+//! | layer | modules | what |
+//! |---|---|---|
+//! | L0 | [`config`], [`error`], [`gfp`], [`types`], [`paging`] | words without behaviour |
+//! | L1 | [`sync`] | atomics, locks, once |
+//! | L2 | [`machine`] | the seam: memory, mapping, CPU, report |
+//! | L3 | [`page`] | page descriptors and the lists through them |
+//! | L4 | [`zone`] | buddy system, zones, per-CPU page lists |
+//! | L5 | [`slab`], [`vmalloc`] | siblings that never import each other |
+//! | L6 | [`mm`] | routing by size, realloc, reclaim, verify, statistics |
+//! | L7 | `global` | the process's instance and its `GlobalAlloc` |
+#![no_std]
+#![deny(unsafe_code)]
+
+#[cfg(any(test, feature = "sim", loom))]
+extern crate std;
+
+pub mod config;
+pub mod error;
+pub mod gfp;
+#[cfg(target_os = "linux")]
+pub mod global;
+pub mod machine;
+pub mod mm;
+pub mod page;
+pub mod paging;
+pub mod slab;
+pub mod sync;
+pub mod types;
+pub mod vmalloc;
+pub mod zone;
+#[cfg(target_os = "linux")]
+pub use global::Slabwright;

@@ -1,0 +1,259 @@
+//! The seam: everything the core asks of a machine, on one page.
+//!
+//! Implementers: [`linux`] (a process), [`sim`] (tests), i386 (bare metal). Methods take `&self` so that many simulated
+//! machines fit into one test run; the real ones are zero-sized, so the calls cost nothing.
+//!
+//! None of these may allocate from the core or call user code. Those marked *syscall* may enter the system and are never
+//! called under a lock of the core, nor for a request without [`Gfp::IO`](crate::gfp::Gfp::IO).
+#![allow(unsafe_code)]
+
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU8;
+
+use crate::page::Page;
+use crate::sync::Park;
+use crate::types::{Pfn, PfnRange};
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+
+/// Zones in the order of their addresses; an allocation falls back from a later to an earlier one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum ZoneKind {
+    /// Below 16 MiB.
+    Dma,
+    /// Below 4 GiB (hosted; empty on i386).
+    Dma32,
+    /// Permanently mapped memory.
+    Normal,
+    /// Memory without a permanent address (i386 and sim).
+    HighMem,
+    /// Whole pageblocks for runs that move or are freed whole.
+    Movable,
+}
+
+/// Number of [`ZoneKind`]s.
+pub const NR_ZONES: usize = 5;
+/// Most nodes the core keeps apart; a machine folds further ones.
+pub const MAX_NODES: usize = 4;
+/// Cache ids that have a word in the per-CPU rows: 1 to 255. Id 0 is no cache.
+pub const MAX_CACHES: usize = 256;
+
+/// Slots of a sheaf: one is the sentinel, so it holds at most 255 objects.
+pub const SHEAF_SLOTS: usize = 256;
+/// Bytes and alignment of a sheaf.
+pub const SHEAF_BYTES: usize = SHEAF_SLOTS * size_of::<usize>();
+
+/// A word of a per-CPU row. Each holds the address of the top slot of a sheaf (see [`crate::slab::sheaf`]), or
+/// [`PerCpu::EMPTY_WORD`]'s address where there is no sheaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Word {
+    /// The sheaf that allocations pop and frees push.
+    Main(u8),
+    /// The sheaf kept in reserve.
+    Spare(u8),
+}
+
+impl Word {
+    /// Index into a row of `2 * MAX_CACHES` words.
+    #[inline]
+    pub const fn index(self) -> usize {
+        match self {
+            Word::Main(id) => id as usize,
+            Word::Spare(id) => MAX_CACHES + id as usize,
+        }
+    }
+}
+
+/// Words of a row.
+pub const ROW_WORDS: usize = 2 * MAX_CACHES;
+
+/// A sheaf of zeroes. The address of its last slot stands for "no sheaf": the slot reads 0, which is empty, and the slot
+/// after it crosses the alignment, which is full, so that every exception falls into the slow path without a branch.
+#[repr(C, align(2048))]
+pub struct ZeroSheaf([usize; SHEAF_SLOTS]);
+
+/// The one zero sheaf. Never written.
+pub static ZERO_SHEAF: ZeroSheaf = ZeroSheaf([0; SHEAF_SLOTS]);
+
+/// The word that stands for "no sheaf".
+#[inline]
+pub fn no_sheaf() -> usize {
+    (&raw const ZERO_SHEAF).addr() + SHEAF_BYTES - size_of::<usize>()
+}
+
+/// Per-CPU rows of sheaves. Each operation is one critical section: it happens wholly on one CPU, or not at all.
+///
+/// # Safety
+/// An implementer guarantees: 1. no two threads are in a section on the same row at once, signal and interrupt handlers
+/// included (a section they interrupt is restarted or was finished first); 2. a row taken by [`PerCpu::drain_row`]
+/// is touched by nobody else until it is given back; 3. a row's words start out as [`no_sheaf`].
+pub unsafe trait PerCpu {
+    /// CPUs that can ever run (rows that can exist), at least 1.
+    fn nr_cpus(&self) -> usize;
+
+    /// The CPU the caller is on at this moment: a hint, outdated at once.
+    fn cpu(&self) -> usize;
+
+    /// The memory node of that CPU, below [`MAX_NODES`].
+    fn node(&self) -> usize;
+
+    /// Pops the top object of the current CPU's main sheaf of `cache`; null where it is empty or there is none.
+    ///
+    /// # Safety
+    /// All sheaves in rows are valid: sized and aligned [`SHEAF_BYTES`], a 0 sentinel below the objects.
+    unsafe fn pop(&self, cache: u8) -> *mut u8;
+
+    /// Pushes `object` on the current CPU's main sheaf of `cache`; false where it is full or there is none.
+    ///
+    /// # Safety
+    /// As for [`PerCpu::pop`]; `object` is the caller's to give, from `cache`.
+    unsafe fn push(&self, cache: u8, object: *mut u8) -> bool;
+
+    /// Reads `word` of the current CPU, making its row first if it has none; `None` where rows cannot be used here and
+    /// now (no memory for the row, a section that is aborted again and again): the caller goes past the sheaves.
+    fn read(&self, word: Word) -> Option<usize>;
+
+    /// If `word` of the current CPU is `old`, makes it `new` and returns true. The caller then owns the sheaf `old` and
+    /// has given up `new`.
+    ///
+    /// # Safety
+    /// `old` came from [`PerCpu::read`]; `new` is [`no_sheaf`] or a valid sheaf of the word's cache that the caller owns.
+    unsafe fn replace(&self, word: Word, old: usize, new: usize) -> bool;
+
+    /// Takes CPU `cpu`'s row from it (its CPU meanwhile sees none), lets `f` at the words, and gives it back. False
+    /// where the CPU has no row. *Syscall.*
+    fn drain_row(&self, cpu: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool;
+}
+
+/// Frames and their descriptors.
+///
+/// # Safety
+/// An implementer guarantees: 1. [`Frames::page`] of a frame that [`Frames::grow`] returned (or the machine gave the
+/// zones at start) is valid for ever, and was zero at first; 2. the memory at [`Frames::virt`] of such a frame is readable
+/// and writable and nobody else's; 3. `virt` and `pfn` are inverse.
+pub unsafe trait Frames {
+    /// Brings at least `pages` more frames of `zone` on `node` online, whole pageblocks aligned to the largest order,
+    /// adjacent, reading zero; `None` where there are none. *Syscall.*
+    fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange>;
+
+    /// The descriptor of an online frame.
+    fn page(&self, pfn: Pfn) -> &Page;
+
+    /// The byte of the page-class map: the cache id of a slab page that `free` may push without further look-up, else 0.
+    fn class(&self, pfn: Pfn) -> &AtomicU8;
+
+    /// The same byte for the frame that holds `address`; 0 where the page-class map does not reach. This is `free`'s first
+    /// step: one subtraction, one comparison, one load.
+    fn class_at(&self, address: *const u8) -> u8;
+
+    /// Address of the frame's first byte; null for a frame that has no permanent address (HIGHMEM).
+    fn virt(&self, pfn: Pfn) -> *mut u8;
+
+    /// The frame that holds `address`; `None` where no online frame of the machine does.
+    fn pfn(&self, address: *const u8) -> Option<Pfn>;
+
+    /// Gives the contents of `range` back to the system; it reads zero afterwards. False where that failed and the
+    /// contents may remain. *Syscall.*
+    fn discard(&self, range: PfnRange) -> bool;
+
+    /// Makes sure that `range` is backed, so that touching it takes no page fault. Best effort. *Syscall.*
+    fn populate(&self, range: PfnRange);
+
+    /// Whether [`Frames::discard`] gives anything back (a host that lends memory) or frames are simply owned.
+    const LENT: bool;
+
+    /// Pages this instance may use at most (option, memory limits); `u64::MAX` for no limit.
+    fn budget(&self) -> u64;
+}
+
+/// What a slot of the vmalloc area holds; the page table's software bits keep it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backing {
+    /// Nothing was moved there: it reads zero and is backed on first touch.
+    Fresh,
+    /// A frame with old contents.
+    Dirty,
+}
+
+/// The address range of the vmalloc area and how frames get there.
+///
+/// Hosted, a frame is the *population* of a 2 MiB slot: mapping one moves its population from the frame's own address (or
+/// from another slot) to the slot, after which the frame reads zero where it was. On bare metal and in the simulator frames
+/// are frames, and the core's page table is the hardware's.
+///
+/// # Safety
+/// An implementer guarantees that addresses in [`Mapping::window`] hold nothing but what these calls put there, and that
+/// a slot mapped successfully is readable and writable until it is unmapped.
+pub unsafe trait Mapping {
+    /// Address range for vmalloc areas, aligned to [`Mapping::SLOT_SHIFT`].
+    fn window(&self) -> core::ops::Range<usize>;
+
+    /// log2 of the unit of mapping: 21 hosted (a pageblock), the page elsewhere.
+    const SLOT_SHIFT: u32;
+
+    /// Whether slots are backed by frames of the buddy system (sim, bare metal), or by the host on first touch with
+    /// frames merely *donating* their population (hosted).
+    const OWNS_FRAMES: bool;
+
+    /// Makes `[start, start + len)` of the window usable and reading zero, backed on first touch. Only where
+    /// `!OWNS_FRAMES`. *Syscall.*
+    fn map_fresh(&self, start: usize, len: usize) -> bool;
+
+    /// Maps `frame` (one slot's worth of frames) at slot `at`. With `OWNS_FRAMES` the page table entry; hosted moves the
+    /// population of the pageblock at `frame` to `at`, which is mapped fresh and unpopulated. False where it could not:
+    /// nothing changed. *Syscall* hosted.
+    fn map_frame(&self, at: usize, frame: Pfn) -> bool;
+
+    /// Moves what is mapped at `[from, from + len)` to `[to, to + len)`; both are slot aligned, disjoint, in the window,
+    /// `to` is mapped fresh (hosted) or unmapped. Afterwards `from` is as `map_fresh` leaves it (hosted) or unmapped.
+    /// False where it could not: nothing is lost, but a prefix may have moved (its length in bytes is returned). *Syscall.*
+    fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize>;
+
+    /// Drops the contents of `[start, start + len)`, which stays usable and reads zero. False where it could not. *Syscall.*
+    fn clean(&self, start: usize, len: usize) -> bool;
+
+    /// Makes `[start, start + len)` unusable and gives back all it held. *Syscall.*
+    fn unmap(&self, start: usize, len: usize);
+}
+
+/// A thread's way into the slow paths.
+///
+/// The kernel turns interrupts off in such places. A system call for that on each entry costs 200 ns hosted, so instead the
+/// entry is counted per thread, and a handler that comes in between sees that it is nested and only tries locks.
+pub trait Context {
+    /// Counts the caller in; the depth before (0 = not nested). Every `enter` has its `leave` on the same thread.
+    fn enter(&self) -> u32;
+    /// Counts the caller out.
+    fn leave(&self);
+}
+
+/// Telling the user.
+pub trait Report {
+    /// Writes one line (without the newline) to the error output. Keeps `errno`. *Syscall.*
+    fn line(&self, text: &str);
+    /// Ends the program after a defect was reported.
+    fn abort(&self) -> !;
+}
+
+/// All of it.
+pub trait Machine: PerCpu + Frames + Mapping + Context + Report + Park + Sync + Sized + 'static {
+    /// Milliseconds of a clock that never goes back.
+    fn now_ms(&self) -> u64;
+
+    /// Random bits fixed for the life of the process (the key of freed objects).
+    fn random(&self) -> u64;
+
+    /// Prepares the machine: reserves addresses, detects features. Called once, first, by one thread. False where the
+    /// system gives nothing at all: every allocation will fail.
+    fn init(&self) -> bool;
+}
+
+/// A null-free address helper for implementers.
+#[inline]
+pub fn non_null(address: usize) -> Option<NonNull<u8>> {
+    NonNull::new(core::ptr::with_exposed_provenance_mut(address))
+}

@@ -1,0 +1,231 @@
+//! Page descriptors: one [`Page`] of 32 bytes per frame, in the memmap.
+//!
+//! A descriptor's fields are guarded by whoever owns the frame: the zone lock while it is on a free list, the per-CPU list's
+//! lock while it is there, the cache's list lock while it is a slab, the holder of the run otherwise. They are atomics because
+//! `free` of an arbitrary address reads `kind` before it knows the owner; all accesses are Relaxed, the locks order them.
+
+mod list;
+
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+pub use list::PageList;
+
+use crate::types::{Order, Pfn};
+
+/// What a frame is at present. Zero is a descriptor that was never initialised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// Never initialised: offline.
+    Offline = 0,
+    /// Head of a free block in the buddy system; `order` is the block's.
+    Buddy = 1,
+    /// Not a head: interior page of a block whose head says what it is.
+    Tail = 2,
+    /// Head of a free block on a per-CPU page list; `order` is the block's.
+    Pcp = 3,
+    /// Handed out by `alloc_pages`; `order` is the block's, `refs` counts references.
+    Allocated = 4,
+    /// Head of an exact page run of the large-allocation path; `word` is its number of pages.
+    Run = 5,
+    /// A page of a slab (every page of it): `cache` and `order` are set, the head is at the block's aligned start.
+    Slab = 6,
+    /// A page table.
+    Table = 7,
+    /// A frame under a vmalloc area; `word` is the area's first address.
+    Vmalloc = 8,
+    /// Kept by the machine or the core for itself, never handed out.
+    Reserved = 9,
+    /// Taken off the free lists for the moment, e.g. while it is given back to the system.
+    Isolated = 10,
+}
+
+impl Kind {
+    const fn from(raw: u8) -> Kind {
+        match raw {
+            1 => Kind::Buddy,
+            2 => Kind::Tail,
+            3 => Kind::Pcp,
+            4 => Kind::Allocated,
+            5 => Kind::Run,
+            6 => Kind::Slab,
+            7 => Kind::Table,
+            8 => Kind::Vmalloc,
+            9 => Kind::Reserved,
+            10 => Kind::Isolated,
+            _ => Kind::Offline,
+        }
+    }
+}
+
+/// Flag bits of [`Page::flags`]. Bits 8–15 are the zone, 16–23 the node, 24–31 the slab's colour.
+pub mod flag {
+    /// The whole block reads zero.
+    pub const ZERO: u32 = 1 << 0;
+    /// The block was never backed, or given back: touching it faults. Implies [`ZERO`].
+    pub const UNBACKED: u32 = 1 << 1;
+    /// The slab is on its node's partial list.
+    pub const PARTIAL: u32 = 1 << 2;
+    /// The block is one compound page (`__GFP_COMP`).
+    pub const COMPOUND: u32 = 1 << 3;
+    /// The block came from the reserve.
+    pub const RESERVE: u32 = 1 << 4;
+    /// Free for the owner of the frame.
+    pub const OWNER_PRIV: u32 = 1 << 5;
+}
+
+/// A page descriptor.
+#[repr(C)]
+pub struct Page {
+    flags: AtomicU32,
+    kind: AtomicU8,
+    order: AtomicU8,
+    cache: AtomicU16,
+    /// References (allocated pages) or objects in use (slabs).
+    refs: AtomicU32,
+    /// Mappings of the page, counted from -1.
+    mapcount: AtomicI32,
+    next: AtomicU32,
+    prev: AtomicU32,
+    /// By kind: free map word (slab), pages (run), time stamp (buddy), address (vmalloc), `virtual` (highmem).
+    word: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Page>() == 32);
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $get:ident, $set:ident: $ty:ty = $field:ident;)*) => {
+        $($(#[$doc])*
+        #[inline]
+        pub fn $get(&self) -> $ty {
+            self.$field.load(Relaxed)
+        }
+        #[doc = concat!("Sets what [`Page::", stringify!($get), "`] returns.")]
+        #[inline]
+        pub fn $set(&self, value: $ty) {
+            self.$field.store(value, Relaxed);
+        })*
+    };
+}
+
+impl Page {
+    /// A descriptor as a fresh memmap holds it (all zero).
+    pub const fn new() -> Page {
+        Page {
+            flags: AtomicU32::new(0),
+            kind: AtomicU8::new(0),
+            order: AtomicU8::new(0),
+            cache: AtomicU16::new(0),
+            refs: AtomicU32::new(0),
+            mapcount: AtomicI32::new(0),
+            next: AtomicU32::new(0),
+            prev: AtomicU32::new(0),
+            word: AtomicU64::new(0),
+        }
+    }
+
+    fields! {
+        /// All flag bits with zone, node and colour.
+        flags, set_flags: u32 = flags;
+        /// Cache id of a slab page.
+        cache, set_cache: u16 = cache;
+        /// References or objects in use.
+        refs, set_refs: u32 = refs;
+        /// Mappings, from -1.
+        mapcount, set_mapcount: i32 = mapcount;
+        /// The word whose meaning depends on the kind.
+        word, set_word: u64 = word;
+    }
+
+    /// What the frame is.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        Kind::from(self.kind.load(Relaxed))
+    }
+
+    /// Sets the kind and the order of the block it heads.
+    #[inline]
+    pub fn set_kind(&self, kind: Kind, order: Order) {
+        self.kind.store(kind as u8, Relaxed);
+        self.order.store(order.get(), Relaxed);
+    }
+
+    /// Order of the block.
+    #[inline]
+    pub fn order(&self) -> Order {
+        Order::new(self.order.load(Relaxed)).unwrap_or(Order::ZERO)
+    }
+
+    /// Whether all bits of `mask` are set.
+    #[inline]
+    pub fn has(&self, mask: u32) -> bool {
+        self.flags() & mask == mask
+    }
+
+    /// Sets the bits of `mask`. Only for the frame's owner: a plain load and store.
+    #[inline]
+    pub fn set(&self, mask: u32) {
+        self.set_flags(self.flags() | mask);
+    }
+
+    /// Clears the bits of `mask`. Only for the frame's owner.
+    #[inline]
+    pub fn clear(&self, mask: u32) {
+        self.set_flags(self.flags() & !mask);
+    }
+
+    /// Zone index.
+    #[inline]
+    pub fn zone(&self) -> usize {
+        (self.flags() >> 8 & 0xff) as usize
+    }
+
+    /// Node index.
+    #[inline]
+    pub fn node(&self) -> usize {
+        (self.flags() >> 16 & 0xff) as usize
+    }
+
+    /// Sets zone and node, clearing all else.
+    pub fn set_home(&self, zone: usize, node: usize) {
+        self.set_flags((zone as u32) << 8 | (node as u32) << 16);
+    }
+
+    /// Colour of a slab's first object.
+    #[inline]
+    pub fn colour(&self) -> usize {
+        (self.flags() >> 24) as usize
+    }
+
+    /// Sets the slab's colour, below 256.
+    #[inline]
+    pub fn set_colour(&self, colour: usize) {
+        self.set_flags(self.flags() & 0x00ff_ffff | (colour as u32) << 24);
+    }
+
+    /// Next page of the list it is on.
+    #[inline]
+    pub fn next(&self) -> Pfn {
+        Pfn(self.next.load(Relaxed))
+    }
+
+    /// Previous page of the list it is on.
+    #[inline]
+    pub fn prev(&self) -> Pfn {
+        Pfn(self.prev.load(Relaxed))
+    }
+
+    fn set_next(&self, pfn: Pfn) {
+        self.next.store(pfn.0, Relaxed);
+    }
+
+    fn set_prev(&self, pfn: Pfn) {
+        self.prev.store(pfn.0, Relaxed);
+    }
+}
+
+impl Default for Page {
+    fn default() -> Page {
+        Page::new()
+    }
+}

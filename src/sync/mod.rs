@@ -1,0 +1,15 @@
+//! Atomics, locks and one-time values: the only place that names the primitives, so that loom can stand in.
+
+mod lock;
+
+pub use crossbeam_utils::CachePadded;
+pub use lock::{Guard, Lock, Park};
+
+/// The atomics of protocols that loom models. Descriptors of static size use `core::sync::atomic` themselves:
+/// loom's have another size and no `const` constructor.
+pub mod atomic {
+    #[cfg(not(loom))]
+    pub use core::sync::atomic::*;
+    #[cfg(loom)]
+    pub use loom::sync::atomic::*;
+}

@@ -1,0 +1,9 @@
+//! Addresses, orders and ranges as types of their own: a bare `usize` never means an address here.
+
+mod addr;
+mod order;
+mod range;
+
+pub use addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
+pub use order::{MAX_ORDER, NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE};
+pub use range::PfnRange;

@@ -7,9 +7,11 @@
 //! called under a lock of the core, nor for a request without [`Gfp::IO`](crate::gfp::Gfp::IO).
 #![allow(unsafe_code)]
 
+use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU8;
 
+use crate::error::Defect;
 use crate::page::Page;
 use crate::sync::Park;
 use crate::types::{Pfn, PfnRange};
@@ -100,6 +102,9 @@ pub unsafe trait PerCpu {
 
     /// The memory node of that CPU, below [`MAX_NODES`].
     fn node(&self) -> usize;
+
+    /// Memory nodes in use, 1 to [`MAX_NODES`].
+    fn nr_nodes(&self) -> usize;
 
     /// Pops the top object of the current CPU's main sheaf of `cache`; null where it is empty or there is none.
     ///
@@ -235,8 +240,58 @@ pub trait Context {
 pub trait Report {
     /// Writes one line (without the newline) to the error output. Keeps `errno`. *Syscall.*
     fn line(&self, text: &str);
+    /// Whether a defect ends the program after its report.
+    fn aborts(&self) -> bool;
     /// Ends the program after a defect was reported.
     fn abort(&self) -> !;
+}
+
+/// Reports a misuse in one line and ends the program, unless it was asked to go on. The caller holds no lock.
+#[cold]
+pub fn misuse<R: Report>(m: &R, defect: Defect, address: usize, cache: &str) {
+    let mut line = Line::new();
+    // A line that is cut off at the end is still a report.
+    let _ = write!(line, "slabwright: {defect}: {address:#x} ({cache})");
+    m.line(line.as_str());
+    if m.aborts() {
+        m.abort();
+    }
+}
+
+/// A line of text on the stack; what does not fit is cut off.
+pub struct Line {
+    text: [u8; 240],
+    len: usize,
+}
+
+impl Line {
+    /// An empty line.
+    pub const fn new() -> Line {
+        Line { text: [0; 240], len: 0 }
+    }
+
+    /// What was written.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.text[..self.len]).unwrap_or("")
+    }
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line::new()
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let mut n = s.len().min(self.text.len() - self.len);
+        while !s.is_char_boundary(n) {
+            n -= 1;
+        }
+        self.text[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
+        self.len += n;
+        if n == s.len() { Ok(()) } else { Err(fmt::Error) }
+    }
 }
 
 /// All of it.

@@ -150,6 +150,13 @@ impl Page {
         self.order.store(order.get(), Relaxed);
     }
 
+    /// Changes the kind from `from` to `to` in one step; false where it was something else. Two frees of one block race
+    /// here, and one of them loses.
+    #[inline]
+    pub fn claim(&self, from: Kind, to: Kind) -> bool {
+        self.kind.compare_exchange(from as u8, to as u8, Relaxed, Relaxed).is_ok()
+    }
+
     /// Order of the block.
     #[inline]
     pub fn order(&self) -> Order {

@@ -18,7 +18,7 @@ use crate::types::{Pfn, PfnRange};
 
 #[cfg(target_os = "linux")]
 pub mod linux;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(all(any(test, feature = "sim"), target_os = "linux"))]
 pub mod sim;
 
 /// Zones in the order of their addresses; an allocation falls back from a later to an earlier one.
@@ -145,7 +145,8 @@ pub unsafe trait Frames {
     /// adjacent, reading zero; `None` where there are none. *Syscall.*
     fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange>;
 
-    /// The descriptor of an online frame.
+    /// The descriptor of an online frame. Also of an offline one in the same largest buddy block as an online one, as in the
+    /// kernel: it reads [`Kind::Offline`](crate::page::Kind::Offline), so that a buddy can be looked at before it is known.
     fn page(&self, pfn: Pfn) -> &Page;
 
     /// The byte of the page-class map: the cache id of a slab page that `free` may push without further look-up, else 0.
@@ -215,7 +216,8 @@ pub unsafe trait Mapping {
 
     /// Moves what is mapped at `[from, from + len)` to `[to, to + len)`; both are slot aligned, disjoint, in the window,
     /// `to` is mapped fresh (hosted) or unmapped. Afterwards `from` is as `map_fresh` leaves it (hosted) or unmapped.
-    /// False where it could not: nothing is lost, but a prefix may have moved (its length in bytes is returned). *Syscall.*
+    /// False where it could not: nothing is lost, but a prefix of whole slots may have moved (its length in bytes is returned).
+    /// *Syscall.*
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize>;
 
     /// Drops the contents of `[start, start + len)`, which stays usable and reads zero. False where it could not. *Syscall.*

@@ -1,1 +1,484 @@
-//! (under construction)
+//! A simulated machine for tests: any number of CPUs and nodes, little memory, failures on demand.
+//!
+//! Many live in one test run; a [`Simulated`] is a handle to one and clones cheaply. Three flavours differ in the
+//! constants of the seam: [`Sim`] (frames are mapped one by one and lent by a host), [`SimBare`] (as bare metal: frames
+//! are owned) and [`SimHosted`] (as a process: frames donate their population to 2 MiB slots).
+//!
+//! ```
+//! use slabwright::machine::sim::{Call, Sim};
+//! use slabwright::machine::{Frames, ZoneKind};
+//! let sim = Sim::builder().cpus(2).ram(0, ZoneKind::Normal, 3, 1021).grow(0, ZoneKind::Normal, 4096, 8192, 1024).build();
+//! sim.fail_at(2);
+//! let first = sim.grow(0, ZoneKind::Normal, 1).unwrap();
+//! assert_eq!((first.start.0, first.pages), (4096, 1024));
+//! assert!(sim.grow(0, ZoneKind::Normal, 1).is_none());
+//! assert_eq!(sim.calls(Call::Grow), 2);
+//! ```
+//!
+//! Faithful to the seam, and strict: descriptors of offline frames panic (but for holes beside online frames in the same
+//! largest block, which read [`Kind::Offline`](crate::page::Kind::Offline)), offline memory faults, mapping what is mapped
+//! panics. Not modelled: caches, reordering of memory accesses (loom does that), and a *read* of an unbacked page backs it
+//! here, where a host would show its zero page.
+//!
+//! Needs `std`, Linux and 4 KiB host pages.
+
+mod builder;
+mod control;
+mod memory;
+mod rows;
+
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::time::Duration;
+use std::string::String;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::vec::Vec;
+
+pub use builder::Builder;
+pub use control::{Call, Hostile};
+
+use self::builder::Growth;
+use self::control::Control;
+use self::memory::Memory;
+use self::rows::Row;
+use super::{Context, Frames, Machine, Mapping, Report, ZoneKind};
+use crate::page::Page;
+use crate::sync::Park;
+use crate::sync::atomic::AtomicU32;
+use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange};
+
+/// The constants of the seam as a type.
+pub trait Flavour: Send + Sync + 'static {
+    /// [`Mapping::SLOT_SHIFT`].
+    const SLOT_SHIFT: u32;
+    /// [`Mapping::OWNS_FRAMES`].
+    const OWNS_FRAMES: bool;
+    /// [`Frames::LENT`].
+    const LENT: bool;
+}
+
+/// Frames are mapped one by one, and a host lends them.
+pub struct Lent;
+/// Frames are mapped one by one and owned, as on bare metal.
+pub struct Bare;
+/// Frames donate their population to 2 MiB slots, as in a process.
+pub struct Hosted;
+
+impl Flavour for Lent {
+    const SLOT_SHIFT: u32 = PAGE_SHIFT;
+    const OWNS_FRAMES: bool = true;
+    const LENT: bool = true;
+}
+
+impl Flavour for Bare {
+    const SLOT_SHIFT: u32 = PAGE_SHIFT;
+    const OWNS_FRAMES: bool = true;
+    const LENT: bool = false;
+}
+
+impl Flavour for Hosted {
+    const SLOT_SHIFT: u32 = PAGE_SHIFT + PAGEBLOCK_ORDER as u32;
+    const OWNS_FRAMES: bool = false;
+    const LENT: bool = true;
+}
+
+/// The simulator in its most general flavour.
+pub type Sim = Simulated<Lent>;
+/// As bare metal: nothing goes back to a host.
+pub type SimBare = Simulated<Bare>;
+/// As a process.
+pub type SimHosted = Simulated<Hosted>;
+
+/// A simulated machine; clones are handles to the same one.
+pub struct Simulated<F: Flavour = Lent> {
+    state: Arc<State>,
+    flavour: PhantomData<F>,
+}
+
+impl<F: Flavour> Clone for Simulated<F> {
+    fn clone(&self) -> Simulated<F> {
+        Simulated { state: self.state.clone(), flavour: PhantomData }
+    }
+}
+
+/// What a slot of the window shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Slot {
+    Unmapped,
+    Fresh,
+    Frame(Pfn),
+}
+
+struct State {
+    /// Tells the instances apart in what each thread keeps.
+    id: u64,
+    memory: Memory,
+    rows: Vec<Mutex<Row>>,
+    nodes: usize,
+    ram: Vec<(usize, ZoneKind, PfnRange)>,
+    growth: Mutex<Vec<Growth>>,
+    slots: Mutex<Vec<Slot>>,
+    budget: u64,
+    now: AtomicU64,
+    seed: u64,
+    control: Control,
+    reports: Mutex<Vec<String>>,
+    aborted: AtomicBool,
+    asleep: Mutex<()>,
+    woken: Condvar,
+}
+
+/// Locks also after a panic elsewhere: the tests expect panics.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl<F: Flavour> Simulated<F> {
+    /// A machine of 2 CPUs without memory at start, whose NORMAL zone may grow by 64 MiB, 4 MiB at a time.
+    pub fn new() -> Simulated<F> {
+        Simulated::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 10).build()
+    }
+
+    /// The memory present at start: node, zone and frames. Whoever sets up the zones adds it.
+    pub fn ram(&self) -> &[(usize, ZoneKind, PfnRange)] {
+        &self.state.ram
+    }
+
+    /// Whether the frame is online.
+    pub fn is_online(&self, pfn: Pfn) -> bool {
+        self.state.memory.is_online(pfn)
+    }
+
+    /// Frames that [`Frames::grow`] may still bring online.
+    pub fn growable(&self) -> u64 {
+        locked(&self.state.growth).iter().map(|g| u64::from(g.end - g.next)).sum()
+    }
+
+    /// Pages with memory behind them, frames and (hosted) the window together.
+    pub fn backed(&self) -> u64 {
+        self.state.memory.backed()
+    }
+
+    /// Pages of `range` with memory behind them.
+    pub fn backed_in(&self, range: PfnRange) -> u32 {
+        range.iter().filter(|pfn| self.state.memory.frame_backed(*pfn)).count() as u32
+    }
+
+    /// Pages with memory behind them under `len` bytes at `address` of the window.
+    pub fn backed_at(&self, address: usize, len: usize) -> u32 {
+        let slots = locked(&self.state.slots);
+        (address..address + len)
+            .step_by(PAGE_SIZE)
+            .filter(|at| match slots[self.slot(*at)] {
+                Slot::Unmapped => false,
+                Slot::Fresh => self.state.memory.window_backed(*at),
+                Slot::Frame(pfn) => self.state.memory.frame_backed(pfn),
+            })
+            .count() as u32
+    }
+
+    /// The frame mapped at `address` of the window, where slots show frames.
+    pub fn mapped(&self, address: usize) -> Option<Pfn> {
+        match locked(&self.state.slots)[self.slot(address)] {
+            Slot::Frame(pfn) => Some(pfn),
+            _ => None,
+        }
+    }
+
+    /// Slots of the window in use.
+    pub fn slots_used(&self) -> usize {
+        locked(&self.state.slots).iter().filter(|s| **s != Slot::Unmapped).count()
+    }
+
+    /// Sets the clock.
+    pub fn set_now(&self, ms: u64) {
+        self.state.now.store(ms, Ordering::Relaxed);
+    }
+
+    /// Moves the clock on.
+    pub fn advance(&self, ms: u64) {
+        self.state.now.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// The lines reported so far.
+    pub fn reports(&self) -> Vec<String> {
+        locked(&self.state.reports).clone()
+    }
+
+    /// Takes the lines reported so far.
+    pub fn take_reports(&self) -> Vec<String> {
+        core::mem::take(&mut *locked(&self.state.reports))
+    }
+
+    /// Whether [`Report::abort`] was called.
+    pub fn aborted(&self) -> bool {
+        self.state.aborted.load(Ordering::Relaxed)
+    }
+
+    fn slot(&self, address: usize) -> usize {
+        let window = self.state.memory.window();
+        assert!(window.contains(&address), "{address:#x} is outside the vmalloc window");
+        (address - window.start) >> F::SLOT_SHIFT
+    }
+
+    /// The slots of a slot-aligned range of the window.
+    fn slots(&self, start: usize, len: usize) -> Range<usize> {
+        let size = 1 << F::SLOT_SHIFT;
+        assert!(
+            start.is_multiple_of(size) && len.is_multiple_of(size) && len > 0,
+            "{start:#x}+{len:#x} is not made of slots"
+        );
+        let first = self.slot(start);
+        let last = self.slot(start + len - size);
+        first..last + 1
+    }
+}
+
+impl<F: Flavour> Default for Simulated<F> {
+    fn default() -> Simulated<F> {
+        Simulated::new()
+    }
+}
+
+// SAFETY: 1. memmap, page-class map and direct map of a frame live as long as the state, which every handle keeps; they are
+// zero at first; 2. a frame's bytes are its page of the memory file alone; 3. `virt` and `pfn` are the same linear map.
+unsafe impl<F: Flavour> Frames for Simulated<F> {
+    fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange> {
+        if self.call(Call::Grow) {
+            return None;
+        }
+        let mut growth = locked(&self.state.growth);
+        let range = growth.iter_mut().filter(|g| g.node == node && g.zone == zone).find_map(|g| g.take(pages))?;
+        self.state.memory.bring_online(range, zone == ZoneKind::HighMem);
+        Some(range)
+    }
+
+    fn page(&self, pfn: Pfn) -> &Page {
+        self.interrupt(Call::Page);
+        self.state.memory.page(pfn).unwrap_or_else(|| panic!("descriptor of offline frame {pfn:?}"))
+    }
+
+    fn class(&self, pfn: Pfn) -> &AtomicU8 {
+        self.state.memory.class(pfn).unwrap_or_else(|| panic!("class of offline frame {pfn:?}"))
+    }
+
+    fn class_at(&self, address: *const u8) -> u8 {
+        let class = self.state.memory.pfn(address.addr()).and_then(|pfn| self.state.memory.class(pfn));
+        class.map_or(0, |class| class.load(Ordering::Relaxed))
+    }
+
+    fn virt(&self, pfn: Pfn) -> *mut u8 {
+        self.state.memory.virt(pfn).unwrap_or_else(|| panic!("address of offline frame {pfn:?}"))
+    }
+
+    fn pfn(&self, address: *const u8) -> Option<Pfn> {
+        self.state.memory.pfn(address.addr())
+    }
+
+    fn discard(&self, range: PfnRange) -> bool {
+        if self.call(Call::Discard) || !F::LENT {
+            return false;
+        }
+        assert!(range.iter().all(|pfn| self.is_online(pfn)), "discard of offline frames in {range:?}");
+        self.state.memory.punch_frames(range);
+        true
+    }
+
+    fn populate(&self, range: PfnRange) {
+        if self.call(Call::Populate) {
+            return;
+        }
+        for pfn in range.iter() {
+            let address = self.virt(pfn);
+            if !address.is_null() {
+                self.state.memory.touch(address.addr());
+            }
+        }
+    }
+
+    const LENT: bool = F::LENT;
+
+    fn budget(&self) -> u64 {
+        self.state.budget
+    }
+}
+
+// SAFETY: the window is a reservation of the state's own; a mapped slot shows a page of the memory file until it is unmapped.
+unsafe impl<F: Flavour> Mapping for Simulated<F> {
+    fn window(&self) -> Range<usize> {
+        self.state.memory.window()
+    }
+
+    const SLOT_SHIFT: u32 = F::SLOT_SHIFT;
+    const OWNS_FRAMES: bool = F::OWNS_FRAMES;
+
+    fn map_fresh(&self, start: usize, len: usize) -> bool {
+        assert!(!F::OWNS_FRAMES, "map_fresh on a machine whose slots show frames");
+        if self.call(Call::MapFresh) {
+            return false;
+        }
+        let range = self.slots(start, len);
+        locked(&self.state.slots)[range].fill(Slot::Fresh);
+        self.state.memory.punch_window(start, len);
+        self.state.memory.map_window_own(start, len);
+        true
+    }
+
+    fn map_frame(&self, at: usize, frame: Pfn) -> bool {
+        // Bare metal only writes a page table entry: no system call, yet it may find no table.
+        let call = if F::OWNS_FRAMES { Call::MapFrame } else { Call::MovePopulation };
+        if self.call(call) {
+            return false;
+        }
+        let size = 1 << F::SLOT_SHIFT;
+        let range = self.slots(at, size);
+        let mut slots = locked(&self.state.slots);
+        let slot = &mut slots[range.start];
+        if F::OWNS_FRAMES {
+            assert!(self.is_online(frame), "map of offline frame {frame:?}");
+            assert_eq!(*slot, Slot::Unmapped, "slot {at:#x} is mapped already");
+            *slot = Slot::Frame(frame);
+            self.state.memory.map_window(at, frame, size);
+        } else {
+            assert_eq!(*slot, Slot::Fresh, "slot {at:#x} is not mapped fresh");
+            assert_eq!(frame.0 % PAGEBLOCK_PAGES, 0, "{frame:?} is not the start of a pageblock");
+            for i in 0..PAGEBLOCK_PAGES {
+                let to = at + ((i as usize) << PAGE_SHIFT);
+                assert!(!self.state.memory.window_backed(to), "slot {at:#x} is populated");
+                assert!(self.is_online(frame.add(i)), "donation of offline frame {:?}", frame.add(i));
+                self.state.memory.move_in(frame.add(i), to);
+            }
+        }
+        true
+    }
+
+    fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize> {
+        let (from_slots, to_slots) = (self.slots(from, len), self.slots(to, len));
+        assert!(from_slots.end <= to_slots.start || to_slots.end <= from_slots.start, "move onto itself");
+        let size = 1usize << F::SLOT_SHIFT;
+        let fails = self.call(Call::MoveMapping);
+        let moves = if fails { self.partial(from_slots.len()) } else { from_slots.len() };
+        let mut slots = locked(&self.state.slots);
+        for i in 0..moves {
+            let (source, target) = (from + i * size, to + i * size);
+            let (slot, free) = (slots[from_slots.start + i], slots[to_slots.start + i]);
+            if F::OWNS_FRAMES {
+                let Slot::Frame(pfn) = slot else { panic!("move of unmapped slot {source:#x}") };
+                assert_eq!(free, Slot::Unmapped, "slot {target:#x} is mapped already");
+                self.state.memory.unmap_window(source, size);
+                self.state.memory.map_window(target, pfn, size);
+                slots[from_slots.start + i] = Slot::Unmapped;
+                slots[to_slots.start + i] = slot;
+            } else {
+                assert_eq!((slot, free), (Slot::Fresh, Slot::Fresh), "move between slots that are not mapped");
+                for page in (0..size).step_by(PAGE_SIZE) {
+                    assert!(!self.state.memory.window_backed(target + page), "slot {target:#x} is populated");
+                    self.state.memory.move_within(source + page, target + page);
+                }
+            }
+        }
+        if fails { Err(moves * size) } else { Ok(()) }
+    }
+
+    fn clean(&self, start: usize, len: usize) -> bool {
+        if self.call(Call::Clean) {
+            return false;
+        }
+        assert!(start.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE) && len > 0);
+        let slots = locked(&self.state.slots);
+        for at in (start..start + len).step_by(PAGE_SIZE) {
+            match slots[self.slot(at)] {
+                Slot::Unmapped => panic!("clean of unmapped {at:#x}"),
+                Slot::Fresh => self.state.memory.punch_window(at, PAGE_SIZE),
+                Slot::Frame(pfn) if F::LENT => self.state.memory.punch_frames(PfnRange::new(pfn, 1)),
+                Slot::Frame(_) => self.state.memory.zero(at, PAGE_SIZE),
+            }
+        }
+        true
+    }
+
+    fn unmap(&self, start: usize, len: usize) {
+        self.call(if F::OWNS_FRAMES { Call::UnmapFrame } else { Call::Unmap });
+        let range = self.slots(start, len);
+        locked(&self.state.slots)[range].fill(Slot::Unmapped);
+        if !F::OWNS_FRAMES {
+            self.state.memory.punch_window(start, len);
+        }
+        self.state.memory.unmap_window(start, len);
+    }
+}
+
+impl<F: Flavour> Context for Simulated<F> {
+    fn enter(&self) -> u32 {
+        self.call(Call::Enter);
+        self.here(|here| {
+            here.depth += 1;
+            here.depth - 1
+        })
+    }
+
+    fn leave(&self) {
+        self.here(|here| here.depth = here.depth.checked_sub(1).expect("leave without enter"));
+        self.call(Call::Leave);
+    }
+}
+
+impl<F: Flavour> Report for Simulated<F> {
+    fn line(&self, text: &str) {
+        self.call(Call::Line);
+        locked(&self.state.reports).push(text.into());
+    }
+
+    fn abort(&self) -> ! {
+        self.state.aborted.store(true, Ordering::Relaxed);
+        let last = locked(&self.state.reports).last().cloned();
+        panic!("abort: {}", last.as_deref().unwrap_or("nothing reported"));
+    }
+}
+
+impl<F: Flavour> Park for Simulated<F> {
+    const SPINS: u32 = 8;
+
+    fn wait(&self, word: &AtomicU32, seen: u32) {
+        self.call(Call::Wait);
+        let guard = locked(&self.state.asleep);
+        // A waker changes the word first and then takes the mutex, so it cannot slip in between.
+        if word.load(Ordering::Relaxed) == seen {
+            let (_guard, timeout) = self
+                .state
+                .woken
+                .wait_timeout(guard, Duration::from_secs(60))
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            assert!(
+                !timeout.timed_out() || word.load(Ordering::Relaxed) != seen,
+                "a lock was not given back for a minute: deadlock"
+            );
+        }
+    }
+
+    fn wake(&self, _word: &AtomicU32) {
+        self.call(Call::Wake);
+        drop(locked(&self.state.asleep));
+        self.state.woken.notify_all();
+    }
+}
+
+impl<F: Flavour> Machine for Simulated<F> {
+    fn now_ms(&self) -> u64 {
+        self.state.now.load(Ordering::Relaxed)
+    }
+
+    fn random(&self) -> u64 {
+        self.state.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+    }
+
+    fn init(&self) -> bool {
+        !self.call(Call::Init)
+    }
+}
+
+const _: () = assert!(PAGEBLOCK_ORDER < MAX_ORDER);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! How a simulated machine is put together.
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::vec::Vec;
+use std::{format, vec};
+
+use super::control::Control;
+use super::memory::Memory;
+use super::rows::Row;
+use super::{Flavour, Hostile, Simulated, Slot, State};
+use crate::machine::{MAX_NODES, ZoneKind};
+use crate::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
+
+/// Frames that may come online later.
+pub(super) struct Growth {
+    pub(super) node: usize,
+    pub(super) zone: ZoneKind,
+    /// Next frame to hand out.
+    pub(super) next: u32,
+    pub(super) end: u32,
+    /// Least frames handed out at once.
+    chunk: u32,
+}
+
+impl Growth {
+    /// At least `pages` frames, a chunk where there are as many, whole pageblocks from a largest-block boundary.
+    pub(super) fn take(&mut self, pages: u32) -> Option<PfnRange> {
+        let start = self.next.next_multiple_of(Order::MAX.pages());
+        let least = pages.max(1).next_multiple_of(PAGEBLOCK_PAGES);
+        let left = self.end.saturating_sub(start) / PAGEBLOCK_PAGES * PAGEBLOCK_PAGES;
+        if left < least {
+            return None;
+        }
+        let take = least.max(self.chunk.next_multiple_of(PAGEBLOCK_PAGES)).min(left);
+        self.next = start + take;
+        Some(PfnRange::new(Pfn(start), take))
+    }
+}
+
+/// Describes a machine; [`Builder::build`] makes it. Starts with 2 CPUs, 1 node, no memory, a window of 64 MiB, no limits
+/// and no hostility.
+pub struct Builder<F: Flavour> {
+    cpus: usize,
+    nodes: usize,
+    ram: Vec<(usize, ZoneKind, PfnRange)>,
+    growth: Vec<Growth>,
+    window: usize,
+    budget: u64,
+    seed: u64,
+    hostile: Hostile,
+    flavour: PhantomData<F>,
+}
+
+impl<F: Flavour> Simulated<F> {
+    /// Starts the description of a machine.
+    pub fn builder() -> Builder<F> {
+        Builder {
+            cpus: 2,
+            nodes: 1,
+            ram: Vec::new(),
+            growth: Vec::new(),
+            window: 64 << 20,
+            budget: u64::MAX,
+            seed: 1,
+            hostile: Hostile::default(),
+            flavour: PhantomData,
+        }
+    }
+}
+
+impl<F: Flavour> Builder<F> {
+    /// CPUs, 1 to 64; CPU `n` is on node `n % nodes`.
+    pub fn cpus(mut self, cpus: usize) -> Builder<F> {
+        assert!((1..=64).contains(&cpus));
+        self.cpus = cpus;
+        self
+    }
+
+    /// Nodes, 1 to [`MAX_NODES`].
+    pub fn nodes(mut self, nodes: usize) -> Builder<F> {
+        assert!((1..=MAX_NODES).contains(&nodes));
+        self.nodes = nodes;
+        self
+    }
+
+    /// `pages` frames of `zone` from `start` that are there from the beginning. Any start and length; leave holes.
+    pub fn ram(mut self, node: usize, zone: ZoneKind, start: u32, pages: u32) -> Builder<F> {
+        self.ram.push((node, zone, PfnRange::new(Pfn(start), pages)));
+        self
+    }
+
+    /// Frames `[start, start + pages)` that may come online as `zone` of `node`, `chunk` at a time where that many are left.
+    /// May be given several times for one zone: the first that can serves.
+    pub fn grow(mut self, node: usize, zone: ZoneKind, start: u32, pages: u32, chunk: u32) -> Builder<F> {
+        self.growth.push(Growth { node, zone, next: start, end: start + pages, chunk });
+        self
+    }
+
+    /// Bytes of the vmalloc window; whole slots.
+    pub fn window(mut self, bytes: usize) -> Builder<F> {
+        assert_eq!(bytes % (1 << F::SLOT_SHIFT), 0);
+        self.window = bytes;
+        self
+    }
+
+    /// What [`Frames::budget`](crate::machine::Frames::budget) says.
+    pub fn budget(mut self, pages: u64) -> Builder<F> {
+        self.budget = pages;
+        self
+    }
+
+    /// Seed of the machine's randomness.
+    pub fn seed(mut self, seed: u64) -> Builder<F> {
+        self.seed = seed;
+        self
+    }
+
+    /// How the machine disturbs per-CPU sections.
+    pub fn hostile(mut self, hostile: Hostile) -> Builder<F> {
+        self.hostile = hostile;
+        self
+    }
+
+    /// The machine. Panics where frames are described twice or a node does not exist.
+    pub fn build(self) -> Simulated<F> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let mut all: Vec<_> = self.ram.iter().map(|(n, _, r)| (*n, r.start.0, r.end().0)).collect();
+        all.extend(self.growth.iter().map(|g| (g.node, g.next, g.end)));
+        all.sort_by_key(|(_, start, _)| *start);
+        assert!(all.windows(2).all(|w| w[0].2 <= w[1].1), "frames described twice: {all:x?}");
+        assert!(all.iter().all(|(node, ..)| *node < self.nodes), "{}", format!("only {} nodes", self.nodes));
+        let block = Order::MAX.pages();
+        let base = all.first().map_or(0, |(_, start, _)| start / block * block);
+        let end = all.last().map_or(block, |(_, _, end)| end.next_multiple_of(block));
+        let memory = Memory::new(Pfn(base), end - base, self.window);
+        for (_, zone, range) in &self.ram {
+            memory.bring_online(*range, *zone == ZoneKind::HighMem);
+        }
+        let state = State {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            memory,
+            rows: (0..self.cpus).map(|_| Mutex::new(Row::None)).collect(),
+            nodes: self.nodes,
+            ram: self.ram,
+            growth: Mutex::new(self.growth),
+            slots: Mutex::new(vec![Slot::Unmapped; self.window >> F::SLOT_SHIFT]),
+            budget: self.budget,
+            now: AtomicU64::new(1),
+            seed: self.seed,
+            control: Control::new(self.seed, self.hostile),
+            reports: Mutex::new(Vec::new()),
+            aborted: AtomicBool::new(false),
+            asleep: Mutex::new(()),
+            woken: Condvar::new(),
+        };
+        Simulated { state: Arc::new(state), flavour: PhantomData }
+    }
+}

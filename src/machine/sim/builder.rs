@@ -151,6 +151,7 @@ impl<F: Flavour> Builder<F> {
             seed: self.seed,
             control: Control::new(self.seed, self.hostile),
             reports: Mutex::new(Vec::new()),
+            aborts: AtomicBool::new(true),
             aborted: AtomicBool::new(false),
             asleep: Mutex::new(()),
             woken: Condvar::new(),

@@ -124,6 +124,7 @@ struct State {
     seed: u64,
     control: Control,
     reports: Mutex<Vec<String>>,
+    aborts: AtomicBool,
     aborted: AtomicBool,
     asleep: Mutex<()>,
     woken: Condvar,
@@ -209,6 +210,11 @@ impl<F: Flavour> Simulated<F> {
     /// Takes the lines reported so far.
     pub fn take_reports(&self) -> Vec<String> {
         core::mem::take(&mut *locked(&self.state.reports))
+    }
+
+    /// Whether defects end the program ([`Report::aborts`]); at first they do.
+    pub fn set_aborts(&self, aborts: bool) {
+        self.state.aborts.store(aborts, Ordering::Relaxed);
     }
 
     /// Whether [`Report::abort`] was called.
@@ -428,6 +434,10 @@ impl<F: Flavour> Report for Simulated<F> {
     fn line(&self, text: &str) {
         self.call(Call::Line);
         locked(&self.state.reports).push(text.into());
+    }
+
+    fn aborts(&self) -> bool {
+        self.state.aborts.load(Ordering::Relaxed)
     }
 
     fn abort(&self) -> ! {

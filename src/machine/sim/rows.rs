@@ -42,6 +42,10 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
         self.current() % self.state.nodes
     }
 
+    fn nr_nodes(&self) -> usize {
+        self.state.nodes
+    }
+
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
         let popped = self.on_row(Call::Pop, |row| {
             let word = &mut row[Word::Main(cache).index()];

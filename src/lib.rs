@@ -10,8 +10,8 @@
 //! |---|---|---|
 //! | L0 | [`config`], [`error`], [`gfp`], [`types`], [`paging`] | words without behaviour |
 //! | L1 | [`sync`] | atomics, locks, once |
-//! | L2 | [`machine`] | the seam: memory, mapping, CPU, report |
-//! | L3 | [`page`] | page descriptors and the lists through them |
+//! | L2 | [`page`] | page descriptors and the lists through them |
+//! | L3 | [`machine`] | the seam: memory, mapping, CPU, report |
 //! | L4 | [`zone`] | buddy system, zones, per-CPU page lists |
 //! | L5 | [`slab`], [`vmalloc`] | siblings that never import each other |
 //! | L6 | [`mm`] | routing by size, realloc, reclaim, verify, statistics |

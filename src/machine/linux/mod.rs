@@ -1,1 +1,107 @@
-//! (under construction)
+//! A process on x86-64 Linux as a machine: memory by `mmap`, per-CPU sections by restartable sequences.
+//!
+//! | file | what |
+//! |---|---|
+//! | `memory` | address map, growth, giving back ([`Frames`](super::Frames)) |
+//! | `remap` | the vmalloc window, moving populations ([`Mapping`](super::Mapping)) |
+//! | `percpu`, `rseq`, `membarrier`, `tls` | rows of sheaves ([`PerCpu`](super::PerCpu)) |
+//! | [`fork`], `vfork` | children |
+//! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
+//! | `limits` | budgets, CPUs, nodes, clock, random bits |
+//! | `sys` | system calls, the environment |
+//!
+//! The state is the process's: [`Linux`] is zero-sized and every value of it is the same machine.
+#![allow(unsafe_code)]
+
+pub mod fork;
+mod limits;
+mod membarrier;
+mod memory;
+mod park;
+mod percpu;
+mod remap;
+mod rseq;
+mod sys;
+mod tls;
+mod vfork;
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::{Context, Machine, Report};
+use crate::config::Options;
+
+pub use memory::LOW_PAGES;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub use remap::allow as allow_moves;
+pub use remap::can_move;
+pub use rseq::{Mode, mode};
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub use sys::fail_after;
+pub use sys::{calls, environment};
+pub use vfork::vfork;
+
+/// The process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Linux;
+
+impl Linux {
+    /// Takes note of the options that concern the machine. Before [`Machine::init`].
+    pub fn configure(&self, options: &Options) {
+        limits::configure(options);
+        memory::HUGE.store(options.huge_pages, Relaxed);
+        rseq::ALLOWED.store(options.rseq, Relaxed);
+    }
+
+    /// Critical sections that were aborted and tried again so far.
+    pub fn restarts(&self) -> u32 {
+        rseq::RESTARTS.load(Relaxed)
+    }
+}
+
+impl Context for Linux {
+    #[inline]
+    fn enter(&self) -> u32 {
+        tls::add(tls::DEPTH, 1)
+    }
+
+    #[inline]
+    fn leave(&self) {
+        tls::add(tls::DEPTH, u32::MAX);
+    }
+}
+
+impl Report for Linux {
+    fn line(&self, text: &str) {
+        let newline = b"\n";
+        let parts = [
+            libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.len() },
+            libc::iovec { iov_base: newline.as_ptr().cast_mut().cast(), iov_len: 1 },
+        ];
+        // SAFETY: both buffers are readable; the kernel does not write them.
+        let _ =
+            unsafe { sys::call(libc::SYS_writev, [2, (&raw const parts).expose_provenance(), parts.len(), 0, 0, 0]) };
+    }
+
+    fn abort(&self) -> ! {
+        // SAFETY: ends the program.
+        unsafe { libc::abort() }
+    }
+}
+
+impl Machine for Linux {
+    fn now_ms(&self) -> u64 {
+        limits::now_ms()
+    }
+
+    fn random(&self) -> u64 {
+        limits::random()
+    }
+
+    fn init(&self) -> bool {
+        percpu::init();
+        fork::init();
+        memory::reserve()
+    }
+}

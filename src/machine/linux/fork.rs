@@ -1,0 +1,94 @@
+//! `fork`, and children that came about without it.
+//!
+//! `fork` runs the handlers of [`install`]. A raw `clone` does not: its child finds out by [`generation`], which
+//! reads a word that the kernel wipes in children.
+
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use super::{percpu, sys};
+use crate::types::PAGE_SIZE;
+
+static HANDLERS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+static GENERATION: AtomicU32 = AtomicU32::new(1);
+/// Address of a word that reads 0 in a child that has not looked yet; 0 where the kernel (before 4.14) cannot wipe.
+static WORD: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets up the word; without memory for it, raw children are not noticed.
+pub(super) fn init() {
+    const WIPEONFORK: i32 = libc::MADV_WIPEONFORK;
+    if WORD.load(Relaxed) != 0 {
+        return;
+    }
+    if let Ok(page) = sys::mmap(0, PAGE_SIZE, libc::PROT_READ | libc::PROT_WRITE, 0) {
+        if sys::madvise(page, PAGE_SIZE, WIPEONFORK).is_ok() {
+            word(page).store(1, Relaxed);
+            WORD.store(page, Release);
+        } else {
+            sys::munmap(page, PAGE_SIZE);
+        }
+    }
+}
+
+fn word(at: usize) -> &'static AtomicU32 {
+    // SAFETY: a page mapped for ever.
+    unsafe { &*core::ptr::with_exposed_provenance(at) }
+}
+
+/// How many forks this process is away from the one that initialised, plus one. Two loads; a slow path that finds
+/// another value than its locks were last used with is in a child of a raw clone and alone in it.
+#[inline]
+pub fn generation() -> u32 {
+    let at = WORD.load(Acquire);
+    if at != 0 && word(at).load(Relaxed) == 0 && word(at).swap(1, Relaxed) == 0 {
+        percpu::after_fork();
+        GENERATION.fetch_add(1, Relaxed);
+    }
+    GENERATION.load(Relaxed)
+}
+
+fn run(which: usize) {
+    let handler = HANDLERS[which].load(Acquire);
+    if handler != 0 {
+        // SAFETY: only `install` stores there, and it stores functions of this type.
+        let handler: fn() = unsafe { core::mem::transmute(handler) };
+        handler();
+    }
+}
+
+extern "C" fn prepare() {
+    run(0);
+}
+
+extern "C" fn parent() {
+    run(1);
+}
+
+extern "C" fn child() {
+    generation();
+    run(2);
+}
+
+/// Has `fork` call these: before it, after it in the parent, after it in the child (where rows are in order again by then).
+/// The first call counts; false where the system refused. It may allocate, so it comes after initialisation.
+pub fn install(before: fn(), in_parent: fn(), in_child: fn()) -> bool {
+    if INSTALLED.swap(true, Relaxed) {
+        return true;
+    }
+    for (place, handler) in HANDLERS.iter().zip([before, in_parent, in_child]) {
+        // Release, pairs with the Acquire in `run`.
+        place.store(handler as usize, Release);
+    }
+    unsafe extern "C" {
+        fn pthread_atfork(
+            prepare: extern "C" fn(),
+            parent: extern "C" fn(),
+            child: extern "C" fn(),
+        ) -> core::ffi::c_int;
+    }
+    // SAFETY: the functions live as long as the program (the library is linked never to be unloaded).
+    unsafe { pthread_atfork(prepare, parent, child) == 0 }
+}

@@ -1,0 +1,177 @@
+//! What the system says about itself: limits, CPUs, nodes, the clock, random bits, options.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use super::sys;
+use crate::config::Options;
+use crate::machine::MAX_NODES;
+use crate::types::{PAGE_SHIFT, PAGE_SIZE};
+
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+static CPUS: AtomicU32 = AtomicU32::new(0);
+static NODES: AtomicU32 = AtomicU32::new(0);
+
+/// Keeps the parts of `options` that concern the machine.
+pub(super) fn configure(options: &Options) {
+    LIMIT.store(options.limit_bytes, Relaxed);
+}
+
+/// CPUs that can ever run, at least 1 and at most `most`.
+pub(super) fn cpus(most: usize) -> usize {
+    let known = CPUS.load(Relaxed);
+    if known != 0 {
+        return known as usize;
+    }
+    let mut buffer = [0; 64];
+    let possible = sys::read_file(c"/sys/devices/system/cpu/possible", &mut buffer).and_then(sys::list_max);
+    // Where that is not to be read: as many as the kernel's CPU masks have bits.
+    let count = possible.map_or_else(mask_bits, |highest| highest as usize + 1).clamp(1, most);
+    CPUS.store(count as u32, Relaxed);
+    count
+}
+
+fn mask_bits() -> usize {
+    let mut mask = [0u64; 1024 / 8];
+    let address = (&raw mut mask).expose_provenance();
+    // SAFETY: the buffer is as long as said.
+    let bytes = unsafe { sys::call(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address, 0, 0, 0]) };
+    bytes.map_or(usize::MAX, |bytes| bytes * 8)
+}
+
+/// Memory nodes, folded to [`MAX_NODES`].
+pub(super) fn nodes() -> usize {
+    let known = NODES.load(Relaxed);
+    if known != 0 {
+        return known as usize;
+    }
+    let mut buffer = [0; 64];
+    let highest = sys::read_file(c"/sys/devices/system/node/possible", &mut buffer).and_then(sys::list_max);
+    let count = (highest.unwrap_or(0) as usize + 1).min(MAX_NODES);
+    NODES.store(count as u32, Relaxed);
+    count
+}
+
+/// The memory node the caller runs on, folded to [`MAX_NODES`].
+pub(super) fn current_node() -> usize {
+    let mut node = 0u32;
+    // SAFETY: the kernel writes one word.
+    let done = unsafe { sys::call(libc::SYS_getcpu, [0, (&raw mut node).expose_provenance(), 0, 0, 0, 0]) };
+    if done.is_ok() { node as usize % MAX_NODES } else { 0 }
+}
+
+/// Asks for memory of `node` in `[at, at + len)`, where there are several.
+pub(super) fn bind(at: usize, len: usize, node: usize) {
+    const MPOL_PREFERRED_MANY: usize = 5;
+    if nodes() == 1 {
+        return;
+    }
+    // All nodes that are folded onto this one.
+    let mask = (0..64).filter(|n| n % MAX_NODES == node).fold(0u64, |mask, n| mask | 1 << n);
+    let mask = (&raw const mask).expose_provenance();
+    // SAFETY: the range is the caller's, the mask of 64 bits is readable.
+    let _ = unsafe { sys::call(libc::SYS_mbind, [at, len, MPOL_PREFERRED_MANY, mask, 64, 0]) };
+}
+
+/// Pages that may be used: the least of the option, the resource limits and the limits of the control groups.
+pub(super) fn budget() -> u64 {
+    let option = match LIMIT.load(Relaxed) {
+        0 => u64::MAX,
+        bytes => bytes,
+    };
+    let least = option.min(sys::rlimit(libc::RLIMIT_DATA)).min(sys::rlimit(libc::RLIMIT_AS)).min(cgroup());
+    if least == u64::MAX { u64::MAX } else { least >> PAGE_SHIFT }
+}
+
+/// The least memory limit of the process's control group and those above it; `u64::MAX` for none.
+fn cgroup() -> u64 {
+    let mut buffer = [0; PAGE_SIZE / 2];
+    let Some(groups) = sys::read_file(c"/proc/self/cgroup", &mut buffer) else { return u64::MAX };
+    let mut least = u64::MAX;
+    for line in groups.split(|&c| c == b'\n') {
+        let mut fields = line.splitn(3, |&c| c == b':');
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (root, file): (&[u8], &[u8]) = if controllers.is_empty() {
+            (b"/sys/fs/cgroup", b"/memory.max\0")
+        } else if controllers.split(|&c| c == b',').any(|c| c == b"memory") {
+            (b"/sys/fs/cgroup/memory", b"/memory.limit_in_bytes\0")
+        } else {
+            continue;
+        };
+        let mut path = path;
+        loop {
+            least = least.min(group_limit(root, if path == b"/" { b"" } else { path }, file));
+            match path.iter().rposition(|&c| c == b'/') {
+                Some(at) if path.len() > 1 => path = &path[..at.max(1)],
+                _ => break,
+            }
+        }
+    }
+    least
+}
+
+/// The number in one limit file; `u64::MAX` where there is none (or version 1's "none", a number near 2^63).
+fn group_limit(root: &[u8], group: &[u8], file: &[u8]) -> u64 {
+    let mut path = [0; 512];
+    let mut len = 0;
+    for part in [root, group, file] {
+        let Some(to) = path.get_mut(len..len + part.len()) else { return u64::MAX };
+        to.copy_from_slice(part);
+        len += part.len();
+    }
+    let Ok(path) = core::ffi::CStr::from_bytes_with_nul(&path[..len]) else { return u64::MAX };
+    let mut buffer = [0; 32];
+    let limit = sys::read_file(path, &mut buffer).and_then(sys::number);
+    limit.filter(|&limit| limit < 1 << 60).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds of the monotonic clock, to the tick (4 ms): the cheap variant suffices for ageing.
+pub(super) fn now_ms() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel's page answers without a system call; this clock cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
+/// A hash of the random bytes the kernel gives each program. Both words go in, so that the result tells nobody the
+/// stack canary, which libc makes of one of them.
+pub(super) fn random() -> u64 {
+    let bytes = sys::auxv(libc::AT_RANDOM) as usize;
+    if bytes == 0 {
+        return 0x9e37_79b9_7f4a_7c15;
+    }
+    // SAFETY: AT_RANDOM is the address of 16 bytes that stay.
+    let words: [u64; 2] = unsafe { core::ptr::with_exposed_provenance::<[u64; 2]>(bytes).read_unaligned() };
+    let mix = |word: u64| {
+        let word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    };
+    mix(words[0] ^ 0x5851_f42d_4c95_7f2d) ^ mix(words[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_sane() {
+        assert!((1..=8192).contains(&cpus(8192)));
+        assert!((1..=MAX_NODES).contains(&nodes()));
+        assert_eq!(cpus(8192), cpus(1 << 20));
+        assert!(mask_bits() >= cpus(8192));
+    }
+
+    #[test]
+    fn the_clock_runs_and_random_stays() {
+        let before = now_ms();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(now_ms() > before);
+        assert_eq!(random(), random());
+    }
+
+    #[test]
+    fn a_group_limit_is_the_least_of_the_path() {
+        assert_eq!(group_limit(b"/nowhere", b"", b"/memory.max\0"), u64::MAX);
+        assert!(cgroup() > 1 << 20);
+    }
+}

@@ -1,0 +1,456 @@
+//! Where frames come from: the address map, growth at its frontier, giving back.
+//!
+//! One reservation (`PROT_NONE`, no swap reserved) holds, in ascending order: the descriptors, the page-class map, the
+//! arena, the vmalloc window. It is as large as can be had; what is used of it is opened by `mprotect` at a moving
+//! frontier. Where address space itself is rationed (`RLIMIT_AS` counts reservations too) only descriptors and class map are
+//! reserved, and the windows are opened by `mmap` as they are needed: *sparse*.
+//!
+//! Frame numbers: below 4 GiB the number is the address's page ([`LOW_PAGES`] of them, for ZONE_DMA and ZONE_DMA32);
+//! the arena starts at [`LOW_PAGES`].
+
+use core::ops::Range;
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use super::{Linux, limits, sys};
+use crate::machine::{Frames, MAX_NODES, ZoneKind};
+use crate::page::Page;
+use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, PfnRange};
+
+/// Frames below 4 GiB, numbered by their address.
+pub const LOW_PAGES: u32 = 1 << 20;
+const LOW_BYTES: usize = (LOW_PAGES as usize) << PAGE_SHIFT;
+const DMA_BYTES: usize = 16 << 20;
+/// Unit of growth: the largest block of the buddy system.
+const CHUNK: usize = PAGE_SIZE << MAX_ORDER;
+/// Largest step of the geometric growth.
+const STEP_MAX: usize = 64 << 20;
+/// Start of the arena that is left to small pages, so that small programs stay small.
+const SMALL_START: usize = 4 << 20;
+/// Sizes of each of the two windows that are tried: 16 TiB, 1 TiB, 64 GiB and 8 GiB altogether.
+const WINDOWS: [usize; 4] = [8 << 40, 512 << 30, 32 << 30, 4 << 30];
+/// Places for a sparse map, for lack of a reservation that finds one: far from where the kernel maps on its own (the top)
+/// and where programs and heaps lie; the second for systems that hand out less than 47 bits.
+const SPARSE_BASES: [usize; 4] = [0x1000_0000_0000, 0x2000_0000_0000, 0x08_0000_0000, 0x04_0000_0000];
+
+const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// The numbers `free` needs, on one cache line.
+#[repr(C, align(64))]
+struct Map {
+    /// First byte of the arena.
+    arena: AtomicUsize,
+    /// Bytes of the arena whose descriptors and class bytes are readable.
+    online: AtomicUsize,
+    /// Address of the class byte of frame 0 (only those of online frames are readable).
+    class: AtomicUsize,
+    /// Address of the descriptor of frame 0.
+    memmap: AtomicUsize,
+    /// First byte of the vmalloc window.
+    vmalloc: AtomicUsize,
+    /// Bytes of either window.
+    window: AtomicUsize,
+}
+
+static MAP: Map = Map {
+    arena: AtomicUsize::new(0),
+    online: AtomicUsize::new(0),
+    class: AtomicUsize::new(0),
+    memmap: AtomicUsize::new(0),
+    vmalloc: AtomicUsize::new(0),
+    window: AtomicUsize::new(0),
+};
+
+static SPARSE: AtomicBool = AtomicBool::new(false);
+/// Bytes of the arena that growth has claimed.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of arena descriptors and class bytes that are open.
+static MEMMAP_OPEN: AtomicUsize = AtomicUsize::new(0);
+static CLASS_OPEN: AtomicUsize = AtomicUsize::new(0);
+/// Pageblocks below 4 GiB that are online, a bit each.
+static LOW_ONLINE: [AtomicU32; LOW_BYTES / PAGEBLOCK_SIZE / 32] =
+    [const { AtomicU32::new(0) }; LOW_BYTES / PAGEBLOCK_SIZE / 32];
+/// Where the next probe for DMA32 memory starts.
+static LOW_NEXT: AtomicUsize = AtomicUsize::new(1 << 31);
+pub(super) static HUGE: AtomicBool = AtomicBool::new(true);
+static HUGE_ADVISED: AtomicBool = AtomicBool::new(false);
+/// Whether the vmalloc window was advised as a whole.
+static HUGE_WINDOW: AtomicBool = AtomicBool::new(false);
+
+const fn round_up(value: usize, unit: usize) -> usize {
+    value.next_multiple_of(unit)
+}
+
+/// Sizes and offsets of an address map with windows of `window` bytes.
+struct Layout {
+    low_memmap: usize,
+    memmap: usize,
+    class: usize,
+    window: usize,
+}
+
+impl Layout {
+    const fn of(window: usize) -> Layout {
+        Layout {
+            low_memmap: LOW_PAGES as usize * size_of::<Page>(),
+            memmap: (window >> PAGE_SHIFT) * size_of::<Page>(),
+            class: LOW_PAGES as usize + round_up(window >> PAGE_SHIFT, PAGE_SIZE),
+            window,
+        }
+    }
+
+    /// Bytes from the start to the end of the class map.
+    const fn meta(&self) -> usize {
+        self.low_memmap + self.memmap + self.class
+    }
+
+    /// All of it, with a guard before each window, from a start that is aligned to a chunk.
+    const fn total(&self) -> usize {
+        self.vmalloc() + self.window
+    }
+
+    const fn arena(&self) -> usize {
+        round_up(self.meta() + PAGE_SIZE, CHUNK)
+    }
+
+    const fn vmalloc(&self) -> usize {
+        self.arena() + self.window + CHUNK
+    }
+
+    fn publish(&self, base: usize, sparse: bool) {
+        SPARSE.store(sparse, Relaxed);
+        MAP.memmap.store(base, Relaxed);
+        MAP.class.store(base + self.low_memmap + self.memmap, Relaxed);
+        MAP.arena.store(base + self.arena(), Relaxed);
+        MAP.vmalloc.store(base + self.vmalloc(), Relaxed);
+        // Release, pairs with the Acquire in `window`: the bases are set where the size is not 0.
+        MAP.window.store(self.window, Release);
+    }
+}
+
+/// Maps exactly at `at`, where nothing may be mapped yet.
+fn map_at(at: usize, len: usize, prot: i32) -> Result<(), sys::Errno> {
+    let got = sys::mmap(at, len, prot, libc::MAP_FIXED_NOREPLACE)?;
+    if got == at {
+        return Ok(());
+    }
+    // A kernel before 4.17 takes the address for a hint.
+    sys::munmap(got, len);
+    Err(sys::Errno(libc::EEXIST))
+}
+
+/// Finds the address map. False where not even the smallest can be had.
+pub(super) fn reserve() -> bool {
+    if MAP.window.load(Acquire) != 0 {
+        return true;
+    }
+    let space = sys::rlimit(libc::RLIMIT_AS);
+    for window in WINDOWS {
+        let layout = Layout::of(window);
+        // A rationed address space is the program's, not ours to reserve.
+        if layout.total() as u64 > space / 16 {
+            continue;
+        }
+        if let Ok(start) = sys::mmap(0, layout.total() + CHUNK, libc::PROT_NONE, 0) {
+            layout.publish(round_up(start, CHUNK), false);
+            return true;
+        }
+    }
+    let smallest = WINDOWS[WINDOWS.len() - 1];
+    let window = usize::try_from(space).map_or(smallest, |s| s.clamp(64 << 20, smallest).next_power_of_two());
+    let layout = Layout::of(window);
+    // Random bits of the address, as the kernel's own choice would have.
+    let slide = (limits::random() as usize & 0xffff) * CHUNK;
+    for (nth, base) in SPARSE_BASES.into_iter().enumerate() {
+        let base = if nth < 2 { base + slide } else { base };
+        // The low descriptors are opened piecewise like the windows: they would be a tenth of a small ration.
+        if map_at(base + layout.low_memmap, layout.meta() - layout.low_memmap, libc::PROT_NONE).is_ok() {
+            layout.publish(base, true);
+            return true;
+        }
+    }
+    false
+}
+
+/// Opens `[at, at + len)` of a window.
+pub(super) fn open(at: usize, len: usize) -> Result<(), sys::Errno> {
+    if SPARSE.load(Relaxed) {
+        map_at(at, len, RW)
+    } else if sys::mprotect(at, len, RW) {
+        Ok(())
+    } else {
+        Err(sys::Errno(libc::ENOMEM))
+    }
+}
+
+/// Whether windows are opened by `mmap` instead of `mprotect`.
+pub(super) fn sparse() -> bool {
+    SPARSE.load(Relaxed)
+}
+
+/// The vmalloc window; empty before [`reserve`].
+pub(super) fn vmalloc_window() -> Range<usize> {
+    // Acquire, pairs with the Release in `publish`.
+    let len = MAP.window.load(Acquire);
+    let start = MAP.vmalloc.load(Relaxed);
+    start..start + len
+}
+
+/// Advises huge pages for `[at, at + len)`, or for the whole of the window it lies in, once, where that is reserved: one
+/// call then serves for ever, and no VMA is split by it later.
+fn advise_huge(at: usize, len: usize, whole: Range<usize>, done: &AtomicBool) {
+    if !HUGE.load(Relaxed) {
+        return;
+    }
+    if sparse() {
+        let _ = sys::madvise(at, len, libc::MADV_HUGEPAGE);
+    } else if !done.swap(true, Relaxed) {
+        let _ = sys::madvise(whole.start, whole.len(), libc::MADV_HUGEPAGE);
+    }
+}
+
+/// As [`advise_huge`] for the vmalloc window.
+pub(super) fn advise_vmalloc(at: usize, len: usize) {
+    advise_huge(at, len, vmalloc_window(), &HUGE_WINDOW);
+}
+
+/// Advises a part of the vmalloc window that was mapped anew, so that it merges with the rest.
+pub(super) fn advise_vmalloc_part(at: usize, len: usize) {
+    if HUGE.load(Relaxed) && HUGE_WINDOW.load(Relaxed) {
+        let _ = sys::madvise(at, len, libc::MADV_HUGEPAGE);
+    }
+}
+
+/// Opens one metadata array of `len` bytes at `base` up to `need` bytes. Doing so twice is harmless, hence no lock: each
+/// caller opens all that was not open before up to its own end.
+fn open_meta(base: usize, len: usize, opened: &AtomicUsize, need: usize) -> bool {
+    const UNIT: usize = 64 << 10;
+    // Acquire, pairs with the Release below.
+    let start = opened.load(Acquire);
+    if start >= need {
+        return true;
+    }
+    let end = round_up(need, UNIT).min(len);
+    let done = sys::mprotect(base + start, end - start, RW);
+    if done {
+        opened.fetch_max(end, Release);
+    }
+    done
+}
+
+/// Opens descriptors and class bytes of the first `bytes` of the arena.
+fn open_arena_meta(bytes: usize) -> bool {
+    let pages = bytes >> PAGE_SHIFT;
+    let low = LOW_PAGES as usize;
+    let layout = Layout::of(MAP.window.load(Relaxed));
+    let memmap = MAP.memmap.load(Relaxed) + layout.low_memmap;
+    let class = MAP.class.load(Relaxed) + low;
+    open_meta(class, layout.class - low, &CLASS_OPEN, pages)
+        && open_meta(memmap, layout.memmap, &MEMMAP_OPEN, pages * size_of::<Page>())
+}
+
+/// Claims `bytes` at the frontier of the arena; their offset.
+fn claim(bytes: usize) -> Option<usize> {
+    let window = MAP.window.load(Acquire);
+    NEXT.fetch_update(Relaxed, Relaxed, |next| (bytes <= window - next).then_some(next + bytes)).ok()
+}
+
+/// Opens `bytes` more of the arena; their offset.
+fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
+    // Chunks that something else sits in (sparse only) are passed by, not too many.
+    for _ in 0..64 {
+        let start = claim(bytes)?;
+        let end = start + bytes;
+        let at = MAP.arena.load(Relaxed) + start;
+        let opened = if open_arena_meta(end) { open(at, bytes) } else { Err(sys::Errno(libc::ENOMEM)) };
+        match opened {
+            Ok(()) => {
+                limits::bind(at, bytes, node);
+                if end > SMALL_START {
+                    let base = MAP.arena.load(Relaxed);
+                    let whole = base + SMALL_START..base + MAP.window.load(Relaxed);
+                    advise_huge(at, bytes, whole, &HUGE_ADVISED);
+                }
+                // Release, pairs with the Acquire loads of `online`: the arrays are readable so far.
+                MAP.online.fetch_max(end, Release);
+                return Some(start);
+            }
+            Err(sys::Errno(libc::EEXIST)) => {}
+            Err(_) => {
+                // Give the claim back unless somebody else has claimed behind it.
+                let _ = NEXT.compare_exchange(end, start, Relaxed, Relaxed);
+                return None;
+            }
+        }
+    }
+    None
+}
+
+/// Size of the next step of growth: half of what is there, within bounds.
+fn step() -> usize {
+    let most = if sparse() { STEP_MAX / 8 } else { STEP_MAX };
+    (NEXT.load(Relaxed) / 2 / CHUNK * CHUNK).clamp(CHUNK, most)
+}
+
+/// Opens descriptors and class bytes of low memory, which is claimed already.
+fn open_low_meta(at: usize, bytes: usize) -> bool {
+    let first = at >> PAGE_SHIFT;
+    let pages = bytes >> PAGE_SHIFT;
+    let memmap = MAP.memmap.load(Relaxed) + first * size_of::<Page>();
+    let len = pages * size_of::<Page>();
+    let opened = if sparse() { map_at(memmap, len, RW).is_ok() } else { sys::mprotect(memmap, len, RW) };
+    let class = MAP.class.load(Relaxed) + first;
+    let class_start = class / PAGE_SIZE * PAGE_SIZE;
+    opened && sys::mprotect(class_start, round_up(class + pages, PAGE_SIZE) - class_start, RW)
+}
+
+/// Takes `bytes` of address space somewhere in `range`, aligned to a chunk.
+fn probe_low(range: Range<usize>, bytes: usize) -> Option<usize> {
+    let mut at = range.start;
+    while at + bytes <= range.end {
+        if map_at(at, bytes, RW).is_ok() {
+            return Some(at);
+        }
+        at += CHUNK;
+    }
+    None
+}
+
+fn grow_low(zone: ZoneKind, bytes: usize) -> Option<usize> {
+    let at = if zone == ZoneKind::Dma {
+        // Frame 0 is never ours: its address is null.
+        probe_low(CHUNK..DMA_BYTES, bytes)?
+    } else {
+        let from = LOW_NEXT.load(Relaxed);
+        let at = probe_low(from..LOW_BYTES, bytes).or_else(|| {
+            LOW_NEXT.store(LOW_BYTES, Relaxed);
+            // The kernel's own choice, between 1 and 2 GiB.
+            let got = sys::mmap(0, bytes + CHUNK, RW, libc::MAP_32BIT).ok()?;
+            let at = round_up(got, CHUNK);
+            if at > got {
+                sys::munmap(got, at - got);
+            }
+            let rest = got + CHUNK - at;
+            if rest > 0 {
+                sys::munmap(at + bytes, rest);
+            }
+            if at + bytes > LOW_BYTES || at < DMA_BYTES {
+                sys::munmap(at, bytes);
+                return None;
+            }
+            Some(at)
+        })?;
+        if at >= from {
+            LOW_NEXT.fetch_max(at + bytes, Relaxed);
+        }
+        at
+    };
+    if !open_low_meta(at, bytes) {
+        sys::munmap(at, bytes);
+        return None;
+    }
+    for block in at / PAGEBLOCK_SIZE..(at + bytes) / PAGEBLOCK_SIZE {
+        // Release, pairs with the Acquire in `low_online`.
+        LOW_ONLINE[block / 32].fetch_or(1 << (block % 32), Release);
+    }
+    Some(at)
+}
+
+fn low_online(address: usize) -> bool {
+    let block = address / PAGEBLOCK_SIZE;
+    // Acquire, pairs with the Release in `grow_low`.
+    LOW_ONLINE[block / 32].load(Acquire) & 1 << (block % 32) != 0
+}
+
+// SAFETY: 1. descriptors are opened before a range is returned and never closed; an anonymous mapping reads zero at first;
+// 2. a range is claimed by one caller and opened by it; 3. both are the same linear map, by halves.
+unsafe impl Frames for Linux {
+    const LENT: bool = true;
+
+    fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange> {
+        let need = round_up((pages.max(1) as usize) << PAGE_SHIFT, CHUNK);
+        match zone {
+            ZoneKind::Dma | ZoneKind::Dma32 => {
+                let at = grow_low(zone, need)?;
+                limits::bind(at, need, node);
+                Some(PfnRange::new(Pfn((at >> PAGE_SHIFT) as u32), (need >> PAGE_SHIFT) as u32))
+            }
+            ZoneKind::Normal | ZoneKind::Movable => {
+                let (start, bytes) = [need.max(step()), need]
+                    .into_iter()
+                    .find_map(|bytes| grow_arena(bytes, node).map(|start| (start, bytes)))?;
+                let first = LOW_PAGES + (start >> PAGE_SHIFT) as u32;
+                Some(PfnRange::new(Pfn(first), (bytes >> PAGE_SHIFT) as u32))
+            }
+            ZoneKind::HighMem => None,
+        }
+    }
+
+    #[inline(always)]
+    fn page(&self, pfn: Pfn) -> &Page {
+        let at = MAP.memmap.load(Relaxed) + pfn.index() * size_of::<Page>();
+        // SAFETY: descriptors of online frames are open for ever; all their fields are atomics, valid when zero.
+        unsafe { &*core::ptr::with_exposed_provenance(at) }
+    }
+
+    #[inline(always)]
+    fn class(&self, pfn: Pfn) -> &AtomicU8 {
+        // SAFETY: as in `page`.
+        unsafe { &*core::ptr::with_exposed_provenance(MAP.class.load(Relaxed) + pfn.index()) }
+    }
+
+    #[inline(always)]
+    fn class_at(&self, address: *const u8) -> u8 {
+        let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
+        // Acquire, pairs with the Release in `grow_arena`.
+        if offset >= MAP.online.load(Acquire) {
+            return 0;
+        }
+        let byte = MAP.class.load(Relaxed) + LOW_PAGES as usize + (offset >> PAGE_SHIFT);
+        // SAFETY: the class bytes of the first `online` bytes of the arena are open.
+        unsafe { &*core::ptr::with_exposed_provenance::<AtomicU8>(byte) }.load(Relaxed)
+    }
+
+    #[inline(always)]
+    fn virt(&self, pfn: Pfn) -> *mut u8 {
+        let address = if pfn.0 >= LOW_PAGES {
+            MAP.arena.load(Relaxed) + ((pfn.0 - LOW_PAGES) as usize * PAGE_SIZE)
+        } else {
+            pfn.index() << PAGE_SHIFT
+        };
+        core::ptr::with_exposed_provenance_mut(address)
+    }
+
+    #[inline(always)]
+    fn pfn(&self, address: *const u8) -> Option<Pfn> {
+        let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
+        // Acquire, pairs with the Release in `grow_arena`.
+        if offset < MAP.online.load(Acquire) {
+            return Some(Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32));
+        }
+        (address.addr() < LOW_BYTES && low_online(address.addr())).then(|| Pfn((address.addr() >> PAGE_SHIFT) as u32))
+    }
+
+    fn discard(&self, range: PfnRange) -> bool {
+        sys::madvise(self.virt(range.start).expose_provenance(), range.bytes(), libc::MADV_DONTNEED).is_ok()
+    }
+
+    fn populate(&self, range: PfnRange) {
+        let start = self.virt(range.start);
+        if sys::madvise(start.expose_provenance(), range.bytes(), libc::MADV_POPULATE_WRITE).is_ok() {
+            return;
+        }
+        for page in 0..range.pages as usize {
+            // SAFETY: the range is the caller's; adding 0 keeps the contents whoever else writes there.
+            unsafe { (*start.add(page * PAGE_SIZE).cast::<AtomicU32>()).fetch_or(0, Relaxed) };
+        }
+    }
+
+    fn budget(&self) -> u64 {
+        limits::budget()
+    }
+}
+
+const _: () = assert!(MAX_NODES <= 64);

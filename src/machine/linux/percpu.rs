@@ -1,0 +1,486 @@
+//! Per-CPU rows of sheaves by restartable sequences, or by locks where there are none.
+//!
+//! A *section* is a run of instructions that the kernel restarts if the thread is preempted, migrated or signalled in it
+//! (Documentation: `rseq(2)`; the idea goes back to Turner and Hunter's "user-level per-CPU operations"). Each of the sections
+//! below stores its descriptor's address in `rseq_cs`, reads `cpu_id`, finds the CPU's row in [`ROWTAB`], and commits by its
+//! *last* instruction, one 8-byte store. Aborted before that, it has changed nothing that anybody sees (a push has written its
+//! object above the top slot, where nobody looks). An aborted section does not go round again by itself: it
+//! counts the abort in [`tls::ABORTS`] and answers "none", and the cold path tries [`TRIES`] times, so that under a debugger,
+//! which aborts every attempt, the caller ends up going past the sheaves instead of nowhere.
+//!
+//! `ROWTAB[-1]` and `ROWTAB[-2]` (threads without registration), CPUs without a row and rows being drained show [`DUMMY`], whose
+//! words are at the end of the zero sheaf and read as empty and as full at once.
+//!
+//! Without restartable sequences `ROWTAB` stays all dummies, and the cold paths do the same work under a lock in the row, which
+//! is only ever tried: its holder may be the very thread that a signal handler interrupted.
+
+use core::arch::asm;
+use core::sync::atomic::{
+    AtomicPtr, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+use super::rseq::{self, Mode};
+use super::{Linux, limits, membarrier, sys, tls};
+use crate::machine::{PerCpu, ROW_WORDS, SHEAF_BYTES, SHEAF_SLOTS, Word, ZERO_SHEAF, ZeroSheaf, no_sheaf};
+use crate::types::PAGE_SIZE;
+
+/// CPUs the table has room for. On a machine with more, locks are used and CPUs share rows.
+const MAX_CPUS: usize = 4096;
+/// Attempts at a section before giving up.
+const TRIES: u32 = 8;
+/// Attempts at a row's lock: longer than its sections last, far shorter than a time slice.
+const LOCK_TRIES: u32 = 200;
+
+/// The words of a row.
+#[repr(C, align(4096))]
+struct Words([AtomicUsize; ROW_WORDS]);
+
+/// A CPU's row. Only the words are touched by sections; the rest lies in a page of its own.
+#[repr(C)]
+struct Row {
+    words: Words,
+    /// Guards `words` where there are no restartable sequences: 0 free, else [`me`] of its holder.
+    lock: AtomicU64,
+    /// One of the `ROW_` values; the passing ones with [`me`] of the thread that is at it.
+    state: AtomicU64,
+    _pad: [u64; PAGE_SIZE / 8 - 2],
+}
+
+const ROW_NONE: u64 = 0;
+const ROW_LIVE: u64 = 1;
+const ROW_MAKING: u64 = 2;
+const ROW_DRAINED: u64 = 3;
+/// Bits of [`Row::state`] that say which.
+const ROW_BITS: u64 = 31;
+
+/// The calling thread, as its [`tls`] block's address, a multiple of 32. Stays the same in the child of a fork.
+fn me() -> u64 {
+    tls::base() as u64
+}
+
+/// Every word at the last slot of the zero sheaf. Never written.
+#[allow(dead_code)] // read by sections only
+struct Dummy([*const ZeroSheaf; ROW_WORDS]);
+// SAFETY: never written; the pointers are only followed for reading.
+unsafe impl Sync for Dummy {}
+static DUMMY: Dummy = {
+    // The address of the slot, as `no_sheaf` gives it: a constant expression must keep a pointer.
+    let last = (&raw const ZERO_SHEAF).cast::<usize>().wrapping_add(SHEAF_SLOTS - 1).cast::<ZeroSheaf>();
+    Dummy([last; ROW_WORDS])
+};
+
+#[repr(C)]
+struct RowTab {
+    /// Entries -2 and -1.
+    unregistered: [AtomicPtr<Row>; 2],
+    cpus: [AtomicPtr<Row>; MAX_CPUS],
+}
+
+/// Where each CPU's sections find their row.
+static ROWTAB: RowTab = RowTab {
+    unregistered: [const { AtomicPtr::new(dummy()) }; 2],
+    cpus: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS],
+};
+
+/// The first of `nr_cpus` rows; 0 where there is no memory for them. A row is made when its CPU first needs it.
+static ROWS: AtomicUsize = AtomicUsize::new(0);
+
+const fn dummy() -> *mut Row {
+    (&raw const DUMMY).cast_mut().cast()
+}
+
+/// Prepares table and rows. Rows are address space until they are made.
+pub(super) fn init() {
+    let cpus = limits::cpus(MAX_CPUS);
+    for entry in &ROWTAB.cpus[..cpus] {
+        entry.store(dummy(), Relaxed);
+    }
+    if ROWS.load(Relaxed) == 0
+        && let Ok(rows) = sys::mmap(0, cpus * size_of::<Row>(), libc::PROT_READ | libc::PROT_WRITE, 0)
+    {
+        ROWS.store(rows, Relaxed);
+    }
+    rseq::init(cpus < MAX_CPUS);
+}
+
+fn row(cpu: usize) -> Option<&'static Row> {
+    let rows = core::ptr::with_exposed_provenance::<Row>(ROWS.load(Relaxed));
+    // SAFETY: `nr_cpus` rows are mapped there for ever; all fields are atomics, valid when zero.
+    (!rows.is_null()).then(|| unsafe { &*rows.add(cpu) })
+}
+
+/// The row of `cpu`, made if it was not.
+fn live_row(cpu: usize) -> Option<&'static Row> {
+    let row = row(cpu)?;
+    match row.state.load(Acquire) {
+        ROW_LIVE => return Some(row),
+        ROW_NONE => {}
+        _ => return None,
+    }
+    if row.state.compare_exchange(ROW_NONE, ROW_MAKING | me(), Acquire, Relaxed).is_err() {
+        return None;
+    }
+    for word in &row.words.0 {
+        word.store(no_sheaf(), Relaxed);
+    }
+    // Release, pairs with the Acquire above; sections see the words because they find the row after this store.
+    row.state.store(ROW_LIVE, Release);
+    publish(cpu, row);
+    Some(row)
+}
+
+fn publish(cpu: usize, row: &'static Row) {
+    if rseq::mode() != Mode::Lock {
+        ROWTAB.cpus[cpu].store((&raw const *row).cast_mut(), Release);
+    }
+}
+
+/// In the child of a fork: puts rows in order whose making, draining or locked section another thread was at, which is no
+/// more. The single commits leave every row whole. What this thread was itself at, before the handler that forked
+/// interrupted it, it will finish.
+pub(super) fn after_fork() {
+    for cpu in 0..limits::cpus(MAX_CPUS) {
+        let Some(row) = row(cpu) else { return };
+        let state = row.state.load(Relaxed);
+        match state & ROW_BITS {
+            ROW_NONE => continue,
+            ROW_MAKING if state & !ROW_BITS != me() => row.state.store(ROW_NONE, Relaxed),
+            ROW_DRAINED if state & !ROW_BITS != me() => {
+                row.state.store(ROW_LIVE, Relaxed);
+                publish(cpu, row);
+            }
+            _ => {}
+        }
+        if ![0, me()].contains(&row.lock.load(Relaxed)) {
+            row.lock.store(0, Relaxed);
+        }
+    }
+}
+
+/// Runs `f` on the words of `row` under its lock; `None` where the lock is not to be had.
+fn locked<R>(row: &Row, f: impl FnOnce(&Words) -> R) -> Option<R> {
+    for _ in 0..LOCK_TRIES {
+        // Acquire, pairs with the Release below.
+        if row.lock.load(Relaxed) == 0 && row.lock.compare_exchange(0, me(), Acquire, Relaxed).is_ok() {
+            let result = f(&row.words);
+            row.lock.store(0, Release);
+            return Some(result);
+        }
+        core::hint::spin_loop();
+    }
+    None
+}
+
+/// The CPU for the locked variant: any will do, the current one is best.
+fn lock_cpu() -> usize {
+    // SAFETY: no arguments. Answered by the vDSO; it can only fail where there is no such call.
+    let cpu = unsafe { libc::sched_getcpu() };
+    usize::try_from(cpu).unwrap_or(0) % limits::cpus(MAX_CPUS)
+}
+
+/// Text of a section's start: descriptor, `rseq_cs`, row of this CPU in `t`. Labels: 2 descriptor, 3 first instruction,
+/// 4 after the commit, 5 abort handler. Operands: o offset of the area, tab the row table, t scratch.
+macro_rules! section {
+    ($($line:literal),* ; abort $($abort:literal),* ; $($operands:tt)*) => {
+        asm!(
+            ".pushsection __rseq_cs, \"aw\", @progbits",
+            ".balign 32",
+            "2:",
+            ".long 0, 0",
+            ".quad 3f, 4f - 3f, 5f",
+            ".popsection",
+            "lea {t}, [rip + 2b]",
+            "mov qword ptr fs:[{o} + 8], {t}",
+            "3:",
+            "movsxd {t}, dword ptr fs:[{o} + 4]",
+            "mov {t}, qword ptr [{tab} + {t}*8]",
+            $($line,)*
+            "4:",
+            // The signature in front of the handler reads as `ud1 edi, [rip + signature]`.
+            ".pushsection .text.unlikely.slabwright, \"ax\", @progbits",
+            ".byte 0x0f, 0xb9, 0x3d",
+            ".long 0x53053053",
+            "5:",
+            "mov {t}, qword ptr [rip + slabwright_tls@gottpoff]",
+            "inc dword ptr fs:[{t} + {aborts}]",
+            $($abort,)*
+            ".popsection",
+            o = in(reg) rseq::OFFSET.load(Relaxed),
+            tab = in(reg) (&raw const ROWTAB.cpus),
+            t = out(reg) _,
+            aborts = const tls::ABORTS,
+            $($operands)*
+        )
+    };
+}
+
+/// One section: the top object of this CPU's main sheaf of `cache`; null where there is none or the section was aborted.
+///
+/// # Safety
+/// As [`PerCpu::pop`].
+#[inline(always)]
+unsafe fn pop_section(cache: u8) -> *mut u8 {
+    let object: *mut u8;
+    let next: *mut u8;
+    // SAFETY: the words of rows are tops of valid sheaves (caller's), or of the zero sheaf; the section has the row to itself
+    // until its commit. Prefetching an address that is null or garbage does nothing.
+    unsafe {
+        section!(
+            // `lea` first: an index register in the access to the word makes store forwarding slow and erratic.
+            "lea {t}, [{t} + {cache}*8]",
+            "mov {top}, qword ptr [{t}]",
+            "mov {object}, qword ptr [{top}]",
+            "test {object}, {object}",
+            "jz 4f",
+            "mov {next}, qword ptr [{top} - 8]",
+            "sub {top}, 8",
+            "mov qword ptr [{t}], {top}";
+            abort "xor {object:e}, {object:e}", "xor {next:e}, {next:e}", "jmp 4b";
+            cache = in(reg) cache as usize,
+            top = out(reg) _,
+            next = out(reg) next,
+            object = out(reg) object,
+            options(nostack)
+        );
+    }
+    // SAFETY: a hint; it faults on no address.
+    unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(next.cast()) };
+    object
+}
+
+/// Pops under the row's lock.
+#[cold]
+#[inline(never)]
+unsafe fn pop_cold(cache: u8) -> *mut u8 {
+    if rseq::mode() == Mode::Lock {
+        let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else {
+            return core::ptr::null_mut();
+        };
+        let pop = |words: &Words| {
+            let word = &words.0[cache as usize];
+            let top = core::ptr::with_exposed_provenance::<*mut u8>(word.load(Relaxed));
+            // SAFETY: as in `pop_section`; the lock gives this thread the row.
+            let object = unsafe { *top };
+            if !object.is_null() {
+                word.store(top.wrapping_sub(1).expose_provenance(), Relaxed);
+            }
+            object
+        };
+        return locked(row, pop).unwrap_or(core::ptr::null_mut());
+    }
+    // SAFETY: the caller's.
+    again(|| unsafe { pop_section(cache) }, |object| !object.is_null()).unwrap_or(core::ptr::null_mut())
+}
+
+/// Repeats a section that answered "none", if that was because it was aborted, or registers the thread if that was missing.
+fn again<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool) -> Option<R> {
+    let mut registered = rseq::cpu_id() < 0 && rseq::register_thread();
+    for _ in 0..TRIES {
+        let aborts = tls::get(tls::ABORTS);
+        if aborts == 0 && !registered {
+            return None;
+        }
+        registered = false;
+        rseq::RESTARTS.fetch_add(aborts, Relaxed);
+        tls::set(tls::ABORTS, 0);
+        let result = section();
+        if done(&result) {
+            return Some(result);
+        }
+    }
+    None
+}
+
+/// One section: pushes `object`; false where there is no room or the section was aborted.
+///
+/// # Safety
+/// As [`PerCpu::push`].
+#[inline(always)]
+unsafe fn push_section(cache: u8, object: *mut u8) -> bool {
+    // SAFETY: as in `pop_section`; the slot above the top belongs to the sheaf unless it starts the next one.
+    unsafe {
+        section!(
+            "lea {t}, [{t} + {cache}*8]",
+            "mov {top}, qword ptr [{t}]",
+            "add {top}, 8",
+            "test {top:e}, {mask}",
+            "jz {none}",
+            "mov qword ptr [{top}], {object}",
+            "mov qword ptr [{t}], {top}";
+            abort "jmp {none}";
+            cache = in(reg) cache as usize,
+            object = in(reg) object,
+            top = out(reg) _,
+            mask = const SHEAF_BYTES - 1,
+            none = label { return false },
+            options(nostack)
+        );
+    }
+    true
+}
+
+/// Pushes under the row's lock.
+#[cold]
+#[inline(never)]
+unsafe fn push_cold(cache: u8, object: *mut u8) -> bool {
+    if rseq::mode() == Mode::Lock {
+        let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else { return false };
+        let push = |words: &Words| {
+            let word = &words.0[cache as usize];
+            let slot = word.load(Relaxed) + size_of::<usize>();
+            if slot.is_multiple_of(SHEAF_BYTES) {
+                return false;
+            }
+            // SAFETY: as in `push_section`; the lock gives this thread the row.
+            unsafe { *core::ptr::with_exposed_provenance_mut(slot) = object };
+            word.store(slot, Relaxed);
+            true
+        };
+        return locked(row, push).unwrap_or(false);
+    }
+    // SAFETY: the caller's.
+    again(|| unsafe { push_section(cache, object) }, |done| *done).unwrap_or(false)
+}
+
+/// One section: `word` of this CPU from `old` to `new`; false where it is not `old`, there is no row, or it was aborted.
+///
+/// # Safety
+/// As [`PerCpu::replace`].
+#[inline(never)]
+unsafe fn replace_section(index: usize, old: usize, new: usize) -> bool {
+    // SAFETY: the word is written only in a real row (the dummy is compared away).
+    unsafe {
+        section!(
+            "cmp {t}, {dummy}",
+            "je {none}",
+            "lea {t}, [{t} + {index}*8]",
+            "cmp qword ptr [{t}], {old}",
+            "jne {none}",
+            "mov qword ptr [{t}], {new}";
+            abort "jmp {none}";
+            index = in(reg) index,
+            old = in(reg) old,
+            new = in(reg) new,
+            dummy = in(reg) dummy(),
+            none = label { return false },
+            options(nostack)
+        );
+    }
+    true
+}
+
+// SAFETY: 1. sections on a row happen on its CPU alone and are restarted when another thread or a handler ran there in
+// between, or else hold the row's lock; 2. `drain_row` takes the row out of the table and makes its CPU leave the section
+// before it looks; 3. `live_row` fills a row before anybody can find it.
+unsafe impl PerCpu for Linux {
+    fn nr_cpus(&self) -> usize {
+        limits::cpus(MAX_CPUS)
+    }
+
+    #[inline]
+    fn cpu(&self) -> usize {
+        usize::try_from(rseq::cpu_id()).unwrap_or_else(|_| lock_cpu())
+    }
+
+    #[inline]
+    fn node(&self) -> usize {
+        if limits::nodes() == 1 { 0 } else { limits::current_node() }
+    }
+
+    #[inline(always)]
+    unsafe fn pop(&self, cache: u8) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe {
+            let object = pop_section(cache);
+            if object.is_null() { pop_cold(cache) } else { object }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
+        // SAFETY: the caller's.
+        unsafe { push_section(cache, object) || push_cold(cache, object) }
+    }
+
+    fn read(&self, word: Word) -> Option<usize> {
+        if tls::get(tls::ABORTS) != 0 {
+            // The section before this never got through.
+            tls::set(tls::ABORTS, 0);
+            return None;
+        }
+        let cpu = match usize::try_from(rseq::cpu_id()) {
+            Ok(cpu) => cpu,
+            Err(_) if rseq::mode() == Mode::Lock => lock_cpu(),
+            Err(_) if rseq::register_thread() => usize::try_from(rseq::cpu_id()).ok()?,
+            Err(_) => return None,
+        };
+        Some(live_row(cpu)?.words.0[word.index()].load(Relaxed))
+    }
+
+    unsafe fn replace(&self, word: Word, old: usize, new: usize) -> bool {
+        if rseq::mode() == Mode::Lock {
+            let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else { return false };
+            let replace = |words: &Words| {
+                let word = &words.0[word.index()];
+                let same = word.load(Relaxed) == old;
+                if same {
+                    word.store(new, Relaxed);
+                }
+                same
+            };
+            return locked(row, replace).unwrap_or(false);
+        }
+        // SAFETY: the caller's.
+        let section = || unsafe { replace_section(word.index(), old, new) };
+        section() || again(section, |done| *done).unwrap_or(false)
+    }
+
+    fn drain_row(&self, cpu: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool {
+        let Some(row) = (cpu < self.nr_cpus()).then(|| row(cpu)).flatten() else { return false };
+        // Somebody else may be draining it. They are soon done, unless a handler interrupted them on this thread.
+        let mut tries = 0;
+        loop {
+            match row.state.compare_exchange(ROW_LIVE, ROW_DRAINED | me(), AcqRel, Relaxed) {
+                Ok(_) => break,
+                Err(state) if state & ROW_BITS == ROW_DRAINED && state & !ROW_BITS != me() && tries < DRAIN_TRIES => {
+                    tries += 1;
+                    sys::pause();
+                }
+                Err(_) => return false,
+            }
+        }
+        let taken = if rseq::mode() == Mode::Lock {
+            lock_for_drain(row)
+        } else {
+            ROWTAB.cpus[cpu].store(dummy(), Release);
+            membarrier::restart(cpu)
+        };
+        if taken {
+            // SAFETY: 1. no section finds the row any more and none is left in it (or: the lock is held); 2. other drains and
+            // `live_row` see its state; 3. an atomic has the layout of its value.
+            let words = unsafe { &mut *(&raw const row.words).cast_mut().cast::<[usize; ROW_WORDS]>() };
+            f(words);
+        }
+        if rseq::mode() == Mode::Lock && taken {
+            row.lock.store(0, Release);
+        }
+        // Before the table: whoever finds the row there must be able to read it.
+        row.state.store(ROW_LIVE, Release);
+        publish(cpu, row);
+        taken
+    }
+}
+
+/// How often a drain yields to another of the same row before it gives up.
+const DRAIN_TRIES: u32 = 1000;
+
+fn lock_for_drain(row: &Row) -> bool {
+    (0..DRAIN_TRIES).any(|_| {
+        let taken = row.lock.compare_exchange(0, me(), Acquire, Relaxed).is_ok();
+        if !taken {
+            sys::pause();
+        }
+        taken
+    })
+}

@@ -1,0 +1,338 @@
+//! The vmalloc window: opening it, and moving populations into it without copying.
+//!
+//! Two ways of moving, tried in this order; a refusal that means "never" (`EPERM`, `ENOSYS`, `EINVAL`) ends a way for good:
+//! * `UFFDIO_MOVE` (from Linux 6.17 here: 6.8 has it, later releases fixed its races) leaves the mappings alone and moves
+//!   huge pages whole. The descriptor lives for one call only; it is unregistered before it is closed, because a fork in
+//!   between would keep it open in the child.
+//! * `mremap(DONTUNMAP)` moves page tables, but leaves a mapping of its own per run, of which a process may have only so
+//!   many: an eighth of the default limit is ours. [`Moved`] remembers such slots; unmapping them merges their mappings again.
+
+use core::ops::Range;
+use core::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
+
+use super::{Linux, memory, sys};
+use crate::machine::{Frames, Mapping};
+use crate::types::{PAGEBLOCK_SIZE, Pfn};
+
+const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const SLOT: usize = PAGEBLOCK_SIZE;
+/// Mappings that moving may add: an eighth of the kernel's default `max_map_count`.
+const MAPPINGS: u32 = 65_530 / 8;
+/// First release whose `UFFDIO_MOVE` is trusted.
+const UFFD_MOVE_FROM: (u64, u64) = (6, 17);
+
+const UNKNOWN: u8 = 0;
+const YES: u8 = 1;
+const NO: u8 = 2;
+
+static UFFD: AtomicU8 = AtomicU8::new(UNKNOWN);
+static MREMAP: AtomicU8 = AtomicU8::new(YES);
+static STRICT: AtomicU8 = AtomicU8::new(UNKNOWN);
+/// Address of the bit map of slots that `mremap` filled; 0 before the first.
+static MOVED_BITS: AtomicUsize = AtomicUsize::new(0);
+static MOVED_RUNS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether memory is accounted strictly (`vm.overcommit_memory` = 2), where only unmapping gives back.
+fn strict() -> bool {
+    match STRICT.load(Relaxed) {
+        UNKNOWN => {
+            let mut buffer = [0; 8];
+            let mode = sys::read_file(c"/proc/sys/vm/overcommit_memory", &mut buffer).and_then(sys::number);
+            STRICT.store(if mode == Some(2) { YES } else { NO }, Relaxed);
+            mode == Some(2)
+        }
+        known => known == YES,
+    }
+}
+
+fn means_never(error: sys::Errno) -> bool {
+    matches!(error.0, libc::EPERM | libc::ENOSYS | libc::EINVAL)
+}
+
+/// Slots of the window that hold a mapping made by `mremap`, a bit each.
+struct Moved;
+
+impl Moved {
+    fn bits(create: bool) -> Option<&'static [AtomicU32]> {
+        let words = memory::vmalloc_window().len() / SLOT / 32 + 1;
+        let mut at = MOVED_BITS.load(Acquire);
+        if at == 0 && create {
+            let fresh = sys::mmap(0, words * 4, RW, 0).ok()?;
+            match MOVED_BITS.compare_exchange(0, fresh, AcqRel, Acquire) {
+                Ok(_) => at = fresh,
+                Err(other) => {
+                    sys::munmap(fresh, words * 4);
+                    at = other;
+                }
+            }
+        }
+        // SAFETY: mapped for ever with so many words, all valid.
+        (at != 0).then(|| unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(at), words) })
+    }
+
+    fn slots(start: usize, len: usize) -> Range<usize> {
+        let base = memory::vmalloc_window().start;
+        (start - base) / SLOT..(start + len - base).div_ceil(SLOT)
+    }
+
+    /// Whether another run may be moved; its slots are marked.
+    fn reserve(start: usize, len: usize) -> bool {
+        let Some(bits) = Moved::bits(true) else { return false };
+        if MOVED_RUNS.fetch_add(1, Relaxed) >= MAPPINGS {
+            MOVED_RUNS.fetch_sub(1, Relaxed);
+            return false;
+        }
+        for slot in Moved::slots(start, len) {
+            bits[slot / 32].fetch_or(1 << (slot % 32), Relaxed);
+        }
+        true
+    }
+
+    fn any(start: usize, len: usize) -> bool {
+        Moved::bits(false)
+            .is_some_and(|bits| Moved::slots(start, len).any(|s| bits[s / 32].load(Relaxed) & 1 << (s % 32) != 0))
+    }
+
+    /// Forgets the slots of a range; whether there were any. Runs are counted by their slots then: an estimate that
+    /// never lets the count fall behind for runs of one slot, which is what scattered frames make.
+    fn forget(start: usize, len: usize) -> bool {
+        let Some(bits) = Moved::bits(false) else { return false };
+        let mut found = 0;
+        for slot in Moved::slots(start, len) {
+            found += bits[slot / 32].fetch_and(!(1 << (slot % 32)), Relaxed) >> (slot % 32) & 1;
+        }
+        let _ = MOVED_RUNS.fetch_update(Relaxed, Relaxed, |runs| Some(runs.saturating_sub(found)));
+        found != 0
+    }
+}
+
+/// A userfault descriptor with one range registered, for one move.
+struct Uffd {
+    fd: usize,
+    start: usize,
+    len: usize,
+}
+
+impl Uffd {
+    const API: usize = 0xc018_aa3f;
+    const REGISTER: usize = 0xc020_aa00;
+    const UNREGISTER: usize = 0x8010_aa01;
+    const MOVE: usize = 0xc028_aa05;
+    const FEATURE_MOVE: u64 = 1 << 16;
+    const USER_MODE_ONLY: usize = 1;
+    const MODE_MISSING: u64 = 1;
+    const ALLOW_SRC_HOLES: u64 = 2;
+
+    fn ioctl<T>(fd: usize, request: usize, argument: &mut T) -> Result<usize, sys::Errno> {
+        // SAFETY: each request above takes a structure of 8-byte words, as given by its callers.
+        unsafe { sys::call(libc::SYS_ioctl, [fd, request, (&raw mut *argument).expose_provenance(), 0, 0, 0]) }
+    }
+
+    /// Opens a descriptor for moves into `[start, start + len)`.
+    fn open(start: usize, len: usize) -> Option<Uffd> {
+        if UFFD.load(Relaxed) == UNKNOWN {
+            let known = release() >= UFFD_MOVE_FROM;
+            let _ = UFFD.compare_exchange(UNKNOWN, if known { YES } else { NO }, Relaxed, Relaxed);
+        }
+        if UFFD.load(Relaxed) != YES {
+            return None;
+        }
+        let flags = Uffd::USER_MODE_ONLY | libc::O_CLOEXEC as usize;
+        // SAFETY: a new descriptor of our own.
+        let fd = unsafe { sys::call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0]) };
+        let fd = fd.inspect_err(|&error| Uffd::refused(error)).ok()?;
+        let set_up = Uffd::ioctl(fd, Uffd::API, &mut [0xaa_u64, Uffd::FEATURE_MOVE, 0])
+            .and_then(|_| Uffd::ioctl(fd, Uffd::REGISTER, &mut [start as u64, len as u64, Uffd::MODE_MISSING, 0]));
+        if let Err(error) = set_up {
+            Uffd::refused(error);
+            close(fd);
+            return None;
+        }
+        Some(Uffd { fd, start, len })
+    }
+
+    fn refused(error: sys::Errno) {
+        if means_never(error) {
+            UFFD.store(NO, Relaxed);
+        }
+    }
+
+    /// Moves what is at `from` to `to`; the bytes that moved, which are fewer than `len` where the kernel refused some page.
+    fn pull(&self, to: usize, from: usize, len: usize) -> usize {
+        let mut moved = 0;
+        let mut tries = 0;
+        while moved < len {
+            let mut request =
+                [(to + moved) as u64, (from + moved) as u64, (len - moved) as u64, Uffd::ALLOW_SRC_HOLES, 0];
+            let result = Uffd::ioctl(self.fd, Uffd::MOVE, &mut request);
+            let step = (request[4] as i64).max(0) as usize;
+            moved += step;
+            match result {
+                Ok(_) => return len,
+                // Interrupted, or the address space is changing: a few more times.
+                Err(sys::Errno(libc::EAGAIN)) if step > 0 || tries < 16 => tries += 1,
+                Err(error) => {
+                    if moved == 0 {
+                        Uffd::refused(error);
+                    }
+                    break;
+                }
+            }
+        }
+        moved
+    }
+}
+
+impl Drop for Uffd {
+    fn drop(&mut self) {
+        let _ = Uffd::ioctl(self.fd, Uffd::UNREGISTER, &mut [self.start as u64, self.len as u64]);
+        close(self.fd);
+    }
+}
+
+fn close(fd: usize) {
+    // SAFETY: a descriptor of our own.
+    let _ = unsafe { sys::call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
+}
+
+/// The kernel's release, major and minor.
+fn release() -> (u64, u64) {
+    // SAFETY: all zero is a valid value of this structure of byte arrays.
+    let mut name: libc::utsname = unsafe { core::mem::zeroed() };
+    // SAFETY: the kernel fills the structure.
+    let done = unsafe { sys::call(libc::SYS_uname, [(&raw mut name).expose_provenance(), 0, 0, 0, 0, 0]) };
+    if done.is_err() {
+        return (0, 0);
+    }
+    // SAFETY: `c_char` and `u8` have the same layout.
+    let text = unsafe { &*(&raw const name.release).cast::<[u8; 65]>() };
+    let mut parts = text.split(|&c| c == b'.').map(|part| sys::number(part).unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// Moves page tables; the source stays mapped and empty. `to` is open and loses what it had.
+fn mremap(from: usize, to: usize, len: usize) -> bool {
+    const MAYMOVE_FIXED_DONTUNMAP: usize = 1 | 2 | 4;
+    if MREMAP.load(Relaxed) != YES || !Moved::reserve(to, len) {
+        return false;
+    }
+    // SAFETY: both ranges are ours; the destination's old contents are to be lost.
+    let result = unsafe { sys::call(libc::SYS_mremap, [from, len, len, MAYMOVE_FIXED_DONTUNMAP, to, 0]) };
+    match result {
+        Ok(_) => true,
+        Err(error) => {
+            if means_never(error) {
+                MREMAP.store(NO, Relaxed);
+            }
+            Moved::forget(to, len);
+            // Some failures come after the destination was unmapped. Where it was not, this maps nothing.
+            let _ = sys::mmap(to, len, RW, libc::MAP_FIXED_NOREPLACE);
+            false
+        }
+    }
+}
+
+/// Forbids ways of moving, for tests.
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub fn allow(uffd: bool, mremap: bool) {
+    UFFD.store(if uffd { UNKNOWN } else { NO }, Relaxed);
+    MREMAP.store(if mremap { YES } else { NO }, Relaxed);
+}
+
+// SAFETY: the window is part of the reservation (or of an address range nobody else asks for by address); only these calls open
+// it, and what they open stays open until `unmap`.
+unsafe impl Mapping for Linux {
+    const SLOT_SHIFT: u32 = 21;
+    const OWNS_FRAMES: bool = false;
+
+    #[inline]
+    fn window(&self) -> Range<usize> {
+        memory::vmalloc_window()
+    }
+
+    fn map_fresh(&self, start: usize, len: usize) -> bool {
+        let done = memory::open(start, len).is_ok();
+        if done && len >= SLOT {
+            memory::advise_vmalloc(start, len);
+        }
+        done
+    }
+
+    fn map_frame(&self, at: usize, frame: Pfn) -> bool {
+        let from = self.virt(frame).expose_provenance();
+        // Page tables left at the destination would make the kernel split the huge page.
+        let _ = sys::madvise(at, SLOT, libc::MADV_DONTNEED);
+        if let Some(uffd) = Uffd::open(at, SLOT) {
+            let moved = uffd.pull(at, from, SLOT);
+            drop(uffd);
+            if moved == SLOT {
+                return true;
+            }
+            if moved > 0 {
+                // A frame that was given up for its pages has no contents to lose.
+                let _ = sys::madvise(at, SLOT, libc::MADV_DONTNEED);
+            }
+            return false;
+        }
+        mremap(from, at, SLOT)
+    }
+
+    fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize> {
+        let _ = sys::madvise(to, len, libc::MADV_DONTNEED);
+        if let Some(uffd) = Uffd::open(to, len) {
+            let moved = uffd.pull(to, from, len);
+            drop(uffd);
+            if moved == len {
+                return Ok(());
+            }
+            // The slot that it stopped in is finished by copying.
+            let whole = moved.next_multiple_of(SLOT).min(len);
+            // SAFETY: both are open and the caller's; the rest of the slot at `to` is not populated.
+            unsafe {
+                let source = core::ptr::with_exposed_provenance::<u8>(from + moved);
+                let target = core::ptr::with_exposed_provenance_mut::<u8>(to + moved);
+                target.copy_from_nonoverlapping(source, whole - moved);
+            }
+            if whole > moved {
+                let _ = sys::madvise(from + moved, whole - moved, libc::MADV_DONTNEED);
+            }
+            return if whole == len { Ok(()) } else { Err(whole) };
+        }
+        if !Moved::any(from, len) && mremap(from, to, len) {
+            return Ok(());
+        }
+        for at in (0..len).step_by(SLOT) {
+            if !mremap(from + at, to + at, SLOT.min(len - at)) {
+                return Err(at);
+            }
+        }
+        Ok(())
+    }
+
+    fn clean(&self, start: usize, len: usize) -> bool {
+        sys::madvise(start, len, libc::MADV_DONTNEED).is_ok()
+    }
+
+    fn unmap(&self, start: usize, len: usize) {
+        let moved = Moved::forget(start, len);
+        if memory::sparse() {
+            sys::munmap(start, len);
+        } else if moved || strict() {
+            // A new mapping merges with its neighbours, whatever was here, and is not accounted for.
+            let _ = sys::mmap(start, len, libc::PROT_NONE, libc::MAP_FIXED);
+            memory::advise_vmalloc_part(start, len);
+        } else {
+            let _ = sys::madvise(start, len, libc::MADV_DONTNEED);
+            sys::mprotect(start, len, libc::PROT_NONE);
+        }
+    }
+}
+
+/// Whether the process can move populations at all, as far as is known by now.
+pub fn can_move() -> bool {
+    UFFD.load(Relaxed) != NO || MREMAP.load(Relaxed) == YES
+}

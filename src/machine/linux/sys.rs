@@ -1,0 +1,189 @@
+//! System calls, made directly: they are counted, can be made to fail for tests, and never touch `errno`.
+
+use core::arch::asm;
+use core::ffi::{CStr, c_char, c_long};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// An error number as the kernel returns it, positive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Errno(pub i32);
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+/// The number of the call that fails with `ENOMEM`; 0 for none.
+#[cfg(any(test, feature = "sim"))]
+static FAIL_AT: AtomicU64 = AtomicU64::new(0);
+
+/// System calls made so far by the allocator.
+pub fn calls() -> u64 {
+    CALLS.load(Relaxed)
+}
+
+/// Makes the `k`-th system call from now fail with `ENOMEM` (1 = the next one); 0 clears. For tests.
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub fn fail_after(k: u64) {
+    FAIL_AT.store(if k == 0 { 0 } else { calls() + k }, Relaxed);
+}
+
+/// A system call of up to six arguments.
+///
+/// # Safety
+/// Whatever the call `number` demands of its arguments.
+pub(super) unsafe fn call(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    let _nth = CALLS.fetch_add(1, Relaxed) + 1;
+    #[cfg(any(test, feature = "sim"))]
+    if FAIL_AT.load(Relaxed) == _nth {
+        return Err(Errno(libc::ENOMEM));
+    }
+    let result: isize;
+    // SAFETY: the caller's; the kernel changes rax, rcx and r11 and the memory the arguments point to.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
+}
+
+/// Flags of a private anonymous mapping that reserves nothing.
+const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Maps `len` private zero bytes; `extra` are further `MAP_` flags.
+///
+/// With `MAP_FIXED` in `extra` the caller must own `[at, at + len)`; hence it is only passed by this module's
+/// siblings, for ranges of their own reservation.
+pub(super) fn mmap(at: usize, len: usize, prot: i32, extra: i32) -> Result<usize, Errno> {
+    // SAFETY: without MAP_FIXED a new mapping harms nobody; with it the range is the caller's own.
+    unsafe { call(libc::SYS_mmap, [at, len, prot as usize, (PRIVATE | extra) as usize, usize::MAX, 0]) }
+}
+
+/// Unmaps a range of the caller's own.
+pub(super) fn munmap(at: usize, len: usize) {
+    // SAFETY: the range is the caller's own (siblings only).
+    let _ = unsafe { call(libc::SYS_munmap, [at, len, 0, 0, 0, 0]) };
+}
+
+/// Changes the protection of a range of the caller's own.
+pub(super) fn mprotect(at: usize, len: usize, prot: i32) -> bool {
+    // SAFETY: as for `munmap`.
+    unsafe { call(libc::SYS_mprotect, [at, len, prot as usize, 0, 0, 0]) }.is_ok()
+}
+
+/// Advises on a range of the caller's own.
+pub(super) fn madvise(at: usize, len: usize, advice: i32) -> Result<(), Errno> {
+    // SAFETY: as for `munmap`; what DONTNEED drops is the caller's to drop.
+    unsafe { call(libc::SYS_madvise, [at, len, advice as usize, 0, 0, 0]) }.map(|_| ())
+}
+
+/// Reads the start of a file into `buffer`; the bytes read.
+pub(super) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
+    let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
+    // SAFETY: `path` ends in a zero byte.
+    let fd = unsafe { call(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) }.ok()?;
+    // SAFETY: the buffer is valid for its length; the descriptor is ours.
+    let got = unsafe {
+        let got = call(libc::SYS_read, [fd, buffer.as_mut_ptr().expose_provenance(), buffer.len(), 0, 0, 0]);
+        let _ = call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
+        got
+    };
+    Some(&buffer[..got.ok()?])
+}
+
+/// The soft limit of `resource` in bytes; `u64::MAX` for none.
+pub(super) fn rlimit(resource: u32) -> u64 {
+    let mut limit = [u64::MAX; 2];
+    // SAFETY: the kernel writes a `struct rlimit64` of two words.
+    let done =
+        unsafe { call(libc::SYS_prlimit64, [0, resource as usize, 0, (&raw mut limit).expose_provenance(), 0, 0]) };
+    if done.is_ok() { limit[0] } else { u64::MAX }
+}
+
+/// Lets another thread run.
+pub(super) fn pause() {
+    // SAFETY: no arguments.
+    let _ = unsafe { call(libc::SYS_sched_yield, [0; 6]) };
+}
+
+/// A value of the auxiliary vector; 0 where there is none.
+pub(super) fn auxv(kind: u64) -> u64 {
+    // SAFETY: reads the process's own vector. It sets errno where there is no such entry.
+    unsafe {
+        let errno = libc::__errno_location();
+        let old = *errno;
+        let value = libc::getauxval(kind);
+        *errno = old;
+        value
+    }
+}
+
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
+/// The value of the environment variable `name` (without `=`); `None` in a program that runs with raised
+/// privileges, as `secure_getenv` does. The bytes live as long as the program leaves its environment alone.
+pub fn environment(name: &[u8]) -> Option<&'static [u8]> {
+    if auxv(libc::AT_SECURE) != 0 {
+        return None;
+    }
+    // SAFETY: `environ` is null or a null-terminated array of strings; read once at start, before threads.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let text = CStr::from_ptr(*entry).to_bytes();
+            if text.len() > name.len() && text.starts_with(name) && text[name.len()] == b'=' {
+                return Some(&text[name.len() + 1..]);
+            }
+            entry = entry.add(1);
+        }
+    }
+    None
+}
+
+/// The decimal number at the start of `text`.
+pub(super) fn number(text: &[u8]) -> Option<u64> {
+    let digits = text.iter().take_while(|c| c.is_ascii_digit());
+    let mut value = None;
+    for digit in digits {
+        value = Some(value.unwrap_or(0u64).saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+    }
+    value
+}
+
+/// The largest number in a kernel list such as `0-3,8`.
+pub(super) fn list_max(text: &[u8]) -> Option<u64> {
+    text.split(|c| matches!(c, b',' | b'-')).filter_map(number).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_lists() {
+        assert_eq!(number(b"123\n"), Some(123));
+        assert_eq!(number(b"max"), None);
+        assert_eq!(number(b"99999999999999999999999"), Some(u64::MAX));
+        assert_eq!(list_max(b"0-3,8\n"), Some(8));
+        assert_eq!(list_max(b"0\n"), Some(0));
+        assert_eq!(list_max(b"\n"), None);
+    }
+
+    #[test]
+    fn environment_is_read_by_whole_names() {
+        assert!(environment(b"PATH").is_some_and(|v| !v.is_empty()));
+        assert_eq!(environment(b"PAT"), None);
+    }
+
+    #[test]
+    fn failing_calls_report_the_kernels_number() {
+        // SAFETY: closing a descriptor that cannot exist.
+        assert_eq!(unsafe { call(libc::SYS_close, [usize::MAX, 0, 0, 0, 0, 0]) }, Err(Errno(libc::EBADF)));
+    }
+}

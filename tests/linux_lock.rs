@@ -1,0 +1,38 @@
+//! Per-CPU rows by locks, as where there are no restartable sequences.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+#[path = "linux/stress.rs"]
+mod stress;
+
+use slabwright::config::Options;
+use slabwright::machine::Machine;
+use slabwright::machine::linux::{Linux, Mode, mode};
+
+fn machine() -> Linux {
+    static INIT: std::sync::Once = std::sync::Once::new();
+    INIT.call_once(|| {
+        Linux.configure(&Options { rseq: false, ..Options::DEFAULT });
+        assert!(Linux.init());
+    });
+    assert_eq!(mode(), Mode::Lock);
+    Linux
+}
+
+#[test]
+fn contract() {
+    stress::contract(&machine(), 3);
+}
+
+#[test]
+fn no_object_is_handed_out_twice() {
+    let m = machine();
+    for (nth, threads) in [1, 2, 4, 16].into_iter().enumerate() {
+        stress::storm(&m, 10 + nth as u8, threads, 400_000 / threads);
+    }
+    println!("{:?}, {} restarts", mode(), m.restarts());
+}
+
+#[test]
+fn cost_of_a_pair() {
+    println!("{:.2} ns", stress::measure(&machine(), 4));
+}

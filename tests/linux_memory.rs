@@ -1,5 +1,6 @@
 //! Frames and mappings of a process.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;

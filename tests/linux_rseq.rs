@@ -1,5 +1,6 @@
 //! Per-CPU rows by restartable sequences.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 #[path = "linux/stress.rs"]
 mod stress;

@@ -1,6 +1,6 @@
 //! What the system says about itself: limits, CPUs, nodes, the clock, random bits, options.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::sys;
 use crate::config::Options;
@@ -8,12 +8,19 @@ use crate::machine::MAX_NODES;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE};
 
 static LIMIT: AtomicU64 = AtomicU64::new(0);
+static ABORTS: AtomicBool = AtomicBool::new(Options::DEFAULT.abort);
 static CPUS: AtomicU32 = AtomicU32::new(0);
 static NODES: AtomicU32 = AtomicU32::new(0);
 
 /// Keeps the parts of `options` that concern the machine.
 pub(super) fn configure(options: &Options) {
     LIMIT.store(options.limit_bytes, Relaxed);
+    ABORTS.store(options.abort, Relaxed);
+}
+
+/// Whether a defect ends the program (option).
+pub(super) fn aborts() -> bool {
+    ABORTS.load(Relaxed)
 }
 
 /// CPUs that can ever run, at least 1 and at most `most`.

@@ -39,7 +39,7 @@ pub use rseq::{Mode, mode};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use sys::fail_after;
-pub use sys::{calls, environment};
+pub use sys::{calls, environment, variables};
 pub use vfork::vfork;
 
 /// The process.
@@ -82,6 +82,10 @@ impl Report for Linux {
         // SAFETY: both buffers are readable; the kernel does not write them.
         let _ =
             unsafe { sys::call(libc::SYS_writev, [2, (&raw const parts).expose_provenance(), parts.len(), 0, 0, 0]) };
+    }
+
+    fn aborts(&self) -> bool {
+        limits::aborts()
     }
 
     fn abort(&self) -> ! {

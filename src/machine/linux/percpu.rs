@@ -388,6 +388,10 @@ unsafe impl PerCpu for Linux {
         if limits::nodes() == 1 { 0 } else { limits::current_node() }
     }
 
+    fn nr_nodes(&self) -> usize {
+        limits::nodes()
+    }
+
     #[inline(always)]
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.

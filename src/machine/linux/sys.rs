@@ -126,24 +126,28 @@ unsafe extern "C" {
     static environ: *const *const c_char;
 }
 
-/// The value of the environment variable `name` (without `=`); `None` in a program that runs with raised
-/// privileges, as `secure_getenv` does. The bytes live as long as the program leaves its environment alone.
-pub fn environment(name: &[u8]) -> Option<&'static [u8]> {
-    if auxv(libc::AT_SECURE) != 0 {
-        return None;
-    }
-    // SAFETY: `environ` is null or a null-terminated array of strings; read once at start, before threads.
-    unsafe {
-        let mut entry = environ;
-        while !entry.is_null() && !(*entry).is_null() {
-            let text = CStr::from_ptr(*entry).to_bytes();
-            if text.len() > name.len() && text.starts_with(name) && text[name.len()] == b'=' {
-                return Some(&text[name.len() + 1..]);
+/// The environment as names and values; empty in a program that runs with raised privileges, as for
+/// `secure_getenv`. To be read at start, before the program changes it; the bytes live as long as it leaves them alone.
+pub fn variables() -> impl Iterator<Item = (&'static [u8], &'static [u8])> {
+    // SAFETY: libc's variable; null before libc is initialised.
+    let mut next = if auxv(libc::AT_SECURE) == 0 { unsafe { environ } } else { core::ptr::null() };
+    core::iter::from_fn(move || {
+        // SAFETY: `environ` is null or a null-terminated array of strings.
+        unsafe {
+            if next.is_null() || (*next).is_null() {
+                return None;
             }
-            entry = entry.add(1);
+            let text = CStr::from_ptr(*next).to_bytes();
+            next = next.add(1);
+            let equals = text.iter().position(|&c| c == b'=').unwrap_or(text.len());
+            Some((&text[..equals], text.get(equals + 1..).unwrap_or(&[])))
         }
-    }
-    None
+    })
+}
+
+/// The value of the environment variable `name`, by the rules of [`variables`].
+pub fn environment(name: &[u8]) -> Option<&'static [u8]> {
+    variables().find(|variable| variable.0 == name).map(|variable| variable.1)
 }
 
 /// The decimal number at the start of `text`.

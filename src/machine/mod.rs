@@ -16,9 +16,9 @@ use crate::page::Page;
 use crate::sync::Park;
 use crate::types::{Pfn, PfnRange};
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod linux;
-#[cfg(all(any(test, feature = "sim"), target_os = "linux"))]
+#[cfg(all(any(test, feature = "sim"), target_os = "linux", not(loom)))]
 pub mod sim;
 
 /// Zones in the order of their addresses; an allocation falls back from a later to an earlier one.

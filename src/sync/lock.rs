@@ -5,10 +5,11 @@
 //! machine's business ([`Park`]): a futex hosted, nothing on bare metal, where interrupts are off while it is held.
 #![allow(unsafe_code)]
 
-use core::cell::UnsafeCell;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 
 use super::atomic::{AtomicU32, Ordering};
+use super::cell::{Access, UnsafeCell, access};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -53,13 +54,13 @@ impl<T> Lock<T> {
     #[inline]
     pub fn lock<'a, P: Park>(&'a self, park: &'a P) -> Guard<'a, T, P> {
         self.raw_lock(park);
-        Guard { lock: self, park }
+        self.guard(park)
     }
 
     /// Takes the lock if that needs no sleep: spins as briefly as [`Lock::lock`] does before it sleeps.
     #[inline]
     pub fn try_lock<'a, P: Park>(&'a self, park: &'a P) -> Option<Guard<'a, T, P>> {
-        if self.try_word() || self.spin::<P>() { Some(Guard { lock: self, park }) } else { None }
+        if self.try_word() || self.spin::<P>() { Some(self.guard(park)) } else { None }
     }
 
     /// [`Lock::lock`] where `may_block`, else [`Lock::try_lock`].
@@ -87,9 +88,10 @@ impl<T> Lock<T> {
         self.release(park);
     }
 
-    /// The value, without locking: the exclusive borrow proves that nobody else can hold the lock.
-    pub fn get_mut(&mut self) -> &mut T {
-        self.value.get_mut()
+    /// The caller has taken the word.
+    #[inline]
+    fn guard<'a, P: Park>(&'a self, park: &'a P) -> Guard<'a, T, P> {
+        Guard { lock: self, park, access: ManuallyDrop::new(access(&self.value)) }
     }
 
     #[inline]
@@ -122,6 +124,8 @@ impl<T> Lock<T> {
 pub struct Guard<'a, T, P: Park> {
     lock: &'a Lock<T>,
     park: &'a P,
+    /// Ends before the lock is given back.
+    access: ManuallyDrop<Access<T>>,
 }
 
 impl<T, P: Park> Deref for Guard<'_, T, P> {
@@ -129,7 +133,7 @@ impl<T, P: Park> Deref for Guard<'_, T, P> {
     #[inline]
     fn deref(&self) -> &T {
         // SAFETY: the guard exists, so this thread holds the lock.
-        unsafe { &*self.lock.value.get() }
+        unsafe { &*self.access.get(&self.lock.value) }
     }
 }
 
@@ -137,13 +141,15 @@ impl<T, P: Park> DerefMut for Guard<'_, T, P> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`, and the guard is borrowed exclusively.
-        unsafe { &mut *self.lock.value.get() }
+        unsafe { &mut *self.access.get(&self.lock.value) }
     }
 }
 
 impl<T, P: Park> Drop for Guard<'_, T, P> {
     #[inline]
     fn drop(&mut self) {
+        // SAFETY: dropped once, here, and not used again.
+        unsafe { ManuallyDrop::drop(&mut self.access) };
         self.lock.release(self.park);
     }
 }

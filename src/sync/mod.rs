@@ -1,9 +1,15 @@
 //! Atomics, locks and one-time values: the only place that names the primitives, so that loom can stand in.
 
+mod cell;
+mod deferred;
 mod lock;
+mod startup;
 
 pub use crossbeam_utils::CachePadded;
+pub use deferred::Deferred;
 pub use lock::{Guard, Lock, Park};
+
+pub use startup::{Phase, Startup};
 
 /// The atomics of protocols that loom models. Descriptors of static size use `core::sync::atomic` themselves:
 /// loom's have another size and no `const` constructor.

@@ -106,7 +106,8 @@ pub unsafe trait PerCpu {
     /// Memory nodes in use, 1 to [`MAX_NODES`].
     fn nr_nodes(&self) -> usize;
 
-    /// Pops the top object of the current CPU's main sheaf of `cache`; null where it is empty or there is none.
+    /// Pops the top object of the current CPU's main sheaf of `cache`; null where it is empty, where there is none, and
+    /// where the section was disturbed: one attempt, so that it is short where it is inlined.
     ///
     /// # Safety
     /// All sheaves in rows are valid: sized and aligned [`SHEAF_BYTES`], a 0 sentinel below the objects.
@@ -117,6 +118,24 @@ pub unsafe trait PerCpu {
     /// # Safety
     /// As for [`PerCpu::pop`]; `object` is the caller's to give, from `cache`.
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool;
+
+    /// [`PerCpu::pop`] for slow paths: tries again when disturbed, as often as is sensible.
+    ///
+    /// # Safety
+    /// As for [`PerCpu::pop`].
+    unsafe fn pop_again(&self, cache: u8) -> *mut u8 {
+        // SAFETY: the caller's condition.
+        unsafe { self.pop(cache) }
+    }
+
+    /// [`PerCpu::push`] for slow paths.
+    ///
+    /// # Safety
+    /// As for [`PerCpu::push`].
+    unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {
+        // SAFETY: the caller's condition.
+        unsafe { self.push(cache, object) }
+    }
 
     /// Reads `word` of the current CPU, making its row first if it has none; `None` where rows cannot be used here and
     /// now (no memory for the row, a section that is aborted again and again): the caller goes past the sheaves.

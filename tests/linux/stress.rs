@@ -115,7 +115,7 @@ impl World {
                 0 => self.exchange(m, Word::Main(self.cache), &mut seed),
                 1 => self.exchange(m, Word::Spare(self.cache), &mut seed),
                 n if n % 2 == 0 || mine.is_empty() => {
-                    let got = unsafe { m.pop(self.cache) };
+                    let got = unsafe { m.pop_again(self.cache) };
                     if !got.is_null() {
                         let index = got.addr() / 16 - 1;
                         self.take(index);
@@ -125,7 +125,7 @@ impl World {
                 _ => {
                     let index = mine.pop().unwrap();
                     self.give(index);
-                    if !unsafe { m.push(self.cache, object(index)) } {
+                    if !unsafe { m.push_again(self.cache, object(index)) } {
                         self.take(index);
                         mine.push(index);
                         if mine.len() > 200 {
@@ -200,11 +200,11 @@ pub fn storm(m: &Linux, cache: u8, threads: usize, rounds: usize) {
 pub fn contract(m: &Linux, cache: u8) {
     let world = World::new(cache);
     unsafe {
-        assert!(m.pop(cache).is_null());
-        assert!(!m.push(cache, object(0)));
+        assert!(m.pop_again(cache).is_null());
+        assert!(!m.push_again(cache, object(0)));
         for class in [0, cache] {
-            assert!(m.pop(class).is_null());
-            assert!(!m.push(class, object(0)));
+            assert!(m.pop_again(class).is_null());
+            assert!(!m.push_again(class, object(0)));
         }
     }
     // One CPU for the whole of it: pinned.
@@ -216,21 +216,21 @@ pub fn contract(m: &Linux, cache: u8) {
     unsafe {
         assert!(!m.replace(Word::Main(cache), sheaf, no_sheaf()), "replaced what was not there");
         assert!(m.replace(Word::Main(cache), no_sheaf(), sheaf));
-        assert!(m.pop(cache).is_null(), "empty");
+        assert!(m.pop_again(cache).is_null(), "empty");
         for n in 0..capacity {
-            assert!(m.push(cache, object(n)));
+            assert!(m.push_again(cache, object(n)));
         }
-        assert!(!m.push(cache, object(99)), "full");
+        assert!(!m.push_again(cache, object(99)), "full");
         assert_eq!(m.read(Word::Main(cache)), Some(sheaf + capacity * size_of::<usize>()));
         for n in (0..capacity).rev() {
-            assert_eq!(m.pop(cache), object(n));
+            assert_eq!(m.pop_again(cache), object(n));
         }
-        assert!(m.pop(cache).is_null());
-        assert!(m.push(cache, object(7)));
+        assert!(m.pop_again(cache).is_null());
+        assert!(m.push_again(cache, object(7)));
         let mut seen = 0;
         assert!(m.drain_row(m.cpu(), &mut |words| {
-            assert!(m.pop(cache).is_null(), "the row is out of reach while it is drained");
-            assert!(!m.push(cache, object(8)));
+            assert!(m.pop_again(cache).is_null(), "the row is out of reach while it is drained");
+            assert!(!m.push_again(cache, object(8)));
             assert_eq!(m.read(Word::Main(cache)).unwrap_or(no_sheaf()), no_sheaf());
             assert!(!m.replace(Word::Main(cache), no_sheaf(), sheaf));
             seen = std::mem::replace(&mut words[Word::Main(cache).index()], no_sheaf());
@@ -262,9 +262,9 @@ pub fn measure(m: &Linux, cache: u8) -> f64 {
     let start = std::time::Instant::now();
     for _ in 0..ROUNDS {
         unsafe {
-            let object = std::hint::black_box(m.pop(cache));
+            let object = std::hint::black_box(m.pop_again(cache));
             if !object.is_null() {
-                m.push(cache, object);
+                m.push_again(cache, object);
             }
         }
     }

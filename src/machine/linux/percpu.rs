@@ -395,6 +395,11 @@ unsafe impl PerCpu for Linux {
     #[inline(always)]
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
+        unsafe { pop_section(cache) }
+    }
+
+    unsafe fn pop_again(&self, cache: u8) -> *mut u8 {
+        // SAFETY: the caller's.
         unsafe {
             let object = pop_section(cache);
             if object.is_null() { pop_cold(cache) } else { object }
@@ -403,6 +408,11 @@ unsafe impl PerCpu for Linux {
 
     #[inline(always)]
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
+        // SAFETY: the caller's.
+        unsafe { push_section(cache, object) }
+    }
+
+    unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {
         // SAFETY: the caller's.
         unsafe { push_section(cache, object) || push_cold(cache, object) }
     }

@@ -1,4 +1,224 @@
-//! (under construction)
+//! The process's allocator: one instance on the Linux machine, and `GlobalAlloc` for it.
+//!
+//! ```
+//! #[global_allocator]
+//! static ALLOCATOR: slabwright::Slabwright = slabwright::Slabwright;
+//!
+//! fn main() {
+//!     let words: Vec<String> = (0..1000).map(|n| format!("word {n}")).collect();
+//!     assert_eq!(words[7], "word 7");
+//!     assert!(slabwright::Slabwright.stats().slab.in_use_bytes > 0);
+//! }
+//! ```
+#![allow(unsafe_code)]
 
-/// The process's allocator.
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt::Write;
+
+use crate::config::{self, Options};
+use crate::machine::Report;
+use crate::machine::linux::{self, Linux};
+use crate::mm::{Hooks, Mm, Stats, Violation};
+use crate::slab::classes::{MAX_SMALL, class_aligned, class_of, class_size};
+use crate::types::PAGE_SIZE;
+
+static MM: Mm<Linux> = Mm::with_hooks(Linux, Hooks { before: read_options, after: install_fork });
+
+fn read_options(mm: &Mm<Linux>) {
+    let options = config::from_environment(linux::variables(), &mut |line| Linux.line(line));
+    mm.configure(&options);
+    Linux.configure(&options);
+}
+
+fn install_fork(_: &Mm<Linux>) {
+    linux::fork::install(fork_prepare, fork_done, fork_done);
+}
+
+fn fork_prepare() {
+    MM.fork_prepare();
+}
+
+fn fork_done() {
+    // SAFETY: the C library calls it after `fork_prepare`, in parent and child.
+    unsafe { MM.fork_done() };
+}
+
+/// The instance behind all of this module.
+pub fn mm() -> &'static Mm<Linux> {
+    &MM
+}
+
+/// `size` bytes (0 is served as 1), 16-aligned from 16 bytes on; null without memory.
+#[inline(always)]
+pub fn malloc(size: usize) -> *mut u8 {
+    MM.alloc(size)
+}
+
+/// `size` zeroed bytes; null without memory.
+#[inline(always)]
+pub fn calloc(size: usize) -> *mut u8 {
+    MM.alloc_zeroed(size)
+}
+
+/// `size` bytes at a multiple of `align`, any power of two; null without memory.
+#[inline]
+pub fn aligned(align: usize, size: usize) -> *mut u8 {
+    MM.alloc_aligned(size, align, false)
+}
+
+/// Frees a block; null is nothing. Misuse is reported.
+///
+/// # Safety
+/// As for [`Mm::free`].
+#[inline(always)]
+pub unsafe fn free(block: *mut u8) {
+    // SAFETY: the caller's condition.
+    unsafe { MM.free(block) }
+}
+
+/// Frees a block that [`malloc`] gave for `size` bytes.
+///
+/// # Safety
+/// As for [`Mm::free_sized`]; a null block is allowed.
+#[inline(always)]
+pub unsafe fn free_sized(block: *mut u8, size: usize) {
+    if !block.is_null() {
+        // SAFETY: the caller's condition.
+        unsafe { MM.free_sized(block, size, 1) }
+    }
+}
+
+/// Gives a block another size, which is not 0; null without memory, and then the block is untouched.
+///
+/// # Safety
+/// As for [`Mm::realloc`].
+#[inline]
+pub unsafe fn realloc(block: *mut u8, size: usize) -> *mut u8 {
+    // SAFETY: the caller's condition.
+    unsafe { MM.realloc(block, size) }
+}
+
+/// Bytes that may be used at `block`; 0 for null.
+///
+/// # Safety
+/// As for [`Mm::usable_size`].
+#[inline]
+pub unsafe fn usable_size(block: *const u8) -> usize {
+    // SAFETY: the caller's condition.
+    unsafe { MM.usable_size(block) }
+}
+
+/// Bytes that a request of `size` would be given; `size` itself where it cannot be served.
+pub fn good_size(size: usize) -> usize {
+    if size <= MAX_SMALL {
+        class_size(class_of(size) as usize)
+    } else {
+        size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(size)
+    }
+}
+
+/// Gives everything back to the system that can be given; whether anything went.
+pub fn trim() -> bool {
+    MM.trim()
+}
+
+/// What the allocator holds.
+pub fn stats() -> Stats {
+    MM.stats()
+}
+
+/// Writes the statistics as text.
+pub fn write_stats(out: &mut dyn Write) {
+    // The sink's refusal is its own affair.
+    let _ = MM.write_stats(out);
+}
+
+/// Checks the whole heap.
+///
+/// # Errors
+/// What contradicts what.
+pub fn verify() -> Result<(), Violation> {
+    MM.verify()
+}
+
+/// The options in force.
+pub fn options() -> Options {
+    MM.start();
+    MM.options()
+}
+
+/// The process's allocator as a value: zero-sized, for `#[global_allocator]`.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Slabwright;
+
+impl Slabwright {
+    /// What the allocator holds.
+    pub fn stats(&self) -> Stats {
+        stats()
+    }
+
+    /// Gives everything back to the system that can be given; whether anything went.
+    pub fn trim(&self) -> bool {
+        trim()
+    }
+
+    /// Checks the whole heap.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn verify(&self) -> Result<(), Violation> {
+        verify()
+    }
+}
+
+/// The class of a layout; 0 where it has none.
+#[inline(always)]
+fn class(size: usize, align: usize) -> u8 {
+    if align <= 8 || align == 16 && size >= 16 {
+        if size <= MAX_SMALL { class_of(size) } else { 0 }
+    } else {
+        class_aligned(size, align).unwrap_or(0)
+    }
+}
+
+// SAFETY: 1. blocks are at least as long and as aligned as the layout says and nobody else's until they are given back;
+// 2. no method unwinds.
+unsafe impl GlobalAlloc for Slabwright {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        MM.alloc_aligned(layout.size(), layout.align(), false)
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        MM.alloc_aligned(layout.size(), layout.align(), true)
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's condition: the layout is the allocation's.
+        unsafe { MM.free_sized(block, layout.size(), layout.align()) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let (old, new) = (class(layout.size(), layout.align()), class(size, layout.align()));
+        // A block's class is told by its layout when it is freed, so a small one stays only where that stays true.
+        if old == new && old != 0 {
+            return block;
+        }
+        if old == 0 && new == 0 && layout.align() <= 16 {
+            // SAFETY: the caller's condition.
+            return unsafe { MM.realloc(block, size) };
+        }
+        let moved = MM.alloc_aligned(size, layout.align(), false);
+        if !moved.is_null() {
+            // SAFETY: both blocks are live and distinct, and at least the smaller size long.
+            unsafe {
+                core::ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
+                MM.free_sized(block, layout.size(), layout.align());
+            }
+        }
+        moved
+    }
+}

@@ -1,1 +1,474 @@
-//! (under construction)
+//! The allocator: routes requests by size to the layers, and holds what spans them.
+//!
+//! | request | served by |
+//! |---|---|
+//! | up to 8 KiB | slab caches (`slab.rs` of this folder's parent): [`crate::slab`] |
+//! | to 2 MiB | exact page runs: [`crate::zone`] |
+//! | above | [`crate::vmalloc`] |
+//!
+//! Slow paths are bracketed by [`Context::enter`](crate::machine::Context::enter): a signal or interrupt handler that comes in between
+//! is nested, and gets on with tried locks only. What it cannot free then is deferred to the next call that may block.
+#![allow(unsafe_code)]
+
+mod large;
+mod realloc;
+mod stats;
+
+use core::ptr;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+pub use stats::{Stats, Violation};
+
+use crate::config::Options;
+use crate::error::Defect;
+use crate::gfp::Gfp;
+use crate::machine::{Machine, misuse};
+use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_aligned, class_of};
+use crate::slab::{Slab, class_of_tag, may_start_object};
+use crate::sync::{Deferred, Lock, Phase, Startup};
+use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
+use crate::vmalloc::Vmalloc;
+use crate::zone::PageAllocator;
+
+/// Largest request served as a page run, in bytes.
+pub const MAX_RUN: usize = PAGEBLOCK_SIZE;
+/// Milliseconds between two looks at what has become old.
+const AGE_INTERVAL_MS: u64 = 100;
+
+/// An allocator on a machine.
+pub struct Mm<M: Machine> {
+    machine: M,
+    startup: Startup,
+    /// Sizes below are small: one more than [`MAX_SMALL`], and 0 until the instance is up, so that the first call falls
+    /// into the slow path without a branch of its own.
+    small: AtomicUsize,
+    /// What the first word of a freed small object holds: a second free finds it there and looks more closely.
+    key: AtomicUsize,
+    options: Lock<Options>,
+    pages: PageAllocator<M>,
+    slab: Slab<M>,
+    vmalloc: Vmalloc<M>,
+    /// Blocks freed where a lock was not to be had, linked through their first word.
+    deferred: Deferred,
+    /// Start colour of the next page run.
+    colour: AtomicU32,
+    aged_ms: AtomicU64,
+    /// Pages given back to the system.
+    returned: AtomicU64,
+    hooks: Hooks<M>,
+}
+
+/// What the owner of an instance wants to do at its start.
+pub struct Hooks<M: Machine> {
+    /// Runs before the machine is prepared: the place to set options.
+    pub before: fn(&Mm<M>),
+    /// Runs when all is up; may allocate.
+    pub after: fn(&Mm<M>),
+}
+
+impl<M: Machine> Mm<M> {
+    /// An allocator that starts itself at the first request.
+    pub const fn new(machine: M) -> Mm<M> {
+        Mm::with_hooks(machine, Hooks { before: |_| {}, after: |_| {} })
+    }
+
+    /// An allocator that starts itself at the first request and runs `hooks` then.
+    pub const fn with_hooks(machine: M, hooks: Hooks<M>) -> Mm<M> {
+        Mm {
+            machine,
+            hooks,
+            startup: Startup::new(),
+            small: AtomicUsize::new(0),
+            key: AtomicUsize::new(0),
+            options: Lock::new(Options::DEFAULT),
+            pages: PageAllocator::new(),
+            slab: Slab::new(),
+            vmalloc: Vmalloc::new(),
+            deferred: Deferred::new(),
+            colour: AtomicU32::new(0),
+            aged_ms: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
+        }
+    }
+
+    /// The machine it runs on.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The page layer.
+    pub fn pages(&self) -> &PageAllocator<M> {
+        &self.pages
+    }
+
+    /// The slab layer.
+    pub fn slab(&self) -> &Slab<M> {
+        &self.slab
+    }
+
+    /// The vmalloc layer.
+    pub fn vmalloc(&self) -> &Vmalloc<M> {
+        &self.vmalloc
+    }
+
+    /// The options it was started with.
+    pub fn options(&self) -> Options {
+        *self.options.lock(&self.machine)
+    }
+
+    /// Sets the options; only before the start.
+    pub fn configure(&self, options: &Options) {
+        *self.options.lock(&self.machine) = *options;
+    }
+
+    /// Starts the instance if that was not done yet; every slow path does. False where the system gives nothing, and for
+    /// a request that the start itself makes.
+    #[cold]
+    pub fn start(&self) -> bool {
+        let m = &self.machine;
+        // The starter is counted in, so a caller who is, too, is the starter or in a handler that interrupted it.
+        let nested = || {
+            let depth = m.enter();
+            m.leave();
+            depth > 0
+        };
+        let (phase, starter) = self.startup.run(m, nested, || {
+            m.enter();
+            (self.hooks.before)(self);
+            let up = m.init();
+            if up {
+                self.pages.init(m, &self.options());
+                self.vmalloc.init(m);
+                // Odd, so that it is no address and no small number that a program might store.
+                self.key.store(m.random() as usize | 1, Ordering::Relaxed);
+                self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
+                self.small.store(MAX_SMALL + 1, Ordering::Relaxed);
+            }
+            m.leave();
+            up
+        });
+        if starter && phase == Phase::Up {
+            (self.hooks.after)(self);
+        }
+        phase == Phase::Up
+    }
+
+    /// Whether the instance is up.
+    #[inline]
+    pub fn is_up(&self) -> bool {
+        self.startup.is_up()
+    }
+
+    /// `size` bytes (0 is served as 1), aligned to 16 from 16 bytes on, to 8 below; null where there is no memory.
+    #[inline(always)]
+    pub fn alloc(&self, size: usize) -> *mut u8 {
+        if size < self.small.load(Ordering::Relaxed) {
+            // SAFETY: rows hold valid sheaves.
+            let object = unsafe { self.machine.pop(class_of(size)) };
+            if !object.is_null() {
+                // SAFETY: the object is ours and at least a word long.
+                unsafe { clear_key(object) };
+                return object;
+            }
+        }
+        self.alloc_slow(size, Gfp::MALLOC)
+    }
+
+    /// [`Mm::alloc`] past the fast path, with the caller's GFP word.
+    #[cold]
+    #[inline(never)]
+    pub fn alloc_slow(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        self.bracket(gfp, |gfp| {
+            if size <= MAX_SMALL {
+                return self.alloc_class(class_of(size), gfp);
+            }
+            self.alloc_large(size, 1, gfp)
+        })
+    }
+
+    /// `size` zeroed bytes, aligned as by [`Mm::alloc`]. Memory that is known to read zero is not written to.
+    #[inline]
+    pub fn alloc_zeroed(&self, size: usize) -> *mut u8 {
+        if size > MAX_SMALL {
+            return self.alloc_slow(size, Gfp::MALLOC | Gfp::ZERO);
+        }
+        let object = self.alloc(size);
+        if !object.is_null() {
+            // SAFETY: the object is ours and at least `size` bytes long.
+            unsafe { ptr::write_bytes(object, 0, size) };
+        }
+        object
+    }
+
+    /// `size` bytes at a multiple of `align`, a power of two; null where there is no memory.
+    #[inline]
+    pub fn alloc_aligned(&self, size: usize, align: usize, zero: bool) -> *mut u8 {
+        debug_assert!(align.is_power_of_two());
+        if align <= 8 || align == 16 && size >= 16 {
+            return if zero { self.alloc_zeroed(size) } else { self.alloc(size) };
+        }
+        let Some(id) = class_aligned(size, align) else {
+            let gfp = if zero { Gfp::MALLOC | Gfp::ZERO } else { Gfp::MALLOC };
+            return self.bracket(gfp, |gfp| self.alloc_large(size, align, gfp));
+        };
+        let mut object = ptr::null_mut();
+        if self.small.load(Ordering::Relaxed) != 0 {
+            // SAFETY: rows hold valid sheaves.
+            object = unsafe { self.machine.pop(id) };
+        }
+        if object.is_null() {
+            object = self.bracket(Gfp::MALLOC, |gfp| self.alloc_class(id, gfp));
+        }
+        if !object.is_null() {
+            // SAFETY: the object is ours and at least `size` bytes long.
+            unsafe {
+                clear_key(object);
+                if zero {
+                    ptr::write_bytes(object, 0, size);
+                }
+            }
+        }
+        object
+    }
+
+    /// Frees a block. Null is nothing to free; misuse is reported.
+    ///
+    /// # Safety
+    /// `block` came from this allocator and is not used any more. (Violations that are noticed are reported; not all can be.)
+    #[inline(always)]
+    pub unsafe fn free(&self, block: *mut u8) {
+        let tag = self.machine.class_at(block);
+        if tag != 0 {
+            if may_start_object(tag, block.addr()) {
+                // SAFETY: the page is a slab's of this class, and an object starts there.
+                unsafe { self.free_class(class_of_tag(tag), block) };
+            } else {
+                self.free_suspect(class_of_tag(tag), block);
+            }
+            return;
+        }
+        // SAFETY: the caller's condition.
+        unsafe { self.free_slow(block) };
+    }
+
+    /// Frees a block of `size` bytes at `align`, as they were asked for: the class needs no look-up.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`], and `size` and `align` are those of the allocation.
+    #[inline(always)]
+    pub unsafe fn free_sized(&self, block: *mut u8, size: usize, align: usize) {
+        let id = if align <= 8 || align == 16 && size >= 16 {
+            if size <= MAX_SMALL { class_of(size) } else { 0 }
+        } else {
+            class_aligned(size, align).unwrap_or(0)
+        };
+        // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
+        unsafe {
+            if id != 0 {
+                self.free_class(id, block);
+            } else {
+                self.free_slow(block);
+            }
+        }
+    }
+
+    /// # Safety
+    /// `block` is an object of size class `id`, or of a larger one.
+    #[inline(always)]
+    unsafe fn free_class(&self, id: u8, block: *mut u8) {
+        let key = self.key.load(Ordering::Relaxed);
+        let word: *mut usize = block.cast();
+        // SAFETY: the first word of the object; the push gives it up.
+        unsafe {
+            if word.read() == key {
+                return self.free_suspect(id, block);
+            }
+            word.write(key);
+            if self.machine.push(id, block) {
+                return;
+            }
+        }
+        self.free_full(id, block);
+    }
+
+    /// The current CPU's sheaf is full.
+    #[cold]
+    #[inline(never)]
+    fn free_full(&self, id: u8, block: *mut u8) {
+        self.bracket(Gfp::MALLOC, |gfp| self.slab.free_slow(&self.machine, &self.pages, id, block, gfp));
+    }
+
+    /// The object looks as if it were free already, or the pointer as if it were none of ours.
+    #[cold]
+    #[inline(never)]
+    fn free_suspect(&self, id: u8, block: *mut u8) {
+        self.bracket(Gfp::MALLOC, |gfp| {
+            let (m, pages) = (&self.machine, &self.pages);
+            let double = gfp.may_block() && self.slab.starts_object(m, block) && self.slab.is_free(m, pages, id, block);
+            let found = if double { Err(Defect::DoubleFree) } else { self.slab.cache_of(m, block, gfp.may_block()) };
+            match found {
+                Err(defect) => misuse(m, defect, block.addr(), self.slab.name(id)),
+                Ok(id) => self.slab.free_slow(m, pages, id, block, gfp),
+            }
+        });
+    }
+
+    /// Everything that is no object of a size class.
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_slow(&self, block: *mut u8) {
+        if block.is_null() {
+            return;
+        }
+        if !self.is_up() {
+            misuse(&self.machine, Defect::Foreign, block.addr(), "nothing was allocated yet");
+            return;
+        }
+        self.bracket(Gfp::MALLOC, |gfp| self.free_large(block, gfp));
+    }
+
+    /// Runs a slow path: counted in, with what `gfp` is worth there, and with the work that slow paths share.
+    fn bracket<R>(&self, gfp: Gfp, body: impl FnOnce(Gfp) -> R) -> R {
+        if !self.is_up() {
+            self.start();
+        }
+        let nested = self.machine.enter() > 0;
+        let gfp = if nested { gfp.atomic() } else { gfp };
+        if gfp.may_block() {
+            self.drain_deferred();
+            self.age();
+        }
+        let result = body(gfp);
+        self.machine.leave();
+        result
+    }
+
+    /// An object of size class `id`, its first word cleared.
+    fn alloc_class(&self, id: u8, gfp: Gfp) -> *mut u8 {
+        if !self.is_up() {
+            return ptr::null_mut();
+        }
+        let (m, pages) = (&self.machine, &self.pages);
+        let mut object = self.slab.alloc_slow(m, pages, id, gfp);
+        if object.is_null() && gfp.may_block() && self.reclaim() {
+            object = self.slab.alloc_slow(m, pages, id, gfp);
+        }
+        if object.is_null() && !gfp.may_block() {
+            // Whom we interrupted holds what this class needs; a larger class will have something.
+            object = (id..=NR_CLASSES as u8)
+                // SAFETY: rows hold valid sheaves.
+                .map(|id| unsafe { m.pop(id) })
+                .find(|o| !o.is_null())
+                .or_else(|| {
+                    (id + 1..=NR_CLASSES as u8)
+                        .map(|id| self.slab.alloc_direct(m, pages, id, gfp))
+                        .find(|o| !o.is_null())
+                })
+                .unwrap_or(ptr::null_mut());
+        }
+        if !object.is_null() {
+            // SAFETY: the object is ours and at least a word long.
+            unsafe { clear_key(object) };
+        }
+        object
+    }
+
+    /// Keeps a block of the page or vmalloc layer for the next slow path that may block.
+    fn defer(&self, block: *mut u8) {
+        self.deferred.push(block.expose_provenance(), |next| {
+            // SAFETY: the block is freed, at least a page long, and nobody else's.
+            unsafe { block.cast::<usize>().write(next) };
+        });
+    }
+
+    fn drain_deferred(&self) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        let mut block = self.deferred.take();
+        while block != 0 {
+            let at: *mut u8 = ptr::with_exposed_provenance_mut(block);
+            // SAFETY: `defer` wrote the link; the block was nobody's since.
+            block = unsafe { at.cast::<usize>().read() };
+            self.free_large(at, Gfp::MALLOC);
+        }
+    }
+
+    /// Gives back what has not been used for a while; a look at the clock at most calls.
+    fn age(&self) {
+        let now = self.machine.now_ms();
+        let last = self.aged_ms.load(Ordering::Relaxed);
+        if now.wrapping_sub(last) < AGE_INTERVAL_MS || !self.is_up() {
+            return;
+        }
+        // One thread wins the interval.
+        if self.aged_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let (m, pages) = (&self.machine, &self.pages);
+            let gone = self.vmalloc.age(m, pages, now) + pages.age(m, now);
+            self.returned.fetch_add(gone, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees what the allocator itself keeps: sheaves, empty slabs, retained ranges, per-CPU page lists. Whether anything
+    /// can have come of it.
+    fn reclaim(&self) -> bool {
+        if !self.is_up() {
+            return false;
+        }
+        let (m, pages) = (&self.machine, &self.pages);
+        self.slab.shrink(m, pages, None);
+        let gone = self.vmalloc.purge(m, pages);
+        self.returned.fetch_add(gone, Ordering::Relaxed);
+        pages.drain(m);
+        true
+    }
+
+    /// Gives everything back to the system that can be given; whether anything went.
+    pub fn trim(&self) -> bool {
+        self.bracket(Gfp::KERNEL, |gfp| {
+            if !gfp.may_block() || !self.reclaim() {
+                return false;
+            }
+            let before = self.returned.load(Ordering::Relaxed);
+            let gone = self.pages.trim(&self.machine, true);
+            self.returned.fetch_add(gone, Ordering::Relaxed);
+            before + gone > 0
+        })
+    }
+
+    /// Takes every lock before a `fork`, in lock order.
+    pub fn fork_prepare(&self) {
+        self.machine.enter();
+        let m = &self.machine;
+        self.slab.lock_all(m);
+        self.vmalloc.lock_all(m);
+        self.pages.lock_all(m);
+    }
+
+    /// Gives the locks back after a `fork`, in the parent and in the child.
+    ///
+    /// # Safety
+    /// [`Mm::fork_prepare`] ran before on this thread (or the parent's that it is the copy of).
+    pub unsafe fn fork_done(&self) {
+        let m = &self.machine;
+        // SAFETY: the caller's condition.
+        unsafe {
+            self.pages.unlock_all(m);
+            self.vmalloc.unlock_all(m);
+            self.slab.unlock_all(m);
+        }
+        self.machine.leave();
+    }
+}
+
+/// Clears the word that would mark an object as free.
+///
+/// # Safety
+/// The object is the caller's.
+#[inline(always)]
+unsafe fn clear_key(object: *mut u8) {
+    // SAFETY: objects are at least a word long and aligned to one.
+    unsafe { object.cast::<usize>().write(0) };
+}
+
+const _: () = assert!(PAGE_SIZE > MAX_SMALL / 8);

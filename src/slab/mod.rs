@@ -1,1 +1,577 @@
-//! (under construction)
+//! Slab caches: small objects.
+//!
+//! An allocation pops from the current CPU's *main* sheaf ([`crate::machine::PerCpu::pop`]), a free pushes there: no lock, no atomic, no
+//! system call. Here is what happens when that sheaf is empty or full:
+//!
+//! ```text
+//! empty: spare sheaf -> barn's full sheaf -> refill from partial slabs -> kept empty slab -> new slab from the buddy
+//! full:  spare sheaf -> barn's empty sheaf -> new sheaf; the full one becomes the spare, goes to the barn, or is flushed
+//! ```
+//!
+//! While it exchanges sheaves a thread owns them privately; rows change only by [`crate::machine::PerCpu::replace`], which happens on one CPU or
+//! not at all, so being migrated in between costs at most a sheaf in the wrong CPU's barn.
+//!
+//! Lock order, outer to inner: registry > (barn | list lock, never one in the other) > page allocator. Under a drained row,
+//! inner locks are only tried. No system call and no constructor under any of them.
+//!
+//! Techniques: J. Bonwick, *The Slab Allocator* (1994) and *Magazines and Vmem* (2001); Linux `mm/slab.c` (colours), `mm/slub.c`
+//! (partial lists, sheaves and barn of 6.18).
+#![allow(unsafe_code)]
+
+pub mod barn;
+mod cache;
+pub mod classes;
+mod create;
+pub mod layout;
+mod node;
+mod report;
+pub mod sheaf;
+mod tag;
+#[cfg(test)]
+mod tests;
+
+use core::marker::PhantomData;
+use core::ptr;
+use core::sync::atomic::Ordering;
+
+use cache::State;
+pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
+use classes::NR_CLASSES;
+use layout::{MapPlace, SlabLayout};
+use node::{FRESH, slab_of};
+pub use report::{CacheStats, SlabStats};
+use sheaf::Sheaf;
+pub use tag::{class_of_tag, may_start_object};
+
+use crate::error::Defect;
+use crate::gfp::Gfp;
+use crate::machine::{MAX_CACHES, Machine, Word, misuse, no_sheaf};
+use crate::page::{Kind, PageList};
+use crate::sync::{Deferred, Lock};
+use crate::types::{Pfn, PfnRange};
+use crate::zone::PageAllocator;
+
+/// Attempts at the rows before a request goes past them.
+const TRIES: usize = 3;
+/// Objects of a cache's first refill.
+const FIRST_REFILL: u16 = 8;
+
+/// All caches of an instance.
+pub struct Slab<M> {
+    caches: [Cache; MAX_CACHES],
+    /// Objects freed where a lock was not to be had, linked through their own memory; freed by the next who may block.
+    deferred: Deferred,
+    /// Serialises making and destroying caches.
+    registry: Lock<()>,
+    machine: PhantomData<fn(&M)>,
+}
+
+impl<M: Machine> Slab<M> {
+    /// The size classes, empty. Nothing else needs to be prepared: their shapes are compile-time constants.
+    pub const fn new() -> Slab<M> {
+        Slab {
+            caches: [const { Cache::new() }; MAX_CACHES],
+            deferred: Deferred::new(),
+            registry: Lock::new(()),
+            machine: PhantomData,
+        }
+    }
+
+    fn layout(&self, id: u8) -> &SlabLayout {
+        cache::layout(&self.caches, id)
+    }
+
+    /// Name of a live cache.
+    pub fn name(&self, id: u8) -> &str {
+        cache::name(&self.caches, id)
+    }
+
+    /// Bytes that may be used of an object of cache `id`.
+    pub fn object_size(&self, id: u8) -> usize {
+        if id as usize <= NR_CLASSES { classes::class_size(id as usize) } else { self.layout(id).object_size as usize }
+    }
+
+    /// An object of cache `id` when the current CPU's main sheaf had none. Null where there is no memory.
+    #[cold]
+    #[inline(never)]
+    pub fn alloc_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
+        self.caches[id as usize].slow_allocs.fetch_add(1, Ordering::Relaxed);
+        if gfp.may_block() {
+            self.drain_deferred(m, pages);
+        }
+        for _ in 0..TRIES {
+            // SAFETY: rows hold valid sheaves.
+            let object = unsafe { m.pop_again(id) };
+            if !object.is_null() {
+                return object;
+            }
+            let Some(main) = m.read(Word::Main(id)) else { break };
+            if sheaf::len(main, self.capacity(id)) > 0 {
+                continue;
+            }
+            if let Some(mut own) = self.take_spare(m, id, |len, _| len > 0).or_else(|| self.barn_full(m, id, gfp)) {
+                let object = own.pop();
+                self.install(m, pages, id, main, own, gfp);
+                if let Some(object) = object {
+                    return object;
+                }
+                continue;
+            }
+            let own = if main == no_sheaf() {
+                self.empty_sheaf(m, pages, id, gfp)
+            // SAFETY: `main` was read from the row; "no sheaf" is always a valid word.
+            } else if unsafe { m.replace(Word::Main(id), main, no_sheaf()) } {
+                // SAFETY: the successful replace made it ours.
+                unsafe { Sheaf::from_word(main, self.capacity(id)) }
+            } else {
+                continue;
+            };
+            let Some(mut own) = own else { break };
+            own.fill(self.refill_size(id), |slots| self.take_objects(m, pages, id, slots, gfp));
+            let object = own.pop();
+            self.install(m, pages, id, no_sheaf(), own, gfp);
+            return object.unwrap_or(ptr::null_mut());
+        }
+        self.alloc_direct(m, pages, id, gfp)
+    }
+
+    /// An object straight from the slabs.
+    pub fn alloc_direct(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
+        let mut one = [0];
+        match self.take_objects(m, pages, id, &mut one, gfp) {
+            0 => ptr::null_mut(),
+            _ => ptr::with_exposed_provenance_mut(one[0]),
+        }
+    }
+
+    /// Frees `object` of cache `id` when the current CPU's main sheaf was full.
+    #[cold]
+    #[inline(never)]
+    pub fn free_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
+        self.caches[id as usize].slow_frees.fetch_add(1, Ordering::Relaxed);
+        if gfp.may_block() {
+            self.drain_deferred(m, pages);
+        }
+        for _ in 0..TRIES {
+            // SAFETY: rows hold valid sheaves, and the object is the caller's to give.
+            if unsafe { m.push_again(id, object) } {
+                return;
+            }
+            let Some(main) = m.read(Word::Main(id)) else { break };
+            if !sheaf::is_full(main) {
+                continue;
+            }
+            let own = self.take_spare(m, id, |_, full| !full).or_else(|| self.empty_sheaf(m, pages, id, gfp));
+            let Some(mut own) = own else { break };
+            if own.push(object).is_err() {
+                self.stow(m, pages, id, own, gfp);
+                continue;
+            }
+            self.install(m, pages, id, main, own, gfp);
+            return;
+        }
+        self.free_objects(m, pages, &[object.expose_provenance()], gfp);
+    }
+
+    /// Objects that a sheaf of cache `id` holds.
+    fn capacity(&self, id: u8) -> u16 {
+        self.layout(id).capacity
+    }
+
+    /// Objects to take for the next refill.
+    fn refill_size(&self, id: u8) -> usize {
+        let refill = &self.caches[id as usize].refill;
+        let now = refill.load(Ordering::Relaxed).max(FIRST_REFILL).min(self.capacity(id));
+        refill.store(now.saturating_mul(2), Ordering::Relaxed);
+        now as usize
+    }
+
+    /// Takes the current CPU's spare sheaf if `wanted` likes its length and fullness.
+    fn take_spare(&self, m: &M, id: u8, wanted: impl Fn(usize, bool) -> bool) -> Option<Sheaf> {
+        let word = m.read(Word::Spare(id))?;
+        if word == no_sheaf() || !wanted(sheaf::len(word, self.capacity(id)), sheaf::is_full(word)) {
+            return None;
+        }
+        // SAFETY: `word` was read from the row; a successful replace makes the sheaf ours.
+        unsafe {
+            if m.replace(Word::Spare(id), word, no_sheaf()) { Sheaf::from_word(word, self.capacity(id)) } else { None }
+        }
+    }
+
+    fn barn_full(&self, m: &M, id: u8, gfp: Gfp) -> Option<Sheaf> {
+        let node = self.caches[id as usize].node(m.node());
+        node.barn.acquire(m, gfp.may_block())?.take_full(self.capacity(id))
+    }
+
+    /// An empty sheaf from the barn, or a new one.
+    fn empty_sheaf(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<Sheaf> {
+        let node = self.caches[id as usize].node(m.node());
+        if let Some(sheaf) = node.barn.acquire(m, gfp.may_block())?.take_empty(self.capacity(id)) {
+            return Some(sheaf);
+        }
+        let memory = self.alloc_direct(m, pages, SHEAF_CACHE, gfp);
+        // SAFETY: an object of the sheaf cache has a sheaf's size and alignment.
+        (!memory.is_null()).then(|| unsafe { Sheaf::new(memory, self.capacity(id)) })
+    }
+
+    /// Makes `own` the current CPU's main sheaf in place of `old`, and finds a place for the one that lost.
+    fn install(&self, m: &M, pages: &PageAllocator<M>, id: u8, old: usize, own: Sheaf, gfp: Gfp) {
+        let word = own.into_word();
+        // SAFETY: `old` was read from the row or is "no sheaf"; `word` names a sheaf of this cache that we own.
+        let lost = if unsafe { m.replace(Word::Main(id), old, word) } { old } else { word };
+        // SAFETY: the loser is ours: either it was replaced, or it was never installed.
+        if let Some(sheaf) = unsafe { Sheaf::from_word(lost, self.capacity(id)) } {
+            self.stow(m, pages, id, sheaf, gfp);
+        }
+    }
+
+    /// Finds a place for a sheaf: spare, barn, or back to the slabs.
+    fn stow(&self, m: &M, pages: &PageAllocator<M>, id: u8, sheaf: Sheaf, gfp: Gfp) {
+        let word = sheaf.word();
+        // SAFETY: the sheaf is of this cache and ours to give.
+        if m.read(Word::Spare(id)) == Some(no_sheaf()) && unsafe { m.replace(Word::Spare(id), no_sheaf(), word) } {
+            let _ = sheaf.into_word();
+            return;
+        }
+        let node = self.caches[id as usize].node(m.node());
+        let left = match node.barn.acquire(m, gfp.may_block()) {
+            None => Err(sheaf),
+            Some(mut barn) => {
+                if sheaf.is_empty() {
+                    barn.put_empty(sheaf)
+                } else {
+                    barn.put_full(sheaf)
+                }
+            }
+        };
+        if let Err(sheaf) = left {
+            self.dissolve(m, pages, sheaf, gfp);
+        }
+    }
+
+    /// Gives a sheaf's objects back to their slabs, and the sheaf's memory too.
+    fn dissolve(&self, m: &M, pages: &PageAllocator<M>, mut sheaf: Sheaf, gfp: Gfp) {
+        self.free_objects(m, pages, sheaf.drain(), gfp);
+        let memory = sheaf.into_memory();
+        self.free_objects(m, pages, &[memory.addr()], gfp);
+    }
+
+    /// Takes objects from slabs, making new ones as needed; constructs those never handed out before.
+    /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
+    fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp) -> usize {
+        let layout = self.layout(id);
+        let cache = &self.caches[id as usize];
+        let here = m.node();
+        let mut got = 0;
+        if let Some(mut slabs) = cache.node(here).slabs.acquire(m, gfp.may_block()) {
+            got = slabs.take(m, layout, out);
+        }
+        // Half of what was asked for is enough to go on with; less is topped up with new slabs.
+        while got * 2 < out.len() {
+            let Some((node, head, map)) = self.new_slab(m, pages, id, here, gfp) else { break };
+            let Some(mut slabs) = cache.node(node).slabs.acquire(m, gfp.may_block()) else {
+                self.free_slab(m, pages, id, head, map, gfp);
+                break;
+            };
+            slabs.add(m, id, layout, head, map);
+            got += slabs.take(m, layout, &mut out[got..]);
+        }
+        if got == 0 && !gfp.has(Gfp::THISNODE) {
+            for node in (0..m.nr_nodes()).filter(|n| *n != here) {
+                if let Some(mut slabs) = cache.node(node).slabs.acquire(m, gfp.may_block()) {
+                    got = slabs.take(m, layout, out);
+                }
+                if got > 0 {
+                    break;
+                }
+            }
+        }
+        let ctor = if id >= FIRST_CREATED { cache.shape().ctor } else { None };
+        for object in &mut out[..got] {
+            if *object & FRESH != 0 {
+                *object &= !FRESH;
+                if let Some(ctor) = ctor {
+                    // SAFETY: the object is ours, of the cache's size, and was never constructed.
+                    unsafe { ctor(ptr::with_exposed_provenance_mut(*object)) };
+                }
+            }
+        }
+        got
+    }
+
+    /// A block for a new slab of cache `id`, its descriptors set: its node, head, and off-slab map.
+    fn new_slab(
+        &self,
+        m: &M,
+        pages: &PageAllocator<M>,
+        id: u8,
+        node: usize,
+        gfp: Gfp,
+    ) -> Option<(usize, Pfn, *mut u8)> {
+        let layout = self.layout(id);
+        let map = if layout.map == MapPlace::OffSlab {
+            let class = classes::class_of(layout.map_words() as usize * 8);
+            let map = self.alloc_direct(m, pages, class, gfp);
+            if map.is_null() {
+                return None;
+            }
+            map
+        } else {
+            ptr::null_mut()
+        };
+        let gfp = if id >= FIRST_CREATED && self.caches[id as usize].shape().flags.has(SlabFlags::RECLAIM_ACCOUNT) {
+            gfp | Gfp::RECLAIMABLE
+        } else {
+            gfp
+        };
+        let Some(head) = pages.alloc_pages(m, gfp.without(Gfp::ZERO), layout.order, Some(node)) else {
+            if !map.is_null() {
+                self.free_objects(m, pages, &[map.addr()], gfp);
+            }
+            return None;
+        };
+        for pfn in PfnRange::block(head, layout.order).iter() {
+            let page = m.page(pfn);
+            page.set_cache(u16::from(id));
+            page.set_kind(Kind::Slab, layout.order);
+        }
+        Some((m.page(head).node(), head, map))
+    }
+
+    /// Gives an empty slab that is on no list back to the page allocator.
+    fn free_slab(&self, m: &M, pages: &PageAllocator<M>, id: u8, head: Pfn, map: *mut u8, gfp: Gfp) {
+        let layout = self.layout(id);
+        for pfn in PfnRange::block(head, layout.order).iter() {
+            m.class(pfn).store(0, Ordering::Relaxed);
+            m.page(pfn).set_kind(if pfn == head { Kind::Allocated } else { Kind::Tail }, layout.order);
+        }
+        m.page(head).set_refs(1);
+        if !pages.free_pages(m, head, layout.order, gfp.may_block()) {
+            // The zone's lock was not to be had: the slab stays one of ours for a later flush to release.
+            for pfn in PfnRange::block(head, layout.order).iter() {
+                m.page(pfn).set_kind(Kind::Slab, layout.order);
+            }
+            let node = self.caches[id as usize].node(m.page(head).node());
+            // Blocking is right here: this node's list lock is never held by whom we interrupted while the zone's is.
+            node.slabs.lock(m).add(m, id, layout, head, map);
+        } else if !map.is_null() {
+            self.free_objects(m, pages, &[map.addr()], gfp);
+        }
+    }
+
+    /// Puts objects, of whatever caches, back into their slabs. What is no object is reported.
+    fn free_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], gfp: Gfp) {
+        let mut rest = objects.iter().copied().peekable();
+        while let Some(first) = rest.peek().copied() {
+            let Some((head, _)) = slab_of(m, ptr::with_exposed_provenance(first)) else {
+                rest.next();
+                misuse(m, Defect::Foreign, first, "slab");
+                continue;
+            };
+            let (id, home) = (m.page(head).cache() as u8, m.page(head).node());
+            let layout = self.layout(id);
+            let Some(mut slabs) = self.caches[id as usize].node(home).slabs.acquire(m, gfp.may_block()) else {
+                rest.next();
+                self.defer(id, first);
+                continue;
+            };
+            let mut release = PageList::new();
+            let mut defect = None;
+            while let Some(object) = rest.peek().copied() {
+                let Some((head, offset)) = slab_of(m, ptr::with_exposed_provenance(object)) else { break };
+                if m.page(head).cache() != u16::from(id) || m.page(head).node() != home {
+                    break;
+                }
+                rest.next();
+                if let Err(found) = slabs.put(m, layout, head, offset, &mut release) {
+                    defect = Some((found, object));
+                    break;
+                }
+            }
+            drop(slabs);
+            if let Some((defect, object)) = defect {
+                misuse(m, defect, object, self.name(id));
+            }
+            self.release(m, pages, id, release, gfp);
+        }
+    }
+
+    fn release(&self, m: &M, pages: &PageAllocator<M>, id: u8, mut slabs: PageList, gfp: Gfp) {
+        while let Some(head) = slabs.pop_front(|p| m.page(p)) {
+            let map = match self.layout(id).map {
+                MapPlace::OffSlab => ptr::with_exposed_provenance_mut(m.page(head).word() as usize),
+                _ => ptr::null_mut(),
+            };
+            self.free_slab(m, pages, id, head, map, gfp);
+        }
+    }
+
+    /// Where in an object of cache `id` the allocator may write while it is free: at the start, or behind a constructed one.
+    fn link_offset(&self, id: u8) -> usize {
+        if id >= FIRST_CREATED && self.caches[id as usize].shape().ctor.is_some() {
+            (self.layout(id).object_size as usize).next_multiple_of(size_of::<usize>())
+        } else {
+            0
+        }
+    }
+
+    /// Keeps an object for the next who may block.
+    fn defer(&self, id: u8, object: usize) {
+        let link: *mut usize = ptr::with_exposed_provenance_mut(object + self.link_offset(id));
+        // SAFETY: the object is free and the link lies in a part of it that is the allocator's.
+        self.deferred.push(object, |next| unsafe { link.write(next) });
+    }
+
+    /// Frees what was deferred. The caller may block.
+    fn drain_deferred(&self, m: &M, pages: &PageAllocator<M>) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        let mut object = self.deferred.take();
+        while object != 0 {
+            let id = slab_of(m, ptr::with_exposed_provenance(object)).map_or(0, |(head, _)| m.page(head).cache() as u8);
+            let link: *const usize = ptr::with_exposed_provenance(object + self.link_offset(id));
+            // SAFETY: `defer` wrote the link, and the object was nobody's since.
+            let next = unsafe { link.read() };
+            self.free_objects(m, pages, &[object], Gfp::KERNEL);
+            object = next;
+        }
+    }
+
+    /// The cache of the object at `address`, which lies in a page of kind slab; checks that an object starts there and is
+    /// not free in its slab (it may still lie in a sheaf).
+    ///
+    /// # Errors
+    /// [`Defect::Foreign`], [`Defect::Interior`], [`Defect::DoubleFree`].
+    pub fn cache_of(&self, m: &M, address: *const u8, may_block: bool) -> Result<u8, Defect> {
+        let (head, offset) = slab_of(m, address).ok_or(Defect::Foreign)?;
+        let (id, node) = (m.page(head).cache() as u8, m.page(head).node());
+        let layout = self.layout(id);
+        let Some(slabs) = self.caches[id as usize].node(node).slabs.acquire(m, may_block) else {
+            return layout.index(m.page(head).colour(), offset).map(|_| id).ok_or(Defect::Interior);
+        };
+        if slabs.is_free(m, layout, head, offset)? { Err(Defect::DoubleFree) } else { Ok(id) }
+    }
+
+    /// Whether an object starts at `address`; a look at descriptors that do not change while the object is out.
+    pub fn starts_object(&self, m: &M, address: *const u8) -> bool {
+        slab_of(m, address).is_some_and(|(head, offset)| {
+            self.layout(m.page(head).cache() as u8).index(m.page(head).colour(), offset).is_some()
+        })
+    }
+
+    /// Whether the object at `address` of cache `id` is free, exactly: every sheaf of the cache is emptied first.
+    /// For the rare free that looks like a second one.
+    pub fn is_free(&self, m: &M, pages: &PageAllocator<M>, id: u8, address: *const u8) -> bool {
+        self.drain_deferred(m, pages);
+        self.flush(m, pages, Some(id));
+        matches!(self.cache_of(m, address, true), Err(Defect::DoubleFree))
+    }
+
+    /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.
+    pub fn flush(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
+        self.drain_deferred(m, pages);
+        for cpu in 0..m.nr_cpus() {
+            // Chunks keep the taken words on a small stack; a row is taken back as often as needed.
+            let mut from = 1usize;
+            while from < MAX_CACHES {
+                let mut taken = [(0u8, 0usize); 64];
+                let mut n = 0;
+                let start = from;
+                m.drain_row(cpu, &mut |row| {
+                    n = 0;
+                    from = start;
+                    while from < MAX_CACHES && n + 2 <= taken.len() {
+                        let id = from as u8;
+                        from += 1;
+                        if only.is_some_and(|o| o != id) {
+                            continue;
+                        }
+                        for word in [Word::Main(id), Word::Spare(id)] {
+                            let word = core::mem::replace(&mut row[word.index()], no_sheaf());
+                            if word != no_sheaf() {
+                                taken[n] = (id, word);
+                                n += 1;
+                            }
+                        }
+                    }
+                });
+                if from == start {
+                    break;
+                }
+                for (id, word) in taken[..n].iter().copied() {
+                    // SAFETY: it was taken out of the drained row.
+                    if let Some(sheaf) = unsafe { Sheaf::from_word(word, self.capacity(id)) } {
+                        self.dissolve(m, pages, sheaf, Gfp::KERNEL);
+                    }
+                }
+            }
+        }
+        for id in self.ids().filter(|id| only.is_none_or(|o| o == *id)) {
+            for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+                loop {
+                    let mut barn = node.barn.lock(m);
+                    let Some(sheaf) = barn.take_full(self.capacity(id)).or_else(|| barn.take_empty(self.capacity(id)))
+                    else {
+                        break;
+                    };
+                    drop(barn);
+                    self.dissolve(m, pages, sheaf, Gfp::KERNEL);
+                }
+            }
+        }
+    }
+
+    /// [`Slab::flush`], then gives every empty slab back to the page allocator.
+    pub fn shrink(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
+        self.flush(m, pages, only);
+        for id in self.ids().filter(|id| only.is_none_or(|o| o == *id)) {
+            for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+                let mut release = PageList::new();
+                node.slabs.lock(m).shrink(m, self.layout(id), &mut release);
+                self.release(m, pages, id, release, Gfp::KERNEL);
+            }
+        }
+    }
+
+    /// Ids of the caches in use: the boot-static ones, and the live ones among those made later.
+    fn ids(&self) -> impl Iterator<Item = u8> {
+        (1..=u8::MAX).filter(|id| *id < FIRST_CREATED || self.caches[*id as usize].state() == State::Live)
+    }
+
+    /// The used nodes of the caches in use. Others are not even looked at: their memory was never touched.
+    fn nodes<'a>(&'a self, m: &'a M) -> impl Iterator<Item = &'a CacheNode> {
+        self.ids().flat_map(|id| self.caches[id as usize].nodes().take(m.nr_nodes()))
+    }
+
+    /// Takes every lock, for `fork`.
+    pub fn lock_all(&self, m: &M) {
+        self.registry.raw_lock(m);
+        for node in self.nodes(m) {
+            node.barn.raw_lock(m);
+            node.slabs.raw_lock(m);
+        }
+    }
+
+    /// Gives back every lock.
+    ///
+    /// # Safety
+    /// The caller (or the process it is the fork of) took them by [`Slab::lock_all`].
+    pub unsafe fn unlock_all(&self, m: &M) {
+        for node in self.nodes(m) {
+            // SAFETY: the caller's condition.
+            unsafe {
+                node.barn.raw_unlock(m);
+                node.slabs.raw_unlock(m);
+            }
+        }
+        // SAFETY: the caller's condition.
+        unsafe { self.registry.raw_unlock(m) };
+    }
+}
+
+impl<M: Machine> Default for Slab<M> {
+    fn default() -> Slab<M> {
+        Slab::new()
+    }
+}

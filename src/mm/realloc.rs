@@ -1,0 +1,152 @@
+//! Changing a block's size: in place, by moving frames, and by copying only where little is to be copied.
+
+#![allow(unsafe_code)]
+
+use core::ptr;
+
+use super::Mm;
+use super::large::Block;
+use crate::error::Defect;
+use crate::gfp::Gfp;
+use crate::machine::{Machine, misuse};
+use crate::slab::class_of_tag;
+use crate::slab::classes::{MAX_SMALL, class_of, class_size};
+use crate::types::{PAGE_SIZE, PfnRange};
+
+/// A block that grows beyond this becomes a vmalloc area, which from then on moves without copying.
+const COPY_LIMIT: usize = 1 << 20;
+
+impl<M: Machine> Mm<M> {
+    /// Bytes that may be used at `block`, at least what was asked for; 0 for null. A pointer that is no block is
+    /// reported and has 0.
+    ///
+    /// # Safety
+    /// `block` is null or a live block.
+    pub unsafe fn usable_size(&self, block: *const u8) -> usize {
+        let id = class_of_tag(self.machine.class_at(block));
+        if id != 0 {
+            return class_size(id as usize);
+        }
+        if block.is_null() {
+            return 0;
+        }
+        self.bracket(Gfp::MALLOC, |gfp| match self.usable_large(block, gfp) {
+            Ok(size) => size,
+            Err(defect) => {
+                misuse(&self.machine, defect, block.addr(), "size of a block");
+                0
+            }
+        })
+    }
+
+    fn usable_large(&self, block: *const u8, gfp: Gfp) -> Result<usize, Defect> {
+        match self.block_at(block, gfp.may_block())? {
+            Block::Object(id) => Ok(self.slab.object_size(id)),
+            Block::Run(range, offset) => Ok(range.bytes() - offset),
+            Block::Area => self.vmalloc.usable_size(&self.machine, block.cast_mut(), gfp.may_block()),
+        }
+    }
+
+    /// Gives `block` the size `size`, which is not 0; its contents up to the smaller size stay. Null where there is no
+    /// memory: the block is untouched. A null `block` is [`Mm::alloc`].
+    ///
+    /// # Safety
+    /// As for [`Mm::free`].
+    pub unsafe fn realloc(&self, block: *mut u8, size: usize) -> *mut u8 {
+        if block.is_null() {
+            return self.alloc(size);
+        }
+        let id = class_of_tag(self.machine.class_at(block));
+        if id != 0 {
+            let usable = class_size(id as usize);
+            // In place where it fits and would not waste half.
+            if size <= usable && (size > usable / 2 || class_of(size) == id) {
+                return block;
+            }
+            // SAFETY: the caller's condition.
+            return unsafe { self.copy(block, usable.min(size), size) };
+        }
+        // SAFETY: the caller's condition.
+        unsafe { self.realloc_large(block, size) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_large(&self, block: *mut u8, size: usize) -> *mut u8 {
+        if size > isize::MAX as usize {
+            return ptr::null_mut();
+        }
+        let (m, pages) = (&self.machine, &self.pages);
+        enum Next {
+            Done(*mut u8),
+            Copy(usize),
+        }
+        let next = self.bracket(Gfp::MALLOC, |gfp| {
+            let old = match self.usable_large(block, gfp) {
+                Ok(old) => old,
+                Err(defect) => {
+                    misuse(m, defect, block.addr(), "realloc");
+                    return Next::Done(ptr::null_mut());
+                }
+            };
+            match self.block_at(block, gfp.may_block()) {
+                Ok(Block::Run(range, offset)) if size > MAX_SMALL && size <= COPY_LIMIT.max(range.bytes() - offset) => {
+                    let count = (size + offset).div_ceil(PAGE_SIZE) as u32;
+                    if count == range.pages || gfp.may_block() && self.resize_run(range, count) {
+                        return Next::Done(block);
+                    }
+                    if count < range.pages {
+                        return Next::Done(block);
+                    }
+                }
+                Ok(Block::Area) if size > COPY_LIMIT => {
+                    if let Some(moved) = self.vmalloc.realloc(m, pages, block, size, gfp) {
+                        return Next::Done(moved.as_ptr());
+                    }
+                }
+                Ok(Block::Object(id)) => {
+                    let usable = self.slab.object_size(id);
+                    if size <= usable && size > usable / 2 {
+                        return Next::Done(block);
+                    }
+                }
+                _ => {}
+            }
+            if size > COPY_LIMIT && old <= COPY_LIMIT {
+                // From here on it grows by moving frames.
+                if let Some(area) = self.vmalloc.alloc(m, pages, size, 1, gfp) {
+                    // SAFETY: both blocks are live and distinct, and `old` bytes long at least.
+                    unsafe { ptr::copy_nonoverlapping(block, area.as_ptr(), old.min(size)) };
+                    self.free_large(block, gfp);
+                    return Next::Done(area.as_ptr());
+                }
+            }
+            Next::Copy(old)
+        });
+        match next {
+            Next::Done(block) => block,
+            // SAFETY: the caller's condition; `old` bytes are usable.
+            Next::Copy(old) => unsafe { self.copy(block, old.min(size), size) },
+        }
+    }
+
+    fn resize_run(&self, range: PfnRange, count: u32) -> bool {
+        self.pages.resize_run(&self.machine, range, count)
+    }
+
+    /// Moves a block by copying its first `keep` bytes.
+    ///
+    /// # Safety
+    /// `block` is live and `keep` bytes of it are usable.
+    unsafe fn copy(&self, block: *mut u8, keep: usize, size: usize) -> *mut u8 {
+        let new = self.alloc(size);
+        if !new.is_null() {
+            // SAFETY: both blocks are live and distinct, `keep` is within both.
+            unsafe {
+                ptr::copy_nonoverlapping(block, new, keep);
+                self.free(block);
+            }
+        }
+        new
+    }
+}

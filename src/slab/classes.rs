@@ -1,0 +1,118 @@
+//! The general caches' size classes: 8, 16, then 16-byte steps to 128, then four per doubling up to 8 KiB.
+//!
+//! 33 classes waste 8 % on average over uniformly distributed sizes; the kernel's 13 powers of two (with 96 and 192) 25 %.
+
+/// Number of classes; ids are 1 to this.
+pub const NR_CLASSES: usize = 33;
+/// Largest size served from a class, in bytes.
+pub const MAX_SMALL: usize = 8192;
+
+/// Size in bytes of class `id`, 1 to [`NR_CLASSES`].
+pub const fn class_size(id: usize) -> usize {
+    match id {
+        1 => 8,
+        2..=9 => (id - 1) * 16,
+        _ => {
+            let step = id - 10;
+            (128 << (step / 4)) / 4 * (5 + step % 4)
+        }
+    }
+}
+
+/// Alignment in bytes that every object of class `id` has: the size itself for powers of two, else its lowest set bit up
+/// to 64 (slab headers and colours are multiples of what a class promises).
+pub const fn class_align(id: usize) -> usize {
+    let size = class_size(id);
+    let low = size & size.wrapping_neg();
+    if low == size || low < 64 { low } else { 64 }
+}
+
+const fn search(size: usize) -> u8 {
+    let mut id = 1;
+    while class_size(id) < size {
+        id += 1;
+    }
+    id as u8
+}
+
+const TABLE_LEN: usize = MAX_SMALL / 8 + 1;
+
+/// A power of two, so that a mask stands for the check of an index.
+const TABLE_ALLOC: usize = TABLE_LEN.next_power_of_two();
+
+const fn table() -> [u8; TABLE_ALLOC] {
+    let mut table = [0; TABLE_ALLOC];
+    let mut i = 0;
+    while i < TABLE_LEN {
+        table[i] = if i == 0 { 1 } else { search(i * 8) };
+        i += 1;
+    }
+    table
+}
+
+static CLASS_OF: [u8; TABLE_ALLOC] = table();
+
+/// The smallest class that holds `size` bytes, which is at most [`MAX_SMALL`]. Size 0 is served as 1.
+#[inline(always)]
+pub fn class_of(size: usize) -> u8 {
+    let index = (size + 7) / 8;
+    debug_assert!(index < TABLE_LEN);
+    // The mask keeps no index that is in range from itself: it only shows that the table is never left.
+    CLASS_OF[index & (TABLE_ALLOC - 1)]
+}
+
+/// The smallest class that holds `size` bytes at `align` (a power of two); `None` where no class does.
+pub fn class_aligned(size: usize, align: usize) -> Option<u8> {
+    let size = size.max(1).checked_next_multiple_of(align)?;
+    if size > MAX_SMALL {
+        return None;
+    }
+    (class_of(size) as usize..=NR_CLASSES).find(|&id| class_align(id) >= align).map(|id| id as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_gets_the_smallest_class_that_holds_it() {
+        assert_eq!(class_size(NR_CLASSES), MAX_SMALL);
+        for id in 2..=NR_CLASSES {
+            assert!(class_size(id) > class_size(id - 1));
+        }
+        for size in 0..=MAX_SMALL {
+            let id = class_of(size) as usize;
+            assert!(class_size(id) >= size);
+            assert!(id == 1 || class_size(id - 1) < size);
+            assert!(size < 16 || class_align(id) >= 16, "size {size}");
+        }
+    }
+
+    #[test]
+    fn aligned_classes_hold_size_and_alignment() {
+        for shift in 0..=14 {
+            let align = 1usize << shift;
+            for size in 0..=MAX_SMALL + 1 {
+                match class_aligned(size, align) {
+                    Some(id) => {
+                        assert!(class_size(id as usize) >= size);
+                        assert_eq!(class_size(id as usize) % align, 0);
+                        assert!(class_align(id as usize) >= align);
+                    }
+                    None => assert!(size.max(1).next_multiple_of(align) > MAX_SMALL),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mean_waste_is_a_twelfth() {
+        let waste: f64 = (1..=MAX_SMALL)
+            .map(|size| {
+                let held = class_size(class_of(size) as usize);
+                (held - size) as f64 / held as f64
+            })
+            .sum();
+        assert!(waste / (MAX_SMALL as f64) < 0.09);
+    }
+}

@@ -1,0 +1,328 @@
+//! A node's slabs of one cache: partial lists by occupancy, kept empties, and the free maps.
+//!
+//! Full slabs are on no list. Allocation takes from the fullest partial slabs first, so that the emptiest drain and go back;
+//! then from kept empties; then the caller makes a new slab. Inside a slab the lowest free object goes first: untouched pages
+//! stay unbacked, and the objects that were ever handed out are always a prefix (what [`Page::mapcount`] of the head counts),
+//! so a constructor runs once per object without a flag per object.
+#![allow(unsafe_code)]
+
+use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::classes::NR_CLASSES;
+use super::layout::{MapPlace, SlabLayout};
+use super::tag::tag;
+use crate::error::Defect;
+use crate::machine::Machine;
+use crate::page::{Kind, Page, PageList, flag};
+use crate::types::{PAGE_SIZE, Pfn, PfnRange};
+
+/// Bit 0 of an object's address as [`NodeSlabs::take`] gives it: handed out for the first time, to be constructed.
+pub const FRESH: usize = 1;
+
+/// Occupancy buckets of the partial list: up to a quarter in use, a half, three quarters, more.
+const BUCKETS: usize = 4;
+
+/// What a node holds of one cache. Guarded by the list lock around it.
+///
+/// Invariant: objects in slabs = free bits + objects out (with users, in sheaves, in barns); a slab has
+/// [`flag::PARTIAL`] exactly while it is on one of these lists.
+pub struct NodeSlabs {
+    partial: [PageList; BUCKETS],
+    empty: PageList,
+    /// All slabs, full ones included.
+    pub slabs: u32,
+    /// Objects with a free bit, over all slabs.
+    pub free: u64,
+    next_colour: u32,
+}
+
+/// One slab, by its head.
+struct SlabRef<'a, M> {
+    m: &'a M,
+    layout: &'a SlabLayout,
+    head: Pfn,
+}
+
+impl<M: Machine> SlabRef<'_, M> {
+    fn page(&self) -> &Page {
+        self.m.page(self.head)
+    }
+
+    fn map_word(&self, i: u32) -> u64 {
+        match self.layout.map {
+            MapPlace::Descriptor => self.m.page(self.head.add(i)).word(),
+            // SAFETY: the map's words lie in the slab's header or its off-slab memory; the list lock is held.
+            _ => unsafe { ptr::read(self.map_memory().add(i as usize)) },
+        }
+    }
+
+    fn set_map_word(&self, i: u32, value: u64) {
+        match self.layout.map {
+            MapPlace::Descriptor => self.m.page(self.head.add(i)).set_word(value),
+            // SAFETY: as in `map_word`.
+            _ => unsafe { ptr::write(self.map_memory().add(i as usize), value) },
+        }
+    }
+
+    fn map_memory(&self) -> *mut u64 {
+        match self.layout.map {
+            MapPlace::OffSlab => ptr::with_exposed_provenance_mut(self.page().word() as usize),
+            _ => self.m.virt(self.head).cast(),
+        }
+    }
+
+    fn address(&self, index: u32) -> usize {
+        self.m.virt(self.head).expose_provenance() + self.layout.offset(self.page().colour(), index)
+    }
+
+    fn bucket(&self) -> usize {
+        (self.page().refs() as usize * BUCKETS / self.layout.objects as usize).min(BUCKETS - 1)
+    }
+}
+
+/// The slab page that holds `address`: the slab's head and the address's offset in the slab.
+pub fn slab_of<M: Machine>(m: &M, address: *const u8) -> Option<(Pfn, usize)> {
+    let pfn = m.pfn(address)?;
+    let page = m.page(pfn);
+    if page.kind() != Kind::Slab {
+        return None;
+    }
+    let pages = page.order().pages();
+    let head = Pfn(pfn.0 & !(pages - 1));
+    Some((head, (pfn.since(head) as usize) * PAGE_SIZE + address.addr() % PAGE_SIZE))
+}
+
+impl NodeSlabs {
+    /// No slabs.
+    pub const fn new() -> NodeSlabs {
+        NodeSlabs {
+            partial: [const { PageList::new() }; BUCKETS],
+            empty: PageList::new(),
+            slabs: 0,
+            free: 0,
+            next_colour: 0,
+        }
+    }
+
+    /// Takes up to `out.len()` objects, tagging with [`FRESH`] those never handed out before. Returns how many.
+    pub fn take<M: Machine>(&mut self, m: &M, layout: &SlabLayout, out: &mut [usize]) -> usize {
+        let mut got = 0;
+        while got < out.len() {
+            let found = self.partial.iter().enumerate().rev().find_map(|(b, list)| Some((Some(b), list.first()?)));
+            let Some((bucket, head)) = found.or_else(|| Some((None, self.empty.first()?))) else { break };
+            let slab = SlabRef { m, layout, head };
+            got += self.take_from(&slab, &mut out[got..]);
+            let full = slab.page().refs() == layout.objects;
+            let to = (!full).then(|| slab.bucket());
+            if bucket != to || full {
+                self.list(bucket).remove(head, |p| m.page(p));
+                match to {
+                    Some(to) => self.partial[to].push_front(head, |p| m.page(p)),
+                    None => slab.page().clear(flag::PARTIAL),
+                }
+            }
+        }
+        self.free -= got as u64;
+        got
+    }
+
+    fn list(&mut self, bucket: Option<usize>) -> &mut PageList {
+        match bucket {
+            Some(b) => &mut self.partial[b],
+            None => &mut self.empty,
+        }
+    }
+
+    /// Takes objects of one slab, lowest address first.
+    fn take_from<M: Machine>(&self, slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
+        let mut got = 0;
+        let ever = slab.page().mapcount();
+        let mut high = ever;
+        for word in 0..slab.layout.map_words() {
+            let bits = slab.map_word(word);
+            let mut rest = bits;
+            while rest != 0 && got < out.len() {
+                let index = word * 64 + rest.trailing_zeros();
+                rest &= rest - 1;
+                let fresh = index as i32 >= ever;
+                if fresh {
+                    high = index as i32 + 1;
+                }
+                out[got] = slab.address(index) | if fresh { FRESH } else { 0 };
+                got += 1;
+            }
+            if rest != bits {
+                slab.set_map_word(word, rest);
+            }
+            if got == out.len() {
+                break;
+            }
+        }
+        slab.page().set_mapcount(high);
+        slab.page().set_refs(slab.page().refs() + got as u32);
+        got
+    }
+
+    /// Puts the object at `offset` of the slab at `head` back. A slab that is then empty and not worth keeping is
+    /// moved to `release`.
+    ///
+    /// # Errors
+    /// [`Defect::Interior`], [`Defect::DoubleFree`]: nothing was changed.
+    pub fn put<M: Machine>(
+        &mut self,
+        m: &M,
+        layout: &SlabLayout,
+        head: Pfn,
+        offset: usize,
+        release: &mut PageList,
+    ) -> Result<(), Defect> {
+        let slab = SlabRef { m, layout, head };
+        let index = layout.index(slab.page().colour(), offset).ok_or(Defect::Interior)?;
+        let (word, bit) = layout.bit(index);
+        let bits = slab.map_word(word);
+        if bits & bit != 0 {
+            return Err(Defect::DoubleFree);
+        }
+        let was_full = slab.page().refs() == layout.objects;
+        let from = slab.bucket();
+        slab.set_map_word(word, bits | bit);
+        slab.page().set_refs(slab.page().refs() - 1);
+        self.free += 1;
+        let empty = slab.page().refs() == 0;
+        let to = slab.bucket();
+        if !was_full && !empty && from == to {
+            return Ok(());
+        }
+        if was_full {
+            slab.page().set(flag::PARTIAL);
+        } else {
+            self.partial[from].remove(head, |p| m.page(p));
+        }
+        if !empty {
+            self.partial[to].push_front(head, |p| m.page(p));
+        } else if self.empty.len() < layout.min_partial as u32 {
+            self.empty.push_front(head, |p| m.page(p));
+        } else {
+            self.forget(m, layout, head);
+            release.push_front(head, |p| m.page(p));
+        }
+        Ok(())
+    }
+
+    fn forget<M: Machine>(&mut self, m: &M, layout: &SlabLayout, head: Pfn) {
+        m.page(head).clear(flag::PARTIAL);
+        self.slabs -= 1;
+        self.free -= u64::from(layout.objects);
+    }
+
+    /// Whether the object at `offset` of the slab at `head` is free.
+    ///
+    /// # Errors
+    /// [`Defect::Interior`]: no object starts there.
+    pub fn is_free<M: Machine>(&self, m: &M, layout: &SlabLayout, head: Pfn, offset: usize) -> Result<bool, Defect> {
+        let slab = SlabRef { m, layout, head };
+        let index = layout.index(slab.page().colour(), offset).ok_or(Defect::Interior)?;
+        let (word, bit) = layout.bit(index);
+        Ok(slab.map_word(word) & bit != 0)
+    }
+
+    /// Takes in a new slab of cache `id`: the block at `head`, whose pages' descriptors the caller set to [`Kind::Slab`] with cache and order,
+    /// and whose off-slab map, where there is one, `map` is.
+    pub fn add<M: Machine>(&mut self, m: &M, id: u8, layout: &SlabLayout, head: Pfn, map: *mut u8) {
+        let slab = SlabRef { m, layout, head };
+        let page = slab.page();
+        page.set_refs(0);
+        page.set_mapcount(0);
+        page.set_colour((self.next_colour % layout.colours) as usize);
+        self.next_colour = (self.next_colour + 1) % layout.colours;
+        if id as usize <= NR_CLASSES {
+            for pfn in PfnRange::block(head, layout.order).iter() {
+                m.class(pfn).store(tag(id, page.colour()), Relaxed);
+            }
+        }
+        if layout.map == MapPlace::OffSlab {
+            page.set_word(map.expose_provenance() as u64);
+        }
+        for word in 0..layout.map_words() {
+            slab.set_map_word(word, layout.all_free(word));
+        }
+        page.set(flag::PARTIAL);
+        self.empty.push_front(head, |p| m.page(p));
+        self.slabs += 1;
+        self.free += u64::from(layout.objects);
+    }
+
+    /// Moves all kept empties to `release`.
+    pub fn shrink<M: Machine>(&mut self, m: &M, layout: &SlabLayout, release: &mut PageList) {
+        while let Some(head) = self.empty.pop_front(|p| m.page(p)) {
+            self.forget(m, layout, head);
+            release.push_front(head, |p| m.page(p));
+        }
+    }
+
+    /// Partial slabs and kept empty ones; the rest are full.
+    pub fn counts(&self) -> (u32, u32) {
+        (self.partial.iter().map(PageList::len).sum(), self.empty.len())
+    }
+
+    /// Checks every listed slab's map against its count, its bucket and the totals.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn verify<M: Machine>(&self, m: &M, id: u16, layout: &SlabLayout) -> Result<(), &'static str> {
+        let mut free = 0u64;
+        let lists = self.partial.iter().enumerate().map(|(b, l)| (Some(b), l)).chain([(None, &self.empty)]);
+        for (bucket, list) in lists {
+            let mut seen = 0;
+            for head in list.iter(|p| m.page(p)) {
+                seen += 1;
+                if seen > list.len() {
+                    return Err("slab list is longer than its count");
+                }
+                let slab = SlabRef { m, layout, head };
+                for pfn in PfnRange::block(head, layout.order).iter() {
+                    let page = m.page(pfn);
+                    if page.kind() != Kind::Slab || page.cache() != id || page.order() != layout.order {
+                        return Err("page of a listed slab does not say so");
+                    }
+                }
+                if !slab.page().has(flag::PARTIAL) {
+                    return Err("listed slab is not marked partial");
+                }
+                let mut bits = 0;
+                for word in 0..layout.map_words() {
+                    let map = slab.map_word(word);
+                    if map & !layout.all_free(word) != 0 {
+                        return Err("free map has bits beyond the last object");
+                    }
+                    bits += map.count_ones();
+                }
+                if bits + slab.page().refs() != layout.objects {
+                    return Err("free bits and objects in use do not add up");
+                }
+                let fits = match bucket {
+                    Some(b) => bits > 0 && slab.page().refs() > 0 && slab.bucket() == b,
+                    None => slab.page().refs() == 0,
+                };
+                if !fits {
+                    return Err("slab is on the wrong list for its occupancy");
+                }
+                free += u64::from(bits);
+            }
+            if seen != list.len() {
+                return Err("slab list is shorter than its count");
+            }
+        }
+        if free != self.free {
+            return Err("free bits of all slabs differ from the node's count");
+        }
+        Ok(())
+    }
+}
+
+impl Default for NodeSlabs {
+    fn default() -> NodeSlabs {
+        NodeSlabs::new()
+    }
+}

@@ -1,0 +1,167 @@
+//! What the caches hold, and whether it all adds up.
+#![allow(unsafe_code)]
+
+use core::ptr;
+use core::sync::atomic::Ordering;
+
+use super::node::slab_of;
+use super::sheaf;
+use super::{CacheNode, Slab};
+use crate::machine::{MAX_CACHES, Machine, Word};
+
+/// A cache's numbers. Objects in sheaves count as neither free nor in use by the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Cache id.
+    pub id: u8,
+    /// Bytes from one object to the next.
+    pub size: usize,
+    /// Objects a slab holds.
+    pub objects_per_slab: usize,
+    /// Pages of a slab.
+    pub pages_per_slab: usize,
+    /// Slabs, and those of them that are partial and empty.
+    pub slabs: usize,
+    /// Slabs with free and used objects.
+    pub partial: usize,
+    /// Slabs without used objects.
+    pub empty: usize,
+    /// Objects with the program.
+    pub in_use: usize,
+    /// Objects in sheaves, on CPUs and in barns.
+    pub in_sheaves: usize,
+    /// Objects free in their slabs.
+    pub free: usize,
+    /// Allocations that found the main sheaf empty.
+    pub slow_allocs: usize,
+    /// Frees that found the main sheaf full.
+    pub slow_frees: usize,
+}
+
+/// Totals over all caches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlabStats {
+    /// Bytes of all slabs.
+    pub slab_bytes: usize,
+    /// Bytes of objects with the program.
+    pub in_use_bytes: usize,
+    /// Allocations and frees that reached the slow path.
+    pub slow_calls: usize,
+}
+
+impl<M: Machine> Slab<M> {
+    /// Calls `f` for every cache in use.
+    pub fn for_each_cache(&self, m: &M, mut f: impl FnMut(&str, &CacheStats)) {
+        let mut in_rows = [0u32; MAX_CACHES];
+        for cpu in 0..m.nr_cpus() {
+            m.drain_row(cpu, &mut |row| {
+                for id in self.ids() {
+                    for word in [Word::Main(id), Word::Spare(id)] {
+                        in_rows[id as usize] += sheaf::len(row[word.index()], self.capacity(id)) as u32;
+                    }
+                }
+            });
+        }
+        for id in self.ids() {
+            let layout = self.layout(id);
+            let cache = &self.caches[id as usize];
+            let mut stats = CacheStats {
+                id,
+                size: layout.size as usize,
+                objects_per_slab: layout.objects as usize,
+                pages_per_slab: layout.order.pages() as usize,
+                in_sheaves: in_rows[id as usize] as usize,
+                slow_allocs: cache.slow_allocs.load(Ordering::Relaxed),
+                slow_frees: cache.slow_frees.load(Ordering::Relaxed),
+                ..CacheStats::default()
+            };
+            for node in cache.nodes().take(m.nr_nodes()) {
+                stats.in_sheaves += self.in_barn(m, id, node);
+                let slabs = node.slabs.lock(m);
+                let (partial, empty) = slabs.counts();
+                stats.slabs += slabs.slabs as usize;
+                stats.partial += partial as usize;
+                stats.empty += empty as usize;
+                stats.free += slabs.free as usize;
+            }
+            stats.in_use = (stats.slabs * stats.objects_per_slab).saturating_sub(stats.free + stats.in_sheaves);
+            if stats.slabs > 0 || stats.slow_allocs > 0 {
+                f(self.name(id), &stats);
+            }
+        }
+    }
+
+    fn in_barn(&self, m: &M, id: u8, node: &CacheNode) -> usize {
+        let barn = node.barn.lock(m);
+        barn.full_words(self.capacity(id)).map(|word| sheaf::len(word, self.capacity(id))).sum()
+    }
+
+    /// Totals.
+    pub fn stats(&self, m: &M) -> SlabStats {
+        let mut total = SlabStats::default();
+        self.for_each_cache(m, |_, c| {
+            total.slab_bytes += c.slabs * c.pages_per_slab * crate::types::PAGE_SIZE;
+            total.in_use_bytes += c.in_use * c.size;
+            total.slow_calls += c.slow_allocs + c.slow_frees;
+        });
+        total
+    }
+
+    /// Checks slabs, free maps, lists, and that every object in a sheaf is one, is not free in its slab, and is in
+    /// its CPU's sheaves once.
+    ///
+    /// # Errors
+    /// The cache and what contradicts what.
+    pub fn verify(&self, m: &M) -> Result<(), (u8, &'static str)> {
+        for id in self.ids() {
+            for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+                let barn = node.barn.lock(m);
+                for word in barn.full_words(self.capacity(id)) {
+                    // SAFETY: the sheaf lies in the barn, whose lock is held.
+                    let objects = unsafe { sheaf::objects(word, self.capacity(id)) };
+                    self.verify_objects(m, id, objects).map_err(|e| (id, e))?;
+                }
+                drop(barn);
+                node.slabs.lock(m).verify(m, u16::from(id), self.layout(id)).map_err(|e| (id, e))?;
+            }
+        }
+        let mut result = Ok(());
+        for cpu in 0..m.nr_cpus() {
+            m.drain_row(cpu, &mut |row| {
+                for id in self.ids() {
+                    for word in [Word::Main(id), Word::Spare(id)] {
+                        // SAFETY: the row is drained, so its sheaves are held still.
+                        let objects = unsafe { sheaf::objects(row[word.index()], self.capacity(id)) };
+                        if let Err(e) = self.verify_objects(m, id, objects) {
+                            result = Err((id, e));
+                        }
+                    }
+                }
+            });
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Objects of a sheaf of cache `id`. The caller may hold the barn's lock, so descriptors are looked at without the list
+    /// lock: the fields read do not change while the object is out.
+    fn verify_objects(&self, m: &M, id: u8, objects: &[usize]) -> Result<(), &'static str> {
+        for (i, object) in objects.iter().enumerate() {
+            let Some((head, offset)) = slab_of(m, ptr::with_exposed_provenance(*object)) else {
+                return Err("object in a sheaf lies in no slab");
+            };
+            let page = m.page(head);
+            let home = page.cache() as u8;
+            if self.layout(home).size < self.layout(id).size {
+                return Err("object in a sheaf is smaller than the sheaf's cache");
+            }
+            if self.layout(home).index(page.colour(), offset).is_none() {
+                return Err("address in a sheaf is no object's start");
+            }
+            if objects[..i].contains(object) {
+                return Err("object is in a sheaf twice");
+            }
+        }
+        Ok(())
+    }
+}

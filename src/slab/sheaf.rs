@@ -1,0 +1,228 @@
+//! Sheaves: fixed arrays of object pointers (Bonwick's magazines, 2001; the kernel's sheaves, 6.18).
+//!
+//! A sheaf is [`SHEAF_BYTES`] long and aligned to its size. Its objects fill slots from a *sentinel* slot upwards; the sentinel
+//! reads 0. A sheaf is named by the address of its top slot: the top slot reading 0 is "empty", the slot after it crossing the
+//! alignment is "full", so neither needs a count or a compare with a limit. A smaller capacity is the sentinel placed higher.
+#![allow(unsafe_code)]
+
+use core::ptr;
+
+use crate::machine::{SHEAF_BYTES, SHEAF_SLOTS, no_sheaf};
+
+const SLOT: usize = size_of::<usize>();
+
+/// A sheaf that nobody else can reach: it is in no row and no barn.
+///
+/// Dropping one leaks its objects; it is installed in a row, kept in a barn, or flushed and freed.
+#[derive(Debug)]
+#[must_use]
+pub struct Sheaf {
+    top: usize,
+    capacity: u16,
+}
+
+impl Sheaf {
+    /// Takes over the sheaf whose top slot is `word`; `None` for [`no_sheaf`].
+    ///
+    /// # Safety
+    /// `word` came out of a row (by a successful `replace` or a drain) or [`Sheaf::into_word`], and is given up there.
+    pub unsafe fn from_word(word: usize, capacity: u16) -> Option<Sheaf> {
+        (word != no_sheaf()).then_some(Sheaf { top: word, capacity })
+    }
+
+    /// Makes an empty sheaf of `memory`.
+    ///
+    /// # Safety
+    /// `memory` is [`SHEAF_BYTES`] long, aligned to as much, writable and the caller's.
+    pub unsafe fn new(memory: *mut u8, capacity: u16) -> Sheaf {
+        let sheaf = Sheaf { top: memory.expose_provenance() + sentinel(capacity), capacity };
+        // SAFETY: the sentinel slot lies in `memory`.
+        unsafe { sheaf.write(sheaf.top, 0) };
+        sheaf
+    }
+
+    /// Makes an empty sheaf, whose capacity may differ from what it was, of one that was emptied.
+    pub fn into_memory(self) -> *mut u8 {
+        ptr::with_exposed_provenance_mut(self.base())
+    }
+
+    /// The word that names it in a row; the sheaf is given up to the row.
+    pub fn into_word(self) -> usize {
+        self.top
+    }
+
+    /// The word that would name it.
+    pub fn word(&self) -> usize {
+        self.top
+    }
+
+    /// Objects in it.
+    pub fn len(&self) -> usize {
+        (self.top - self.bottom()) / SLOT
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.top == self.bottom()
+    }
+
+    /// Whether it holds as many as it can.
+    pub fn is_full(&self) -> bool {
+        is_full(self.top)
+    }
+
+    /// Takes the top object out.
+    pub fn pop(&mut self) -> Option<*mut u8> {
+        if self.is_empty() {
+            return None;
+        }
+        // SAFETY: the top slot is above the sentinel, in the sheaf.
+        let object = unsafe { self.read(self.top) };
+        self.top -= SLOT;
+        Some(ptr::with_exposed_provenance_mut(object))
+    }
+
+    /// Puts an object on top; gives it back where the sheaf is full.
+    pub fn push(&mut self, object: *mut u8) -> Result<(), *mut u8> {
+        if self.is_full() {
+            return Err(object);
+        }
+        self.top += SLOT;
+        // SAFETY: the sheaf was not full, so the new top slot is inside.
+        unsafe { self.write(self.top, object.expose_provenance()) };
+        Ok(())
+    }
+
+    /// All objects, bottom first, and none of them any more in the sheaf.
+    pub fn drain(&mut self) -> &mut [usize] {
+        let len = self.len();
+        let first = self.bottom() + SLOT;
+        self.top = self.bottom();
+        // SAFETY: slots `first` to the old top are in the sheaf, which is exclusively borrowed.
+        unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(first), len) }
+    }
+
+    /// Lets `fill` write up to `want` objects into the empty slots and takes in as many as it says.
+    /// They come out again in the order in which they were written.
+    pub fn fill(&mut self, want: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
+        debug_assert!(self.is_empty());
+        let want = want.min(self.capacity as usize);
+        let first = self.bottom() + SLOT;
+        // SAFETY: the slots above the sentinel are in the sheaf and initialised to something (memory of the page
+        // allocator is always readable); it is exclusively borrowed.
+        let slots: &mut [usize] =
+            unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(first), want) };
+        let got = fill(slots);
+        slots[..got].reverse();
+        self.top += got * SLOT;
+    }
+
+    /// Keeps `link` in the sentinel slot while the sheaf lies in a barn.
+    pub(super) fn set_link(&mut self, link: usize) {
+        // SAFETY: the sentinel slot is in the sheaf.
+        unsafe { self.write(self.bottom(), link) };
+    }
+
+    /// The kept link; the sentinel reads 0 again.
+    pub(super) fn take_link(&mut self) -> usize {
+        let bottom = self.bottom();
+        // SAFETY: as in `set_link`.
+        unsafe {
+            let link = self.read(bottom);
+            self.write(bottom, 0);
+            link
+        }
+    }
+
+    fn base(&self) -> usize {
+        self.top & !(SHEAF_BYTES - 1)
+    }
+
+    fn bottom(&self) -> usize {
+        self.base() + sentinel(self.capacity)
+    }
+
+    /// # Safety
+    /// `slot` is the address of a slot of this sheaf.
+    unsafe fn read(&self, slot: usize) -> usize {
+        // SAFETY: the caller's condition, and the sheaf is this thread's alone.
+        unsafe { ptr::read(ptr::with_exposed_provenance(slot)) }
+    }
+
+    /// # Safety
+    /// As for `read`.
+    unsafe fn write(&self, slot: usize, value: usize) {
+        // SAFETY: as in `read`.
+        unsafe { ptr::write(ptr::with_exposed_provenance_mut(slot), value) }
+    }
+}
+
+/// Offset of the sentinel slot.
+const fn sentinel(capacity: u16) -> usize {
+    (SHEAF_SLOTS - 1 - capacity as usize) * SLOT
+}
+
+/// Whether the sheaf named `word` is full ([`no_sheaf`] is).
+pub fn is_full(word: usize) -> bool {
+    (word + SLOT) % SHEAF_BYTES == 0
+}
+
+/// Number of objects in the sheaf named `word`, whose capacity is `capacity`.
+pub fn len(word: usize, capacity: u16) -> usize {
+    if word == no_sheaf() { 0 } else { (word % SHEAF_BYTES - sentinel(capacity)) / SLOT }
+}
+
+/// The objects of the sheaf named `word`, bottom first.
+///
+/// # Safety
+/// The sheaf is valid and held still (a drained row, a barn under its lock).
+pub unsafe fn objects<'a>(word: usize, capacity: u16) -> &'a [usize] {
+    let n = len(word, capacity);
+    // SAFETY: the `n` slots up to `word` belong to the sheaf.
+    unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(word - (n.max(1) - 1) * SLOT), n) }
+}
+
+/// The link kept in a sheaf that lies in a barn.
+pub(super) fn link(word: usize, capacity: u16) -> usize {
+    let bottom = (word & !(SHEAF_BYTES - 1)) + sentinel(capacity);
+    // SAFETY: the barn's lock is held by whoever walks its stack, so the sheaf stays and its sentinel slot is readable.
+    unsafe { ptr::read(ptr::with_exposed_provenance(bottom)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(C, align(2048))]
+    struct Memory([u8; SHEAF_BYTES]);
+
+    #[test]
+    fn holds_its_capacity_last_in_first_out() {
+        for capacity in [1u16, 2, 4, 100, 255] {
+            let mut memory = Memory([0xa5; SHEAF_BYTES]);
+            // SAFETY: the memory is a sheaf's size and alignment and ours.
+            let mut sheaf = unsafe { Sheaf::new(memory.0.as_mut_ptr(), capacity) };
+            assert!(sheaf.is_empty());
+            for i in 1..=capacity as usize {
+                assert!(!sheaf.is_full());
+                sheaf.push(ptr::without_provenance_mut(i * 8)).unwrap();
+                assert_eq!(sheaf.len(), i);
+            }
+            assert!(sheaf.is_full() && is_full(sheaf.word()));
+            assert!(sheaf.push(ptr::without_provenance_mut(8)).is_err());
+            assert_eq!(len(sheaf.word(), capacity), capacity as usize);
+            for i in (1..=capacity as usize).rev() {
+                assert_eq!(sheaf.pop().map(|p| p.addr()), Some(i * 8));
+            }
+            assert!(sheaf.pop().is_none());
+            sheaf.fill(usize::MAX, |slots| {
+                assert_eq!(slots.len(), capacity as usize);
+                slots.iter_mut().enumerate().for_each(|(i, s)| *s = (i + 1) * 8);
+                slots.len()
+            });
+            assert_eq!(sheaf.pop().map(|p| p.addr()), Some(8), "filled objects come out in order");
+            assert_eq!(sheaf.drain().len(), capacity as usize - 1);
+            let _ = sheaf.into_memory();
+        }
+    }
+}

@@ -5,15 +5,33 @@ use crate::types::Pfn;
 
 /// A list of frames; its lock is its owner's. The links are those of the frames' descriptors, which `page` finds.
 pub struct PageList {
-    head: Pfn,
-    tail: Pfn,
+    head: Link,
+    tail: Link,
     len: u32,
+}
+
+/// A frame number stored inverted, so that an empty list is all zeroes and large tables of lists lie in `.bss`.
+#[derive(Clone, Copy)]
+struct Link(u32);
+
+impl Link {
+    const NONE: Link = Link(!Pfn::NONE.0);
+
+    #[inline]
+    const fn to(pfn: Pfn) -> Link {
+        Link(!pfn.0)
+    }
+
+    #[inline]
+    const fn pfn(self) -> Pfn {
+        Pfn(!self.0)
+    }
 }
 
 impl PageList {
     /// An empty list.
     pub const fn new() -> PageList {
-        PageList { head: Pfn::NONE, tail: Pfn::NONE, len: 0 }
+        PageList { head: Link::NONE, tail: Link::NONE, len: 0 }
     }
 
     /// Number of frames on it.
@@ -31,38 +49,36 @@ impl PageList {
     /// The first (hot) frame.
     #[inline]
     pub fn first(&self) -> Option<Pfn> {
-        self.head.is_some().then_some(self.head)
+        Some(self.head.pfn()).filter(|pfn| pfn.is_some())
     }
 
     /// The last (cold) frame.
     #[inline]
     pub fn last(&self) -> Option<Pfn> {
-        self.tail.is_some().then_some(self.tail)
+        Some(self.tail.pfn()).filter(|pfn| pfn.is_some())
     }
 
     /// Adds `pfn`, which is on no list, at the head.
     pub fn push_front<'p>(&mut self, pfn: Pfn, page: impl Fn(Pfn) -> &'p Page) {
         page(pfn).set_prev(Pfn::NONE);
-        page(pfn).set_next(self.head);
-        if self.head.is_some() {
-            page(self.head).set_prev(pfn);
-        } else {
-            self.tail = pfn;
+        page(pfn).set_next(self.head.pfn());
+        match self.first() {
+            Some(head) => page(head).set_prev(pfn),
+            None => self.tail = Link::to(pfn),
         }
-        self.head = pfn;
+        self.head = Link::to(pfn);
         self.len += 1;
     }
 
     /// Adds `pfn`, which is on no list, at the tail.
     pub fn push_back<'p>(&mut self, pfn: Pfn, page: impl Fn(Pfn) -> &'p Page) {
         page(pfn).set_next(Pfn::NONE);
-        page(pfn).set_prev(self.tail);
-        if self.tail.is_some() {
-            page(self.tail).set_next(pfn);
-        } else {
-            self.head = pfn;
+        page(pfn).set_prev(self.tail.pfn());
+        match self.last() {
+            Some(tail) => page(tail).set_next(pfn),
+            None => self.head = Link::to(pfn),
         }
-        self.tail = pfn;
+        self.tail = Link::to(pfn);
         self.len += 1;
     }
 
@@ -72,14 +88,14 @@ impl PageList {
         if prev.is_some() {
             page(prev).set_next(next);
         } else {
-            debug_assert_eq!(self.head, pfn);
-            self.head = next;
+            debug_assert_eq!(self.first(), Some(pfn));
+            self.head = Link::to(next);
         }
         if next.is_some() {
             page(next).set_prev(prev);
         } else {
-            debug_assert_eq!(self.tail, pfn);
-            self.tail = prev;
+            debug_assert_eq!(self.last(), Some(pfn));
+            self.tail = Link::to(prev);
         }
         self.len -= 1;
     }
@@ -100,7 +116,7 @@ impl PageList {
 
     /// The frames from head to tail. The list must not change meanwhile.
     pub fn iter<'p>(&self, page: impl Fn(Pfn) -> &'p Page) -> impl Iterator<Item = Pfn> {
-        let mut at = self.head;
+        let mut at = self.head.pfn();
         core::iter::from_fn(move || {
             let pfn = at.is_some().then_some(at)?;
             at = page(pfn).next();

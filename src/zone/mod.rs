@@ -1,56 +1,261 @@
-//! (under construction)
-#![allow(unsafe_code, missing_docs, clippy::all)]
-use crate::{config::Options, gfp::Gfp, machine::*, page::Kind, sync::Lock, types::*};
-pub struct PageAllocator<M> {
-    l: Lock<Option<PfnRange>>,
-    p: core::marker::PhantomData<fn(&M)>,
+//! Page frames: zones, the buddy system, per-CPU page lists, watermarks, growth and return to the system.
+//!
+//! A request walks its *zonelist* (nodes by distance, in each node the zones from the highest that suits downwards) and takes
+//! a block from the first zone that keeps its watermark. When none does, the slow path grows a zone (`m.grow`), goes
+//! down to the min mark and the reserves, drains the per-CPU lists, gives idle memory back where the budget is what lacks, and
+//! returns `None` in the end: never a panic, never a wait for another thread's memory.
+//!
+//! Locks, outer to inner: `pcp` > `zone`. No zone lock is held while another is taken (but for `fork`), and none during a
+//! system call. The algorithms (`buddy`, `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.
+
+mod alloc;
+mod buddy;
+mod budget;
+mod fallback;
+mod raw;
+mod reclaim;
+mod run;
+mod stats;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+mod watermark;
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+pub use fallback::{MIGRATE_TYPES, MigrateType};
+pub use stats::{ZoneInfo, ZoneStats};
+pub use watermark::Watermarks;
+
+use self::buddy::{Buddy, Map, STATE};
+use self::budget::Budget;
+use self::raw::{BlockMap, Owner};
+use crate::config::Options;
+use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
+use crate::page::{Kind, Page, flag};
+use crate::sync::{CachePadded, Guard, Lock};
+use crate::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn, PfnRange};
+
+/// All zones, from the lowest.
+pub const ZONES: [ZoneKind; NR_ZONES] =
+    [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::HighMem, ZoneKind::Movable];
+
+/// What a zone's lock guards.
+struct Zone {
+    buddy: Buddy,
+    marks: Watermarks,
+    /// Frames that exist, the table's own included.
+    present: u32,
+    /// First frame and end of all that exists.
+    span: (Pfn, Pfn),
+    allocs: u64,
+    frees: u64,
 }
-impl<M: Machine> PageAllocator<M> {
-    pub const fn new() -> Self {
-        Self { l: Lock::new(None), p: core::marker::PhantomData }
+
+/// One zone of one node.
+struct Cell {
+    lock: Lock<Zone>,
+    /// Frames the buddy system was given. Written under the lock.
+    managed: AtomicU32,
+    /// The machine had no more frames when asked last.
+    exhausted: AtomicBool,
+}
+
+impl Cell {
+    const fn new() -> Cell {
+        let span = (Pfn::NONE, Pfn(0));
+        let zone = Zone { buddy: Buddy::new(), marks: Watermarks::NONE, present: 0, span, allocs: 0, frees: 0 };
+        Cell { lock: Lock::new(zone), managed: AtomicU32::new(0), exhausted: AtomicBool::new(false) }
     }
-    pub fn init(&self, _m: &M, _o: &Options) {}
-    pub fn alloc_pages(&self, m: &M, _g: Gfp, o: Order, _n: Option<usize>) -> Option<Pfn> {
-        let mut l = self.l.lock(m);
-        loop {
-            if let Some(r) = l.as_mut() {
-                let s = Pfn((r.start.0 + o.pages() - 1) & !(o.pages() - 1));
-                if s.0 + o.pages() <= r.end().0 {
-                    *r = PfnRange::new(s.add(o.pages()), r.end().0 - s.0 - o.pages());
-                    m.page(s).set_home(2, 0);
-                    for i in 0..o.pages() {
-                        m.page(s.add(i)).set_home(2, 0);
-                    }
-                    m.page(s).set_kind(Kind::Allocated, o);
-                    m.page(s).set_refs(1);
-                    return Some(s);
-                }
-            }
-            *l = Some(m.grow(0, ZoneKind::Normal, 1024)?);
+}
+
+/// The page allocator of one machine.
+pub struct PageAllocator<M: Machine> {
+    zones: [[CachePadded<Cell>; NR_ZONES]; MAX_NODES],
+    blocks: BlockMap,
+    budget: Budget,
+    decay_ms: AtomicU32,
+    /// Nodes that have, or had, a zone with memory, as a count from 0.
+    nodes: AtomicU32,
+    /// Pages given back to the system so far.
+    discarded: AtomicU64,
+    machine: PhantomData<fn(&M)>,
+}
+
+/// The buddy algorithm's view of a machine.
+struct View<'a, M> {
+    m: &'a M,
+    blocks: &'a BlockMap,
+}
+
+impl<M: Machine> Map for View<'_, M> {
+    #[inline]
+    fn page(&self, pfn: Pfn) -> &Page {
+        self.m.page(pfn)
+    }
+
+    #[inline]
+    fn block_type(&self, pfn: Pfn) -> MigrateType {
+        self.blocks.get(pfn)
+    }
+
+    fn set_block_type(&self, pfn: Pfn, to: MigrateType) {
+        self.blocks.set(pfn, to);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.m.now_ms()
+    }
+}
+
+impl<M: Machine> PageAllocator<M> {
+    /// An allocator without memory.
+    pub const fn new() -> PageAllocator<M> {
+        PageAllocator {
+            zones: [const { [const { CachePadded::new(Cell::new()) }; NR_ZONES] }; MAX_NODES],
+            blocks: BlockMap::new(),
+            budget: Budget::new(),
+            decay_ms: AtomicU32::new(0),
+            nodes: AtomicU32::new(0),
+            discarded: AtomicU64::new(0),
+            machine: PhantomData,
         }
     }
-    pub fn free_pages(&self, _m: &M, _p: Pfn, _o: Order, _b: bool) -> bool {
+
+    /// Takes over the options and the machine's budget. Before it there is no limit.
+    pub fn init(&self, m: &M, options: &Options) {
+        let limit = match options.limit_bytes >> PAGE_SHIFT {
+            0 => u64::MAX,
+            pages => pages,
+        };
+        self.budget.set_limit(limit.min(m.budget()));
+        self.decay_ms.store(options.decay_ms, Relaxed);
+    }
+
+    /// Adds memory present at boot: any run of frames of one zone, with contents unknown. A frame is added once. Zones do
+    /// not share pageblocks: frames in a pageblock that is another zone's already are left out.
+    pub fn add(&self, m: &M, node: usize, kind: ZoneKind, range: PfnRange) {
+        self.add_range(m, node, kind, range, 0);
+    }
+
+    /// Adds frames whose contents are known to be `state`.
+    fn add_range(&self, m: &M, node: usize, kind: ZoneKind, range: PfnRange, state: u32) {
+        let mut at = range.start;
+        while at < range.end() {
+            // By 8 GiB: what one leaf of the pageblock table describes.
+            let border = Pfn((at.0 | (raw::LEAF_PAGES - 1)).saturating_add(1).min(range.end().0));
+            let mut part = PfnRange::new(at, border.since(at));
+            at = border;
+            if !self.blocks.covers(part.start) && self.blocks.give(m, part.start) {
+                m.page(part.start).set_home(kind as usize, node);
+                m.page(part.start).set_kind(Kind::Reserved, Order::ZERO);
+                part = PfnRange::new(part.start.add(1), part.pages - 1);
+            }
+            // Without a page for the table the frames cannot be used; only HIGHMEM beyond 8 GiB could come here.
+            if !self.blocks.covers(part.start) {
+                continue;
+            }
+            self.add_part(m, node, kind, part, state);
+        }
+    }
+
+    /// Adds frames that one leaf of the pageblock table describes.
+    fn add_part(&self, m: &M, node: usize, kind: ZoneKind, range: PfnRange, state: u32) {
+        let cell = &self.zones[node][kind as usize];
+        let mut zone = cell.lock.lock(m);
+        zone.buddy.set_home(kind as usize, node);
+        let (mut at, mut added) = (range.start, 0);
+        let clean = zone.buddy.clean_pages();
+        while at < range.end() {
+            let block = Pfn(at.0 & !(Order::MAX.pages() - 1));
+            let end = block.add(Order::MAX.pages()).min(range.end());
+            // A pageblock belongs to one zone: what lies in another's is lost.
+            let mut mine = PfnRange::new(at, end.since(at));
+            let middle = block.add(PAGEBLOCK_PAGES);
+            let owner = Owner::new(kind as usize, node);
+            if at < middle && !self.blocks.claim(at, owner) {
+                at = middle.min(end);
+                mine = PfnRange::new(at, end.since(at));
+            }
+            if end > middle && !self.blocks.claim(middle, owner) {
+                mine.pages = middle.0.saturating_sub(mine.start.0);
+            }
+            zone.buddy.free_range(&self.view(m), mine, state);
+            added += mine.pages;
+            at = end;
+        }
+        zone.present += range.pages;
+        let start = if zone.span.0.is_some() { zone.span.0.min(range.start) } else { range.start };
+        zone.span = (start, zone.span.1.max(range.end()));
+        let managed = cell.managed.load(Relaxed) + added;
+        cell.managed.store(managed, Relaxed);
+        zone.marks = Watermarks::of(u64::from(managed));
+        // What was clean and merged with backed memory counts as backed from now on.
+        let fresh = if state & flag::UNBACKED != 0 { added } else { 0 };
+        self.budget.charge(u64::from(added - fresh));
+        self.settle(clean + fresh, zone.buddy.clean_pages());
+        self.nodes.fetch_max(node as u32 + 1, Relaxed);
+    }
+
+    #[inline]
+    fn view<'a>(&'a self, m: &'a M) -> View<'a, M> {
+        View { m, blocks: &self.blocks }
+    }
+
+    /// Books that a zone's clean pages went from `before` to `after`.
+    #[inline]
+    fn settle(&self, before: u32, after: u32) {
+        if before > after {
+            self.budget.charge(u64::from(before - after));
+        } else if after > before {
+            self.budget.uncharge(u64::from(after - before));
+        }
+    }
+
+    /// The zone that a frame handed out by this allocator belongs to.
+    #[inline]
+    fn cell_of(&self, page: &Page) -> Option<&Cell> {
+        Some(self.zones.get(page.node())?.get(page.zone())?)
+    }
+
+    /// Frees the frames of a run that nobody owns any more, with contents known to be `state`. False, and nothing done,
+    /// where the lock is not to be had without blocking.
+    fn free_frames(&self, m: &M, range: PfnRange, state: u32, reserve: bool, may_block: bool) -> bool {
+        let Some(cell) = self.cell_of(m.page(range.start)) else { return true };
+        let Some(mut zone) = cell.lock.acquire(m, may_block) else { return false };
+        self.free_locked(m, &mut zone, range, state, reserve);
         true
     }
-    pub fn alloc_run(&self, m: &M, g: Gfp, pages: u32, n: Option<usize>) -> Option<Pfn> {
-        let p = self.alloc_pages(m, g, Order::holding(pages as usize)?, n)?;
-        m.page(p).set_kind(Kind::Run, Order::ZERO);
-        m.page(p).set_word(pages as u64);
-        Some(p)
+
+    fn free_locked(&self, m: &M, zone: &mut Guard<'_, Zone, M>, range: PfnRange, state: u32, reserve: bool) {
+        let clean = zone.buddy.clean_pages();
+        for (pfn, order) in buddy::blocks(range) {
+            zone.buddy.free(&self.view(m), pfn, order, state & STATE, reserve);
+        }
+        zone.frees += 1;
+        self.settle(clean, zone.buddy.clean_pages());
     }
-    pub fn free_run(&self, _m: &M, _r: PfnRange, _b: bool) -> bool {
-        true
+
+    /// Charges pages that hold memory but are not frames of the buddy system. False where the budget has no room.
+    pub fn charge(&self, pages: u64) -> bool {
+        self.budget.try_charge(pages, watermark::Mark::Min, crate::gfp::Gfp::KERNEL)
     }
-    pub fn resize_run(&self, _m: &M, _r: PfnRange, _p: u32) -> bool {
-        false
+
+    /// Takes back a charge.
+    pub fn uncharge(&self, pages: u64) {
+        self.budget.uncharge(pages);
     }
-    pub fn drain(&self, _m: &M) {}
-    pub fn age(&self, _m: &M, _n: u64) -> u64 {
-        0
+
+    /// Takes every lock, in order, for `fork`.
+    pub fn lock_all(&self, m: &M) {
+        for cell in self.zones.as_flattened() {
+            cell.lock.raw_lock(m);
+        }
     }
-    pub fn trim(&self, _m: &M, _e: bool) -> u64 {
-        0
+}
+
+impl<M: Machine> Default for PageAllocator<M> {
+    fn default() -> PageAllocator<M> {
+        PageAllocator::new()
     }
-    pub fn lock_all(&self, _m: &M) {}
-    pub unsafe fn unlock_all(&self, _m: &M) {}
 }

@@ -1,0 +1,558 @@
+//! The buddy system of one zone: free blocks of 2^order frames, split on demand, merged with their buddy when freed.
+//!
+//! Guard: all of it, and the descriptors of free blocks, belong to the zone lock's holder.
+//!
+//! Two lists per order and migrate type keep blocks that hold memory (*backed*) apart from those that were never
+//! touched or were given back to the host (*clean*: they read zero, and the first touch faults). Reusing a backed block
+//! costs no fault and no new memory, so small requests take backed ones first, then clean remainders of
+//! pageblocks that are in use anyway, and break a whole pageblock last. A merged block is zero only if both halves were,
+//! and clean only if both were.
+//!
+//! Two frames are buddies, and merge, iff (a) they differ in bit `order` alone, (b) the other one heads a free block,
+//! (c) of the same order, (d) in the same zone and node, (e) both or neither belong to the reserve, (f) beyond a
+//! pageblock, their pageblocks' types mix.
+//!
+//! Interior pages are [`Kind::Tail`], or [`Kind::Offline`] where their descriptor was never written: only heads are
+//! touched, so that bringing memory online costs one descriptor for 4 MiB.
+
+use super::fallback::{self, MIGRATE_TYPES, MigrateType};
+use crate::page::{Kind, Page, PageList, flag};
+use crate::types::{NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange};
+
+/// What the algorithm needs to know of the world.
+pub trait Map {
+    /// The descriptor of an online frame, or of a frame in the same largest block as one.
+    fn page(&self, pfn: Pfn) -> &Page;
+    /// Type of the pageblock that holds the frame.
+    fn block_type(&self, pfn: Pfn) -> MigrateType;
+    /// Sets it.
+    fn set_block_type(&self, pfn: Pfn, to: MigrateType);
+    /// The time, for stamps.
+    fn now_ms(&self) -> u64;
+    /// Hears of every step.
+    fn trace(&self, _event: Event) {}
+}
+
+/// A step of the buddy system, for traces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A block left its free list.
+    Take(Pfn, Order),
+    /// A block joined a free list.
+    Insert(Pfn, Order, MigrateType),
+    /// A freed block met its buddy.
+    Merge(Pfn, Pfn, Order),
+    /// A pageblock changed its type.
+    Claim(Pfn, MigrateType),
+}
+
+/// What a request prefers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// Memory that costs least.
+    Any,
+    /// Memory that reads zero.
+    Zero,
+    /// Only memory whose touch does not fault.
+    Backed,
+}
+
+/// Where [`Buddy::find`] found a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    order: Order,
+    list: MigrateType,
+    /// From the clean list: handing it out makes the host back it.
+    pub clean: bool,
+}
+
+/// The state bits of a block: [`flag::ZERO`] and [`flag::UNBACKED`], and [`flag::RESERVE`] in the reserve.
+pub const STATE: u32 = flag::ZERO | flag::UNBACKED;
+
+/// Zeroing less than this costs less than the faults of fresh memory (50–100 ns against 500–1300 ns a page).
+const ZERO_WORTH: u8 = 4;
+/// Orders below a pageblock, as a set.
+const SMALL: u16 = (1 << PAGEBLOCK_ORDER) - 1;
+
+/// The free blocks of one order.
+pub struct FreeArea {
+    /// By migrate type; the most recently freed first, those that read zero last.
+    pub backed: [PageList; MIGRATE_TYPES],
+    /// By migrate type.
+    pub clean: [PageList; MIGRATE_TYPES],
+}
+
+/// Free blocks of a zone.
+///
+/// Invariants ([`crate::zone::PageAllocator::verify`]): a bit of `backed`/`clean` is set iff the list has blocks;
+/// `free[t]` is the sum of the blocks' pages on the lists of type `t`; `clean_pages` of those on clean lists.
+pub struct Buddy {
+    areas: [FreeArea; NR_ORDERS],
+    backed: [u16; MIGRATE_TYPES],
+    clean: [u16; MIGRATE_TYPES],
+    free: [u32; MIGRATE_TYPES],
+    free_pages: u32,
+    clean_pages: u32,
+    home: u32,
+    /// Pageblocks claimed by another type so far.
+    pub claims: u32,
+    /// Blocks stolen from another type's pageblock so far.
+    pub steals: u32,
+}
+
+impl Buddy {
+    /// Nothing free.
+    pub const fn new() -> Buddy {
+        const AREA: FreeArea = FreeArea {
+            backed: [const { PageList::new() }; MIGRATE_TYPES],
+            clean: [const { PageList::new() }; MIGRATE_TYPES],
+        };
+        Buddy {
+            areas: [AREA; NR_ORDERS],
+            backed: [0; MIGRATE_TYPES],
+            clean: [0; MIGRATE_TYPES],
+            free: [0; MIGRATE_TYPES],
+            free_pages: 0,
+            clean_pages: 0,
+            home: 0,
+            claims: 0,
+            steals: 0,
+        }
+    }
+
+    /// Sets the zone and node of its frames.
+    pub fn set_home(&mut self, zone: usize, node: usize) {
+        self.home = home(zone, node);
+    }
+
+    /// Free pages.
+    #[inline]
+    pub fn free_pages(&self) -> u32 {
+        self.free_pages
+    }
+
+    /// Free pages that hold no memory.
+    #[inline]
+    pub fn clean_pages(&self) -> u32 {
+        self.clean_pages
+    }
+
+    /// Free pages on the lists of a type.
+    #[inline]
+    pub fn free_of(&self, list: MigrateType) -> u32 {
+        self.free[list.index()]
+    }
+
+    /// The free area of an order.
+    pub fn area(&self, order: Order) -> &FreeArea {
+        &self.areas[order.index()]
+    }
+
+    /// Puts the block on its list.
+    fn insert(&mut self, map: &impl Map, pfn: Pfn, order: Order, state: u32, list: MigrateType) {
+        let page = map.page(pfn);
+        page.set_flags(self.home | state);
+        page.set_cache(list as u16);
+        let (t, bit) = (list.index(), 1 << order.get());
+        let area = &mut self.areas[order.index()];
+        if state & flag::UNBACKED != 0 {
+            area.clean[t].push_front(pfn, |p| map.page(p));
+            self.clean[t] |= bit;
+            self.clean_pages += order.pages();
+        } else {
+            if order >= Order::PAGEBLOCK {
+                page.set_word(map.now_ms());
+            }
+            if state & flag::ZERO != 0 {
+                area.backed[t].push_back(pfn, |p| map.page(p));
+            } else {
+                area.backed[t].push_front(pfn, |p| map.page(p));
+            }
+            self.backed[t] |= bit;
+        }
+        page.set_kind(Kind::Buddy, order);
+        self.free[t] += order.pages();
+        self.free_pages += order.pages();
+        map.trace(Event::Insert(pfn, order, list));
+    }
+
+    /// Takes a free block off its list and returns its state. The descriptor still says [`Kind::Buddy`].
+    fn remove(&mut self, map: &impl Map, pfn: Pfn) -> u32 {
+        let page = map.page(pfn);
+        let (order, state) = (page.order(), page.flags() & (STATE | flag::RESERVE));
+        let t = MigrateType::from_raw(page.cache() as u8).index();
+        let area = &mut self.areas[order.index()];
+        if state & flag::UNBACKED != 0 {
+            area.clean[t].remove(pfn, |p| map.page(p));
+            if area.clean[t].is_empty() {
+                self.clean[t] &= !(1 << order.get());
+            }
+            self.clean_pages -= order.pages();
+        } else {
+            area.backed[t].remove(pfn, |p| map.page(p));
+            if area.backed[t].is_empty() {
+                self.backed[t] &= !(1 << order.get());
+            }
+        }
+        self.free[t] -= order.pages();
+        self.free_pages -= order.pages();
+        map.trace(Event::Take(pfn, order));
+        state
+    }
+
+    /// Whether `page` heads a free block that merges with one of `order` on the lists of type `list`.
+    fn is_buddy(&self, page: &Page, order: Order, list: MigrateType) -> bool {
+        page.kind() == Kind::Buddy
+            && page.order() == order
+            && page.flags() & HOME == self.home
+            && (page.cache() == MigrateType::HighAtomic as u16) == (list == MigrateType::HighAtomic)
+    }
+
+    /// Frees the block at `pfn`, which nobody owns any more, merging it as far as it goes. `state` says what its
+    /// contents are known to be; `reserve` puts it into the reserve instead of its pageblock's lists.
+    pub fn free(&mut self, map: &impl Map, pfn: Pfn, order: Order, state: u32, reserve: bool) {
+        let list = if reserve { MigrateType::HighAtomic } else { map.block_type(pfn) };
+        let (mut pfn, mut order, mut state) = (pfn, order, state & STATE);
+        while let Some(up) = order.up() {
+            let buddy = Pfn(pfn.0 ^ order.pages());
+            let page = map.page(buddy);
+            if !self.is_buddy(page, order, list) {
+                break;
+            }
+            if order >= Order::PAGEBLOCK && !reserve {
+                let other = map.block_type(buddy);
+                if other != list {
+                    if !(other.mixes() && list.mixes()) {
+                        break;
+                    }
+                    // Both are wholly free, so the type of either is as good.
+                    map.set_block_type(buddy, list);
+                }
+            }
+            map.trace(Event::Merge(pfn, buddy, order));
+            state &= self.remove(map, buddy);
+            let upper = Pfn(pfn.0 | order.pages());
+            map.page(upper).set_kind(Kind::Tail, Order::ZERO);
+            pfn = Pfn(pfn.0 & !order.pages());
+            order = up;
+        }
+        let state = if reserve { state | flag::RESERVE } else { state };
+        self.insert(map, pfn, order, state, list);
+    }
+
+    /// Frees any run of frames: as the aligned blocks it is made of.
+    pub fn free_range(&mut self, map: &impl Map, range: PfnRange, state: u32) {
+        for (pfn, order) in blocks(range) {
+            self.free(map, pfn, order, state, false);
+        }
+    }
+
+    /// The cheapest list of type `list` with a block of at least `order`.
+    pub fn find(&self, order: Order, list: MigrateType, want: Want) -> Option<Found> {
+        let at_least = u16::MAX << order.get();
+        let (backed, clean) = (self.backed[list.index()] & at_least, self.clean[list.index()] & at_least);
+        if backed | clean == 0 {
+            return None;
+        }
+        let sets = match want {
+            Want::Backed => [(backed, false), (0, false), (0, false), (0, false)],
+            Want::Any => [(backed & SMALL, false), (clean & SMALL, true), (backed, false), (clean, true)],
+            Want::Zero if order.get() >= ZERO_WORTH => {
+                [(clean & SMALL, true), (clean, true), (backed, false), (0, false)]
+            }
+            Want::Zero => [(clean & SMALL, true), (backed & SMALL, false), (clean, true), (backed, false)],
+        };
+        let (set, clean) = sets.into_iter().find(|(set, _)| *set != 0)?;
+        let order = Order::new(set.trailing_zeros() as u8)?;
+        Some(Found { order, list, clean })
+    }
+
+    /// Takes the first `pages` frames of the block found, gives back what is behind them, and returns the block with its
+    /// state. It is [`Kind::Isolated`] then: off the lists, nobody's yet.
+    pub fn take(&mut self, map: &impl Map, found: Found, pages: u32, want: Want) -> Option<(Pfn, u32)> {
+        let area = &self.areas[found.order.index()];
+        let list = if found.clean { &area.clean } else { &area.backed };
+        let list = &list[found.list.index()];
+        // Backed blocks that are known to read zero are at the end.
+        let pfn = if want == Want::Zero { list.last()? } else { list.first()? };
+        let state = self.remove(map, pfn);
+        self.carve(map, pfn, found.order, pages, state, found.list);
+        Some((pfn, state))
+    }
+
+    /// Keeps the first `pages` frames of a block just removed and inserts the rest. Nothing there can merge.
+    fn carve(&mut self, map: &impl Map, pfn: Pfn, order: Order, pages: u32, state: u32, list: MigrateType) {
+        map.page(pfn).set_kind(Kind::Isolated, order);
+        for (rest, order) in blocks(PfnRange::new(pfn.add(pages), order.pages() - pages)) {
+            self.insert(map, rest, order, state, list);
+        }
+    }
+
+    /// A block for a request of type `start` whose own lists are empty. May change the type of pageblocks.
+    pub fn fall_back(&mut self, map: &impl Map, order: Order, start: MigrateType, want: Want) -> Option<Found> {
+        if start == MigrateType::Movable
+            && let Some(found) = self.find(order, MigrateType::Cma, want)
+        {
+            return Some(found);
+        }
+        // The largest block first: it claims most, and splits least often.
+        let mut size = Some(Order::MAX);
+        while let Some(at) = size.filter(|at| *at >= order && fallback::may_claim(start, *at)) {
+            for from in fallback::fallbacks(start) {
+                let area = &self.areas[at.index()];
+                let first = area.backed[from.index()].first().or(area.clean[from.index()].first());
+                if let Some(pfn) = first
+                    && self.claim(map, pfn, at, start)
+                    && let Some(found) = self.find(order, start, want)
+                {
+                    self.claims += 1;
+                    return Some(found);
+                }
+            }
+            size = at.down();
+        }
+        // Nothing to claim: the smallest block that fits.
+        let smallest = |from: &MigrateType| self.find(order, *from, want);
+        let found = fallback::fallbacks(start).iter().filter_map(smallest).min_by_key(|found| found.order)?;
+        self.steals += 1;
+        Some(found)
+    }
+
+    /// Makes the pageblocks of the free block at `pfn` pageblocks of type `to`, if they are free or compatible enough.
+    fn claim(&mut self, map: &impl Map, pfn: Pfn, order: Order, to: MigrateType) -> bool {
+        if order < Order::PAGEBLOCK {
+            let (free, compatible) = census(map, pfn, to, self.home);
+            if !fallback::claims(free, compatible) {
+                return false;
+            }
+        }
+        self.set_block_type(map, pfn, to);
+        if order == Order::MAX {
+            // Both pageblocks are wholly free: the first took the second along when it merged again, or they differ for good.
+            self.set_block_type(map, pfn.add(PAGEBLOCK_PAGES), to);
+        }
+        true
+    }
+
+    /// Gives the pageblock at `pfn` another type and moves its free blocks to that type's lists.
+    pub fn set_block_type(&mut self, map: &impl Map, pfn: Pfn, to: MigrateType) {
+        let start = Pfn(pfn.0 & !(PAGEBLOCK_PAGES - 1));
+        // A free block of the largest order may begin in the pageblock before: split it, so that the types stay apart.
+        let pair = Pfn(start.0 & !(Order::MAX.pages() - 1));
+        let head = map.page(pair);
+        if head.kind() == Kind::Buddy && head.order() == Order::MAX && self.is_home(head) {
+            let (list, state) = (MigrateType::from_raw(head.cache() as u8), self.remove(map, pair));
+            let upper = pair.add(PAGEBLOCK_PAGES);
+            self.insert(map, pair, Order::PAGEBLOCK, state, list);
+            self.insert(map, upper, Order::PAGEBLOCK, state, list);
+        }
+        map.set_block_type(start, to);
+        map.trace(Event::Claim(start, to));
+        let end = start.add(PAGEBLOCK_PAGES);
+        let mut at = start;
+        while at < end {
+            let page = map.page(at);
+            if page.kind() != Kind::Buddy || !self.is_home(page) {
+                at = at.add(1);
+                continue;
+            }
+            let order = page.order();
+            if page.cache() != MigrateType::HighAtomic as u16 {
+                let state = self.remove(map, at);
+                self.free(map, at, order, state, false);
+            }
+            at = at.add(order.pages());
+        }
+    }
+
+    fn is_home(&self, page: &Page) -> bool {
+        page.flags() & HOME == self.home
+    }
+
+    /// Order of the free block that `page` heads and whether it is clean, if it may be taken by its place.
+    pub fn free_at(&self, page: &Page) -> Option<(Order, bool)> {
+        let takeable =
+            page.kind() == Kind::Buddy && self.is_home(page) && MigrateType::from_raw(page.cache() as u8).mixes();
+        takeable.then(|| (page.order(), page.has(flag::UNBACKED)))
+    }
+
+    /// Takes the free block at `pfn` out of the middle of the lists, if there is one, keeping its first `pages` frames at
+    /// most. Returns the pages kept and the state.
+    pub fn take_at(&mut self, map: &impl Map, pfn: Pfn, pages: u32) -> Option<(u32, u32)> {
+        let page = map.page(pfn);
+        let (order, _) = self.free_at(page)?;
+        let list = MigrateType::from_raw(page.cache() as u8);
+        let state = self.remove(map, pfn);
+        let kept = pages.min(order.pages());
+        self.carve(map, pfn, order, kept, state, list);
+        Some((kept, state))
+    }
+
+    /// Checks the lists against their counts and the blocks on them against the rules. Returns what is wrong first.
+    pub fn verify(&self, map: &impl Map) -> Result<(), &'static str> {
+        let (mut free_pages, mut clean_pages) = (0, 0);
+        for list in MigrateType::ALL {
+            let mut of_type = 0;
+            for order in (0..NR_ORDERS).filter_map(|o| Order::new(o as u8)) {
+                let area = &self.areas[order.index()];
+                for (blocks, set, unbacked) in [(&area.backed, self.backed, false), (&area.clean, self.clean, true)] {
+                    let blocks = &blocks[list.index()];
+                    if (set[list.index()] >> order.get() & 1 != 0) == blocks.is_empty() {
+                        return Err("set of orders disagrees with a free list");
+                    }
+                    let (mut n, mut before) = (0, Pfn::NONE);
+                    for pfn in blocks.iter(|p| map.page(p)) {
+                        self.verify_block(map, pfn, order, list, unbacked)?;
+                        if map.page(pfn).prev() != before {
+                            return Err("free list is not linked both ways");
+                        }
+                        (n, before) = (n + 1, pfn);
+                        if n > blocks.len() {
+                            return Err("free list is longer than its count");
+                        }
+                    }
+                    if n != blocks.len() || blocks.last().unwrap_or(Pfn::NONE) != before {
+                        return Err("free list is shorter than its count");
+                    }
+                    of_type += n * order.pages();
+                    clean_pages += if unbacked { n * order.pages() } else { 0 };
+                }
+            }
+            if of_type != self.free[list.index()] {
+                return Err("free pages of a migrate type miscounted");
+            }
+            free_pages += of_type;
+        }
+        if (free_pages, clean_pages) != (self.free_pages, self.clean_pages) {
+            return Err("free pages miscounted");
+        }
+        Ok(())
+    }
+
+    fn verify_block(
+        &self,
+        map: &impl Map,
+        pfn: Pfn,
+        order: Order,
+        list: MigrateType,
+        unbacked: bool,
+    ) -> Result<(), &'static str> {
+        let page = map.page(pfn);
+        if page.kind() != Kind::Buddy || page.order() != order || page.cache() != list as u16 {
+            return Err("block on a free list that is not its own");
+        }
+        if !self.is_home(page) {
+            return Err("block of another zone on a free list");
+        }
+        if pfn.0 & (order.pages() - 1) != 0 {
+            return Err("free block is not aligned");
+        }
+        let reserve = list == MigrateType::HighAtomic;
+        if page.has(flag::UNBACKED) != unbacked
+            || page.has(flag::UNBACKED) && !page.has(flag::ZERO)
+            || page.has(flag::RESERVE) != reserve
+        {
+            return Err("state of a free block disagrees with its list");
+        }
+        for at in (0..order.pages()).step_by(PAGEBLOCK_PAGES as usize) {
+            if !reserve && map.block_type(pfn.add(at)) != list {
+                return Err("free block on the list of another type than its pageblock's");
+            }
+        }
+        for at in 1..order.pages() {
+            if !matches!(map.page(pfn.add(at)).kind(), Kind::Tail | Kind::Offline) {
+                return Err("interior page of a free block heads something");
+            }
+        }
+        let buddy = Pfn(pfn.0 ^ order.pages());
+        if order < Order::MAX && self.is_buddy(map.page(buddy), order, list) {
+            let apart = order >= Order::PAGEBLOCK && !reserve && {
+                let other = map.block_type(buddy);
+                other != list && !(other.mixes() && list.mixes())
+            };
+            if !apart {
+                return Err("two free buddies were not merged");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the least recently freed backed block of `order` in any list but the reserve's, whole.
+    pub fn take_oldest(&mut self, map: &impl Map, order: Order, freed_before: u64) -> Option<Pfn> {
+        for list in MigrateType::ALL {
+            if list == MigrateType::HighAtomic {
+                continue;
+            }
+            if let Some(pfn) = self.areas[order.index()].backed[list.index()].last()
+                && (order < Order::PAGEBLOCK || map.page(pfn).word() <= freed_before)
+            {
+                self.remove(map, pfn);
+                map.page(pfn).set_kind(Kind::Isolated, order);
+                return Some(pfn);
+            }
+        }
+        None
+    }
+}
+
+impl Default for Buddy {
+    fn default() -> Buddy {
+        Buddy::new()
+    }
+}
+
+/// The zone and node bits of [`Page::flags`].
+const HOME: u32 = 0x00ff_ff00;
+
+/// Those bits for a zone and node.
+pub const fn home(zone: usize, node: usize) -> u32 {
+    (zone as u32) << 8 | (node as u32) << 16
+}
+
+/// The aligned blocks that a run of frames is made of, ascending.
+pub fn blocks(range: PfnRange) -> impl Iterator<Item = (Pfn, Order)> {
+    let (mut at, end) = (range.start, range.end());
+    core::iter::from_fn(move || {
+        let left = end.since(at);
+        if left == 0 {
+            return None;
+        }
+        let order = at.0.trailing_zeros().min(left.ilog2()).min(Order::MAX.get() as u32);
+        let block = (at, Order::new(order as u8)?);
+        at = at.add(block.1.pages());
+        Some(block)
+    })
+}
+
+/// Pages of the pageblock around `pfn` that are free, and that are in use for something of the same mobility as `to`. What is
+/// in use belongs to others: its descriptors may change meanwhile, so the second number is a guess.
+fn census(map: &impl Map, pfn: Pfn, to: MigrateType, home: u32) -> (u32, u32) {
+    let start = Pfn(pfn.0 & !(PAGEBLOCK_PAGES - 1));
+    let (mut free, mut compatible, mut at) = (0, 0, 0);
+    while at < PAGEBLOCK_PAGES {
+        let page = map.page(start.add(at));
+        let left = PAGEBLOCK_PAGES - at;
+        let (kind, block) = (page.kind(), page.order().pages().min(left));
+        at += match kind {
+            Kind::Buddy if page.flags() & HOME == home => {
+                free += block;
+                block
+            }
+            Kind::Allocated | Kind::Slab | Kind::Table => {
+                if to != MigrateType::Movable {
+                    compatible += block;
+                }
+                block
+            }
+            Kind::Run | Kind::Vmalloc => {
+                let block = if kind == Kind::Run { (page.word() as u32).clamp(1, left) } else { block };
+                if to == MigrateType::Movable {
+                    compatible += block;
+                }
+                block
+            }
+            _ => 1,
+        };
+    }
+    (free, compatible)
+}

@@ -1,0 +1,61 @@
+//! The process's budget: how many pages may be backed by memory at once.
+//!
+//! Committed pages are all that may hold memory: what is handed out, what is free but backed, and what other layers charge.
+//! Only taking a clean block raises the number, so reuse is never refused.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::watermark::{self, Mark, Watermarks};
+use crate::gfp::Gfp;
+
+/// Accounting against a limit. All accesses are Relaxed: the numbers guard nothing but themselves.
+pub struct Budget {
+    /// 0 for none.
+    limit: AtomicU64,
+    committed: AtomicU64,
+}
+
+impl Budget {
+    pub const fn new() -> Budget {
+        Budget { limit: AtomicU64::new(0), committed: AtomicU64::new(0) }
+    }
+
+    /// Sets the limit in pages, `u64::MAX` for none.
+    pub fn set_limit(&self, pages: u64) {
+        self.limit.store(if pages == u64::MAX { 0 } else { pages.max(1) }, Relaxed);
+    }
+
+    /// The limit in pages.
+    pub fn limit(&self) -> Option<u64> {
+        Some(self.limit.load(Relaxed)).filter(|limit| *limit != 0)
+    }
+
+    /// Committed pages.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Relaxed)
+    }
+
+    /// Charges pages for a request, unless the mark would not be left.
+    pub fn try_charge(&self, pages: u64, mark: Mark, gfp: Gfp) -> bool {
+        let Some(limit) = self.limit() else {
+            self.charge(pages);
+            return true;
+        };
+        let mark = u64::from(Watermarks::of(limit).mark(mark, gfp));
+        let fits = |committed: u64| {
+            watermark::passes(limit.saturating_sub(committed), pages, mark, 0).then(|| committed + pages)
+        };
+        self.committed.fetch_update(Relaxed, Relaxed, fits).is_ok()
+    }
+
+    /// Charges pages in any case.
+    pub fn charge(&self, pages: u64) {
+        self.committed.fetch_add(pages, Relaxed);
+    }
+
+    /// Takes a charge back.
+    pub fn uncharge(&self, pages: u64) {
+        let before = self.committed.fetch_sub(pages, Relaxed);
+        debug_assert!(before >= pages, "more pages uncharged than charged");
+    }
+}

@@ -1,0 +1,98 @@
+//! Return to the system, and frames lent to the layer above.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::buddy::{STATE, Want};
+use super::{MigrateType, PageAllocator};
+use crate::machine::Machine;
+use crate::page::Kind;
+use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
+
+/// Blocks taken off the lists at a time: while they are away nobody else can have them.
+const BATCH: usize = 16;
+
+impl<M: Machine> PageAllocator<M> {
+    /// Takes a free pageblock that holds memory, for its memory to be moved elsewhere; [`Kind::Isolated`]. It is given back with
+    /// [`PageAllocator::free_clean`] (or `free_pages`, with whatever it then holds).
+    pub fn take_backed(&self, m: &M) -> Option<Pfn> {
+        let here = m.node();
+        let nodes = core::iter::once(here).chain((0..self.zones.len()).filter(|n| *n != here));
+        for cell in nodes.flat_map(|node| self.zones[node].iter().rev()) {
+            if cell.managed.load(Relaxed) == 0 {
+                continue;
+            }
+            let Some(mut zone) = cell.lock.try_lock(m) else { continue };
+            for list in [MigrateType::Movable, MigrateType::Unmovable, MigrateType::Reclaimable] {
+                if let Some(found) = zone.buddy.find(Order::PAGEBLOCK, list, Want::Backed)
+                    && let Some((pfn, _)) = zone.buddy.take(&self.view(m), found, Order::PAGEBLOCK.pages(), Want::Any)
+                {
+                    m.page(pfn).set_kind(Kind::Isolated, Order::PAGEBLOCK);
+                    return Some(pfn);
+                }
+            }
+        }
+        None
+    }
+
+    /// Puts what the per-CPU lists hold back into the buddy system.
+    pub fn drain(&self, _m: &M) {}
+
+    /// Gives back the pageblocks that have been free for the decay time. Returns pages.
+    pub fn age(&self, m: &M, now_ms: u64) -> u64 {
+        let decay = u64::from(self.decay_ms.load(Relaxed));
+        match now_ms.checked_sub(decay) {
+            Some(before) => self.give_back(m, Order::PAGEBLOCK, before),
+            None => 0,
+        }
+    }
+
+    /// Gives back all free pageblocks, or everything that is free. Returns pages.
+    pub fn trim(&self, m: &M, everything: bool) -> u64 {
+        if everything {
+            self.drain(m);
+        }
+        self.give_back(m, if everything { Order::ZERO } else { Order::PAGEBLOCK }, u64::MAX)
+    }
+
+    /// Gives the contents of free blocks of at least `least` back to the system, those freed no later than `before` where
+    /// that is known (pageblocks). Small blocks last: what they merge with was given back by then.
+    fn give_back(&self, m: &M, least: Order, before: u64) -> u64 {
+        if !M::LENT {
+            return 0;
+        }
+        let mut pages = 0;
+        for cell in self.zones.as_flattened() {
+            if cell.managed.load(Relaxed) == 0 {
+                continue;
+            }
+            for order in (least.index()..NR_ORDERS).rev().filter_map(|o| Order::new(o as u8)) {
+                loop {
+                    let mut batch = [Pfn::NONE; BATCH];
+                    let mut taken = 0;
+                    let mut zone = cell.lock.lock(m);
+                    while taken < BATCH
+                        && let Some(pfn) = zone.buddy.take_oldest(&self.view(m), order, before)
+                    {
+                        batch[taken] = pfn;
+                        taken += 1;
+                    }
+                    drop(zone);
+                    let mut refused = false;
+                    for pfn in &batch[..taken] {
+                        let range = PfnRange::block(*pfn, order);
+                        let given = m.discard(range);
+                        refused |= !given;
+                        pages += if given { u64::from(range.pages) } else { 0 };
+                        self.free_frames(m, range, if given { STATE } else { 0 }, false, true);
+                    }
+                    // What the system refuses once it would refuse again.
+                    if refused || taken < BATCH {
+                        break;
+                    }
+                }
+            }
+        }
+        self.discarded.fetch_add(pages, Relaxed);
+        pages
+    }
+}

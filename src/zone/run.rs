@@ -1,0 +1,92 @@
+//! Exact page runs: a block's tail pages go back at once, so that 36 KiB cost nine pages and not sixteen.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::PageAllocator;
+use super::watermark::Mark;
+use crate::gfp::Gfp;
+use crate::machine::Machine;
+use crate::page::{Kind, flag};
+use crate::types::{Order, Pfn, PfnRange};
+
+impl<M: Machine> PageAllocator<M> {
+    /// Allocates exactly `pages` adjacent frames, 1 to 1024, aligned to the next power of two; [`Kind::Run`], whose `word` is the
+    /// number. Flags and failure as for [`PageAllocator::alloc_pages`].
+    pub fn alloc_run(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>) -> Option<Pfn> {
+        let order = Order::holding(pages as usize).filter(|_| pages > 0)?;
+        let taken = self.get(m, gfp, order, pages, node)?;
+        m.page(taken.range.start).set_word(u64::from(pages));
+        Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
+    }
+
+    /// Frees a run. Failure as for [`PageAllocator::free_pages`].
+    pub fn free_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
+        match m.page(range.start).kind() {
+            Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp => true,
+            _ => self.free_frames(m, range, 0, false, may_block),
+        }
+    }
+
+    /// Makes the run `range` one of `pages` pages without moving it: gives its tail back, or takes the free blocks behind it.
+    /// False where those are in use (or the lock is: it does not block); the run is unchanged then. Grown pages have unknown
+    /// contents, and the head's state flags go.
+    pub fn resize_run(&self, m: &M, range: PfnRange, pages: u32) -> bool {
+        if pages == range.pages {
+            return true;
+        }
+        if pages == 0 || Order::holding(pages as usize).is_none() {
+            return false;
+        }
+        let head = m.page(range.start);
+        let Some(cell) = self.cell_of(head) else { return false };
+        let Some(mut zone) = cell.lock.try_lock(m) else { return false };
+        let view = self.view(m);
+        if pages < range.pages {
+            head.set_word(u64::from(pages));
+            self.free_locked(m, &mut zone, PfnRange::new(range.start.add(pages), range.pages - pages), 0, false);
+            return true;
+        }
+        let mut end = range.end();
+        let goal = range.start.add(pages);
+        let (mut clean, mut free) = (0, 0);
+        // First look, then take: the blocks behind the run start where the last one ends.
+        while end < goal {
+            let Some((order, unbacked)) = self.free_block_at(m, &zone, end) else { return false };
+            let part = order.pages().min(goal.since(end));
+            free += part;
+            clean += if unbacked { part } else { 0 };
+            end = end.add(order.pages());
+        }
+        if zone.buddy.free_pages() < free + zone.marks.min
+            || !self.budget.try_charge(u64::from(clean), Mark::Min, Gfp::KERNEL)
+        {
+            return false;
+        }
+        let mut at = range.end();
+        while at < goal {
+            let Some((kept, _)) = zone.buddy.take_at(&view, at, goal.since(at)) else {
+                debug_assert!(false, "free block vanished under the zone lock");
+                break;
+            };
+            m.page(at).set_kind(Kind::Tail, Order::ZERO);
+            at = at.add(kept);
+        }
+        head.set_word(u64::from(pages));
+        head.clear(flag::ZERO | flag::UNBACKED);
+        zone.allocs += 1;
+        true
+    }
+
+    /// Order of the free block of this zone that starts at `pfn`, and whether it is clean. `None` beyond what is online.
+    fn free_block_at(&self, m: &M, zone: &super::Zone, pfn: Pfn) -> Option<(Order, bool)> {
+        if !self.blocks.online(pfn) {
+            return None;
+        }
+        zone.buddy.free_at(m.page(pfn))
+    }
+
+    /// Frames of all zones.
+    pub fn managed(&self) -> u64 {
+        self.zones.as_flattened().iter().map(|cell| u64::from(cell.managed.load(Relaxed))).sum()
+    }
+}

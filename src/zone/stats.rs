@@ -1,0 +1,156 @@
+//! Figures of the zones, and the check of all their invariants.
+
+use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::{Cell, MIGRATE_TYPES, MigrateType, PageAllocator, Watermarks, ZONES, Zone};
+use crate::machine::{MAX_NODES, Machine, NR_ZONES};
+use crate::types::{NR_ORDERS, Order, Pfn};
+
+/// One zone of one node. Sizes in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZoneInfo {
+    /// Frames that exist.
+    pub present: u64,
+    /// Frames the buddy system was given.
+    pub managed: u64,
+    /// Free in the buddy system (not on per-CPU lists).
+    pub free: u64,
+    /// Of these, holding memory.
+    pub backed: u64,
+    /// The marks.
+    pub marks: Watermarks,
+    /// Free blocks by order and migrate type.
+    pub blocks: [[u32; MIGRATE_TYPES]; NR_ORDERS],
+    /// Requests the buddy system served.
+    pub allocs: u64,
+    /// Frees it took.
+    pub frees: u64,
+    /// Pageblocks that changed their type for a request.
+    pub claims: u64,
+    /// Blocks taken from another type's pageblock.
+    pub steals: u64,
+}
+
+impl ZoneInfo {
+    const NONE: ZoneInfo = ZoneInfo {
+        present: 0,
+        managed: 0,
+        free: 0,
+        backed: 0,
+        marks: Watermarks::NONE,
+        blocks: [[0; MIGRATE_TYPES]; NR_ORDERS],
+        allocs: 0,
+        frees: 0,
+        claims: 0,
+        steals: 0,
+    };
+
+    /// The share of free memory that a request of `order` cannot use, in thousandths: the kernel's unusable free space index,
+    /// its measure of external fragmentation.
+    pub fn unusable(&self, order: Order) -> u32 {
+        let pages = |o: usize| self.blocks[o].iter().map(|n| u64::from(*n)).sum::<u64>() << o;
+        let usable: u64 = (order.index()..NR_ORDERS).map(pages).sum();
+        (self.free.saturating_sub(usable) * 1000).checked_div(self.free).unwrap_or(1000) as u32
+    }
+}
+
+/// All zones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZoneStats {
+    /// By node and zone.
+    pub zones: [[ZoneInfo; NR_ZONES]; MAX_NODES],
+    /// Pages free on per-CPU lists.
+    pub pcp_pages: u64,
+    /// Pages that may hold memory.
+    pub committed: u64,
+    /// The budget, `u64::MAX` for none.
+    pub budget: u64,
+    /// Pages given back to the system so far.
+    pub discarded: u64,
+}
+
+impl ZoneStats {
+    /// Sum of a figure over all zones.
+    pub fn total(&self, figure: impl Fn(&ZoneInfo) -> u64) -> u64 {
+        self.zones.as_flattened().iter().map(figure).sum()
+    }
+}
+
+impl fmt::Display for ZoneStats {
+    /// Free blocks by order, as `/proc/buddyinfo` shows them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (node, zones) in self.zones.iter().enumerate() {
+            for (kind, info) in ZONES.iter().zip(zones).filter(|(_, info)| info.present > 0) {
+                write!(f, "Node {node}, zone {kind:>8?}", kind = *kind)?;
+                for order in &info.blocks {
+                    write!(f, " {:>6}", order.iter().sum::<u32>())?;
+                }
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<M: Machine> PageAllocator<M> {
+    /// The figures of this moment, zone by zone.
+    pub fn stats(&self, m: &M) -> ZoneStats {
+        let mut stats = self.frame();
+        for (cell, info) in self.zones.as_flattened().iter().zip(stats.zones.as_flattened_mut()) {
+            *info = zone_info(cell, &cell.lock.lock(m));
+        }
+        stats
+    }
+
+    /// Checks every invariant of the layer; the first one that does not hold is the error.
+    pub fn verify(&self, m: &M) -> Result<ZoneStats, &'static str> {
+        for cell in self.zones.as_flattened() {
+            let zone = cell.lock.lock(m);
+            zone.buddy.verify(&self.view(m))?;
+            if zone.buddy.free_pages() > cell.managed.load(Relaxed) {
+                return Err("more pages free than managed");
+            }
+            if cell.managed.load(Relaxed) > zone.present {
+                return Err("more pages managed than present");
+            }
+        }
+        let blocks: u64 = self.blocks.iter().map(|_: Pfn| 1).sum();
+        if self.managed() > blocks << crate::types::PAGEBLOCK_ORDER {
+            return Err("managed pages outside the online pageblocks");
+        }
+        Ok(self.stats(m))
+    }
+
+    fn frame(&self) -> ZoneStats {
+        ZoneStats {
+            zones: [[ZoneInfo::NONE; NR_ZONES]; MAX_NODES],
+            pcp_pages: 0,
+            committed: self.budget.committed(),
+            budget: self.budget.limit().unwrap_or(u64::MAX),
+            discarded: self.discarded.load(Relaxed),
+        }
+    }
+}
+
+fn zone_info(cell: &Cell, zone: &Zone) -> ZoneInfo {
+    let mut blocks = [[0; MIGRATE_TYPES]; NR_ORDERS];
+    for (order, lists) in (0..NR_ORDERS).filter_map(|o| Order::new(o as u8)).zip(&mut blocks) {
+        let area = zone.buddy.area(order);
+        for list in MigrateType::ALL {
+            lists[list.index()] = area.backed[list.index()].len() + area.clean[list.index()].len();
+        }
+    }
+    ZoneInfo {
+        present: u64::from(zone.present),
+        managed: u64::from(cell.managed.load(Relaxed)),
+        free: u64::from(zone.buddy.free_pages()),
+        backed: u64::from(zone.buddy.free_pages() - zone.buddy.clean_pages()),
+        marks: zone.marks,
+        blocks,
+        allocs: zone.allocs,
+        frees: zone.frees,
+        claims: u64::from(zone.buddy.claims),
+        steals: u64::from(zone.buddy.steals),
+    }
+}

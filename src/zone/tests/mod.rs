@@ -1,0 +1,3 @@
+//! Tests on small hostile worlds.
+
+mod model;

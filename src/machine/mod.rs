@@ -320,6 +320,11 @@ pub trait Machine: PerCpu + Frames + Mapping + Context + Report + Park + Sync + 
     /// Milliseconds of a clock that never goes back.
     fn now_ms(&self) -> u64;
 
+    /// System calls made so far; 0 on a machine that has none.
+    fn system_calls(&self) -> u64 {
+        0
+    }
+
     /// Random bits fixed for the life of the process (the key of freed objects).
     fn random(&self) -> u64;
 

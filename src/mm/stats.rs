@@ -1,7 +1,6 @@
 //! Statistics and the whole-heap check.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::Ordering;
 
 use super::Mm;
 use crate::machine::Machine;
@@ -26,9 +25,9 @@ pub struct Stats {
 /// What [`Mm::verify`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The layer: a cache's name, or "pages" or "vmalloc".
+    /// The layer: "cache", "pages" or "vmalloc".
     pub place: &'static str,
-    /// The cache, where it is one.
+    /// The cache's id, where it is one; else 0.
     pub cache: u8,
     /// What contradicts what.
     pub what: &'static str,
@@ -49,27 +48,72 @@ impl core::error::Error for Violation {}
 impl<M: Machine> Mm<M> {
     /// What the allocator holds.
     pub fn stats(&self) -> Stats {
+        let m = &self.machine;
+        let zones = self.pages.stats(m);
+        let free = zones.total(|zone| zone.free) + zones.pcp_pages;
         Stats {
-            slab: self.slab.stats(&self.machine),
-            pages_returned: self.returned.load(Ordering::Relaxed),
-            ..Stats::default()
+            slab: self.slab.stats(m),
+            pages_in_use: zones.total(|zone| zone.managed).saturating_sub(free),
+            pages_free: free,
+            vmalloc_bytes: 0,
+            pages_returned: zones.discarded,
         }
     }
 
-    /// Writes the statistics as text.
+    /// Writes the statistics as text, a table for each layer.
     ///
     /// # Errors
     /// The sink's.
     pub fn write_stats(&self, out: &mut dyn Write) -> fmt::Result {
-        let _ = PAGE_SIZE;
-        writeln!(out, "{:?}", self.stats())
+        let m = &self.machine;
+        writeln!(
+            out,
+            "{:<14} {:>6} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>11} {:>9} {:>9}",
+            "cache", "size", "in use", "sheaves", "free", "slabs", "partial", "empty", "bytes", "slow get", "slow put"
+        )?;
+        let mut result = Ok(());
+        self.slab.for_each_cache(m, |name, c| {
+            if result.is_ok() {
+                result = writeln!(
+                    out,
+                    "{name:<14} {:>6} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>11} {:>9} {:>9}",
+                    c.size,
+                    c.in_use,
+                    c.in_sheaves,
+                    c.free,
+                    c.slabs,
+                    c.partial,
+                    c.empty,
+                    c.slabs * c.pages_per_slab * PAGE_SIZE,
+                    c.slow_allocs,
+                    c.slow_frees,
+                );
+            }
+        });
+        result?;
+        let stats = self.stats();
+        let zones = self.pages.stats(m);
+        write!(out, "{zones}")?;
+        writeln!(
+            out,
+            "pages: {} in use, {} free ({} on per-CPU lists, {} backed), {} returned to the system",
+            stats.pages_in_use,
+            stats.pages_free,
+            zones.pcp_pages,
+            zones.total(|zone| zone.backed),
+            zones.discarded,
+        )?;
+        writeln!(out, "calls: {} on the slow path, {} to the system", stats.slab.slow_calls, m.system_calls())
     }
 
-    /// Checks the whole heap.
+    /// Checks the whole heap: every layer's invariants. Threads may go on meanwhile.
     ///
     /// # Errors
     /// What contradicts what.
     pub fn verify(&self) -> Result<(), Violation> {
-        self.slab.verify(&self.machine).map_err(|(cache, what)| Violation { place: "cache", cache, what })
+        let m = &self.machine;
+        self.slab.verify(m).map_err(|(cache, what)| Violation { place: "cache", cache, what })?;
+        self.pages.verify(m).map_err(|what| Violation { place: "pages", cache: 0, what })?;
+        Ok(())
     }
 }

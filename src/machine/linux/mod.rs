@@ -95,6 +95,10 @@ impl Report for Linux {
 }
 
 impl Machine for Linux {
+    fn system_calls(&self) -> u64 {
+        sys::calls()
+    }
+
     fn now_ms(&self) -> u64 {
         limits::now_ms()
     }

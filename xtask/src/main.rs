@@ -1,1 +1,67 @@
-fn main() {}
+//! The project's commands, called as `cargo xtask COMMAND`.
+
+mod elf;
+mod programs;
+mod run;
+mod shell;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lexopt::prelude::*;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  run -- PROGRAM ARGS...   build slabwright and run PROGRAM on it (LD_PRELOAD)
+  test                     run every test; the last line tells how many passed and failed
+      --part NAME          only this part (repeatable); --list names them
+      --program NAME       only this program of the part `programs` (repeatable)
+      --library PATH       another allocator's shared library for the part `programs`
+  i386                     build and boot the bare-metal image
+";
+
+/// What a command comes to: an error is a message for the user.
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Result<ExitCode> {
+    let mut args = lexopt::Parser::from_env();
+    let name = match args.next()? {
+        Some(Value(name)) => name.string()?,
+        Some(Short('h') | Long("help")) => {
+            print!("{USAGE}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(other) => return Err(other.unexpected().into()),
+        None => return Err(format!("which command?\n\n{USAGE}").into()),
+    };
+    match name.as_str() {
+        "run" => run::run(args.raw_args()?.collect()),
+        "test" => {
+            let mut options = test::Options::default();
+            while let Some(arg) = args.next()? {
+                match arg {
+                    Long("part") => options.parts.push(args.value()?.string()?),
+                    Long("program") => options.programs.push(args.value()?.string()?),
+                    Long("library") => options.library = Some(PathBuf::from(args.value()?)),
+                    Long("list") => options.list = true,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            test::test(&options)
+        }
+        "i386" => Err("the i386 machine is not built yet; only the hosted allocator is there so far".into()),
+        other => Err(format!("there is no command `{other}`\n\n{USAGE}").into()),
+    }
+}

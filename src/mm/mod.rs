@@ -436,13 +436,15 @@ impl<M: Machine> Mm<M> {
         })
     }
 
-    /// Takes every lock before a `fork`, in lock order.
+    /// Takes every lock before a `fork`, in lock order, so that the child finds whole structures and no lock of a thread
+    /// that it does not have. In a handler that interrupted a slow path of this very thread, the locks that this one holds
+    /// are left to it: it goes on in the child, too.
     pub fn fork_prepare(&self) {
-        self.machine.enter();
         let m = &self.machine;
-        self.slab.lock_all(m);
-        self.vmalloc.lock_all(m);
-        self.pages.lock_all(m);
+        let may_block = m.enter() == 0;
+        self.slab.lock_all(m, may_block);
+        self.vmalloc.lock_all(m, may_block);
+        self.pages.lock_all(m, may_block);
     }
 
     /// Gives the locks back after a `fork`, in the parent and in the child.
@@ -457,7 +459,7 @@ impl<M: Machine> Mm<M> {
             self.vmalloc.unlock_all(m);
             self.slab.unlock_all(m);
         }
-        self.machine.leave();
+        m.leave();
     }
 }
 

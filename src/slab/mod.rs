@@ -544,12 +544,12 @@ impl<M: Machine> Slab<M> {
         self.ids().flat_map(|id| self.caches[id as usize].nodes().take(m.nr_nodes()))
     }
 
-    /// Takes every lock, for `fork`.
-    pub fn lock_all(&self, m: &M) {
-        self.registry.raw_lock(m);
+    /// Takes every lock for `fork`: see [`Lock::lock_for_fork`].
+    pub fn lock_all(&self, m: &M, may_block: bool) {
+        self.registry.lock_for_fork(m, may_block);
         for node in self.nodes(m) {
-            node.barn.raw_lock(m);
-            node.slabs.raw_lock(m);
+            node.barn.lock_for_fork(m, may_block);
+            node.slabs.lock_for_fork(m, may_block);
         }
     }
 
@@ -561,12 +561,12 @@ impl<M: Machine> Slab<M> {
         for node in self.nodes(m) {
             // SAFETY: the caller's condition.
             unsafe {
-                node.barn.raw_unlock(m);
-                node.slabs.raw_unlock(m);
+                node.barn.unlock_after_fork(m);
+                node.slabs.unlock_after_fork(m);
             }
         }
         // SAFETY: the caller's condition.
-        unsafe { self.registry.raw_unlock(m) };
+        unsafe { self.registry.unlock_after_fork(m) };
     }
 }
 

@@ -7,6 +7,8 @@
 
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
+// Never contended, so nothing for loom; and a mutant's atomics lack it.
+use core::sync::atomic::AtomicBool;
 
 use super::atomic::{AtomicU32, Ordering};
 use super::cell::{Access, UnsafeCell, access};
@@ -14,6 +16,9 @@ use super::cell::{Access, UnsafeCell, access};
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const SLEEPERS: u32 = 2;
+
+/// Rounds of spinning for a lock that the forking thread may hold itself: longer than others hold theirs.
+const FORK_TRIES: u32 = 100;
 
 /// How a machine lets a thread wait for a lock word.
 pub trait Park {
@@ -28,6 +33,8 @@ pub trait Park {
 /// A value guarded by a sleeping lock.
 pub struct Lock<T> {
     word: AtomicU32,
+    /// The holder is a fork in progress.
+    forking: AtomicBool,
     value: UnsafeCell<T>,
 }
 
@@ -41,13 +48,13 @@ impl<T> Lock<T> {
     /// An unlocked lock around `value`.
     #[cfg(not(loom))]
     pub const fn new(value: T) -> Lock<T> {
-        Lock { word: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Lock { word: AtomicU32::new(FREE), forking: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
     /// An unlocked lock around `value` (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub fn new(value: T) -> Lock<T> {
-        Lock { word: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Lock { word: AtomicU32::new(FREE), forking: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
     /// Takes the lock, sleeping where it must.
@@ -69,23 +76,37 @@ impl<T> Lock<T> {
         if may_block { Some(self.lock(park)) } else { self.try_lock(park) }
     }
 
-    /// Takes the lock without a guard: for `fork`, which takes every lock in one function and gives them back in another.
-    pub fn raw_lock<P: Park>(&self, park: &P) {
-        if self.try_word() || self.spin::<P>() {
+    /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. Where the
+    /// caller may hold it itself (a signal handler that interrupted a slow path) `may_block` is false: the lock is tried for a
+    /// while, and if it is not to be had it is left to its holder.
+    pub fn lock_for_fork<P: Park>(&self, park: &P, may_block: bool) {
+        if may_block {
+            self.raw_lock(park);
+        } else if !(0..FORK_TRIES).any(|_| self.try_word() || self.spin::<P>()) {
             return;
         }
-        // Acquire, pairs with the Release in `raw_unlock`.
-        while self.word.swap(SLEEPERS, Ordering::Acquire) != FREE {
-            park.wait(&self.word, SLEEPERS);
+        self.forking.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives the lock back after a `fork`, in parent and child, if [`Lock::lock_for_fork`] took it.
+    ///
+    /// # Safety
+    /// The fork that took it was this thread's, or that of the thread which this one is the copy of.
+    pub unsafe fn unlock_after_fork<P: Park>(&self, park: &P) {
+        if self.forking.load(Ordering::Relaxed) {
+            self.forking.store(false, Ordering::Relaxed);
+            self.release(park);
         }
     }
 
-    /// Gives back what [`Lock::raw_lock`] took.
-    ///
-    /// # Safety
-    /// The caller holds the lock through `raw_lock` and keeps no reference into the value.
-    pub unsafe fn raw_unlock<P: Park>(&self, park: &P) {
-        self.release(park);
+    fn raw_lock<P: Park>(&self, park: &P) {
+        if self.try_word() || self.spin::<P>() {
+            return;
+        }
+        // Acquire, pairs with the Release in `release`.
+        while self.word.swap(SLEEPERS, Ordering::Acquire) != FREE {
+            park.wait(&self.word, SLEEPERS);
+        }
     }
 
     /// The caller has taken the word.

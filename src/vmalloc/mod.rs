@@ -35,6 +35,6 @@ impl<M: Machine> Vmalloc<M> {
     pub fn contains(&self, _m: &M, _a: *const u8) -> bool {
         false
     }
-    pub fn lock_all(&self, _m: &M) {}
+    pub fn lock_all(&self, _m: &M, _may_block: bool) {}
     pub unsafe fn unlock_all(&self, _m: &M) {}
 }

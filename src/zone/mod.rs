@@ -246,10 +246,10 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.uncharge(pages);
     }
 
-    /// Takes every lock, in order, for `fork`.
-    pub fn lock_all(&self, m: &M) {
+    /// Takes every lock, in order, for `fork`: see [`crate::sync::Lock::lock_for_fork`].
+    pub fn lock_all(&self, m: &M, may_block: bool) {
         for cell in self.zones.as_flattened() {
-            cell.lock.raw_lock(m);
+            cell.lock.lock_for_fork(m, may_block);
         }
     }
 }

@@ -146,7 +146,7 @@ impl<M: Machine> PageAllocator<M> {
     pub unsafe fn unlock_all(&self, m: &M) {
         for cell in self.zones.as_flattened().iter().rev() {
             // SAFETY: as the caller promises; no reference into a zone outlives a call.
-            unsafe { cell.lock.raw_unlock(m) };
+            unsafe { cell.lock.unlock_after_fork(m) };
         }
     }
 }

@@ -1,0 +1,70 @@
+//! The k-th system call fails, for every k of a run: once, and from there on.
+
+use slabwright::machine::ZoneKind::{Dma, Normal};
+use slabwright::machine::sim::{Bare, Flavour, Hosted, Lent, Simulated};
+
+use crate::ops::{Mix, Op};
+use crate::world::{World, heap};
+
+fn machine<F: Flavour>() -> Simulated<F> {
+    Simulated::builder().ram(0, Dma, 3, 600).grow(0, Normal, 1 << 14, 1 << 14, 1 << 9).window(64 << 20).build()
+}
+
+/// A run with something of everything, and what it had refused.
+fn run<F: Flavour>(sim: &Simulated<F>) -> usize {
+    let mm = heap(sim);
+    let mut world = World::new(&mm, 3);
+    world.may_fail = true;
+    world.verify_every = 8;
+    for size in [100, 9000, 100_000, 3 << 20] {
+        world.apply(Op::Alloc { size, align: 1, zero: false });
+        world.apply(Op::Alloc { size, align: 64, zero: true });
+    }
+    for pick in 0..4 {
+        world.apply(Op::Realloc { pick, size: 5 << 20 });
+        world.apply(Op::Realloc { pick, size: 300_000 });
+        world.apply(Op::Free { pick, sized: false });
+    }
+    world.run(80, &Mix { max_size: 5 << 20, failures: false });
+    world.apply(Op::Advance { ms: 20_000 });
+    world.run(40, &Mix { max_size: 5 << 20, failures: false });
+    let refused = world.refused;
+    world.finish();
+    refused
+}
+
+fn every_call_fails<F: Flavour>() {
+    let sim = machine::<F>();
+    let refused = run(&sim);
+    let calls = sim.fallible_calls();
+    assert!(calls > 5, "only {calls} calls that can fail");
+    for k in 1..=calls {
+        let sim = machine::<F>();
+        sim.fail_at(k);
+        run(&sim);
+        assert_eq!(sim.failed_calls(), 1, "call {k}");
+    }
+    let mut worse = 0;
+    for k in (1..=calls).step_by(3) {
+        let sim = machine::<F>();
+        sim.fail_from(k);
+        worse += usize::from(run(&sim) > refused);
+        assert!(sim.failed_calls() >= 1, "call {k}");
+    }
+    assert!(worse > 0, "no run noticed that no call succeeds any more");
+}
+
+#[test]
+fn lent() {
+    every_call_fails::<Lent>();
+}
+
+#[test]
+fn bare() {
+    every_call_fails::<Bare>();
+}
+
+#[test]
+fn hosted() {
+    every_call_fails::<Hosted>();
+}

@@ -1,0 +1,23 @@
+//! The allocator against a naive oracle: `cargo test --features sim --test heap`.
+//!
+//! Operations are data ([`ops::Op`]), made from a seed; a [`world::World`] applies them to an `Mm` on any machine and knows
+//! every live block: its alignment, that it overlaps no other, and all of its bytes. The whole heap is checked after each
+//! step. A failing run prints its seed and its last operations; `HEAP_SEED=n` adds a run with that seed.
+//!
+//! | module | what |
+//! |---|---|
+//! | `random` | long random runs on machines that are small, hostile, hosted, bare, or the real one |
+//! | `sizes` | every size and every alignment at the boundaries of classes, orders and layers |
+//! | `failures` | the k-th system call fails, for every k |
+//! | `nested` | handlers that interrupt every call of the machine, and requests that must not enter the system |
+//! | `threads` | several threads on fewer and on more CPUs, blocks freed by others than made them |
+//! | `misuse` | double, interior and foreign frees are reported, and nothing else happens |
+
+mod failures;
+mod misuse;
+mod nested;
+mod ops;
+mod random;
+mod sizes;
+mod threads;
+mod world;

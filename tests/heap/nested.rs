@@ -1,0 +1,82 @@
+//! Handlers that interrupt: at each call the allocator makes of the machine, locks held or not, a handler may run that
+//! allocates and frees too. It must neither wait nor enter the system, and disturb nothing.
+
+use std::cell::{Cell, RefCell};
+
+use slabwright::machine::ZoneKind::{Dma, Normal};
+use slabwright::machine::sim::{Call, Flavour, Hosted, Lent, Simulated};
+
+use crate::ops::{Mix, Op, Rng, size};
+use crate::random::seeds;
+use crate::world::{World, heap};
+
+const MIX: Mix = Mix { max_size: 5 << 20, failures: false };
+
+fn interrupted<F: Flavour>(seed: u64, one_in: usize) {
+    let sim: Simulated<F> = Simulated::builder()
+        .cpus(2)
+        .ram(0, Dma, 3, 1021)
+        .grow(0, Normal, 1 << 14, 1 << 15, 1 << 10)
+        .window(128 << 20)
+        .seed(seed)
+        .build();
+    let mm = heap(&sim);
+    mm.start();
+    let mut program = World::new(&mm, seed);
+    // While a handler keeps what it has, the program may find less.
+    program.may_fail = true;
+    program.verify_every = 0;
+    let mut handler = World::new(&mm, seed + 1000);
+    handler.may_fail = true;
+    handler.verify_every = 0;
+    handler.cap = 4 << 20;
+    let handler = RefCell::new(handler);
+    let rng = RefCell::new(Rng(seed));
+    let (within, nested) = (Cell::new(0u32), Cell::new(0u32));
+    let hook = |call: Call| {
+        let mut rng = rng.borrow_mut();
+        if !rng.one_in(one_in) {
+            return;
+        }
+        within.set(within.get() + u32::from(call == Call::Page));
+        nested.set(nested.get() + u32::from(sim.depth() > 0));
+        let op = match rng.below(8) {
+            0..=3 => Op::Alloc { size: size(&mut rng, 3 << 20), align: 1 << rng.below(7), zero: rng.one_in(3) },
+            4 => Op::Realloc { pick: rng.below(1000), size: size(&mut rng, 1 << 20).max(1) },
+            _ => Op::Free { pick: rng.below(1000), sized: rng.one_in(3) },
+        };
+        if sim.depth() > 0 {
+            sim.forbid_calls(|| handler.borrow_mut().apply(op));
+        } else {
+            handler.borrow_mut().apply(op);
+        }
+    };
+    sim.with_hook(&hook, || {
+        for _ in 0..20 {
+            program.run(60, &MIX);
+        }
+    });
+    assert!(within.get() > 100 && nested.get() > 100, "{} {}", within.get(), nested.get());
+    assert!(handler.borrow().granted > 20, "handlers got {} blocks", handler.borrow().granted);
+    program.verify();
+    let mut handler = handler.into_inner();
+    while let Some(block) = handler.take(0) {
+        handler.free(block, false);
+    }
+    program.finish();
+}
+
+#[test]
+fn handlers_interrupt_everything() {
+    for seed in seeds(6) {
+        interrupted::<Lent>(seed, 40);
+        interrupted::<Hosted>(seed, 40);
+    }
+}
+
+#[test]
+fn handlers_interrupt_all_the_time() {
+    for seed in seeds(2) {
+        interrupted::<Lent>(seed, 3);
+    }
+}

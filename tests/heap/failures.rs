@@ -10,8 +10,8 @@ fn machine<F: Flavour>() -> Simulated<F> {
     Simulated::builder().ram(0, Dma, 3, 600).grow(0, Normal, 1 << 14, 1 << 14, 1 << 9).window(64 << 20).build()
 }
 
-/// A run with something of everything, and what it had refused.
-fn run<F: Flavour>(sim: &Simulated<F>) -> usize {
+/// A run with something of everything: requests refused, and calls that could fail.
+fn run<F: Flavour>(sim: &Simulated<F>) -> (usize, u64) {
     let mm = heap(sim);
     let mut world = World::new(&mm, 3);
     world.may_fail = true;
@@ -28,15 +28,14 @@ fn run<F: Flavour>(sim: &Simulated<F>) -> usize {
     world.run(80, &Mix { max_size: 5 << 20, failures: false });
     world.apply(Op::Advance { ms: 20_000 });
     world.run(40, &Mix { max_size: 5 << 20, failures: false });
-    let refused = world.refused;
+    let outcome = (world.refused, sim.fallible_calls());
     world.finish();
-    refused
+    outcome
 }
 
 fn every_call_fails<F: Flavour>() {
     let sim = machine::<F>();
-    let refused = run(&sim);
-    let calls = sim.fallible_calls();
+    let (refused, calls) = run(&sim);
     assert!(calls > 5, "only {calls} calls that can fail");
     for k in 1..=calls {
         let sim = machine::<F>();
@@ -48,7 +47,7 @@ fn every_call_fails<F: Flavour>() {
     for k in (1..=calls).step_by(3) {
         let sim = machine::<F>();
         sim.fail_from(k);
-        worse += usize::from(run(&sim) > refused);
+        worse += usize::from(run(&sim).0 > refused);
         assert!(sim.failed_calls() >= 1, "call {k}");
     }
     assert!(worse > 0, "no run noticed that no call succeeds any more");

@@ -2,7 +2,7 @@
 
 use slabwright::machine::ZoneKind::{Dma, Dma32, HighMem, Normal};
 use slabwright::machine::linux::Linux;
-use slabwright::machine::sim::{Hostile, Sim, SimBare, SimHosted};
+use slabwright::machine::sim::{Flavour, Hostile, Sim, SimBare, SimHosted, Simulated};
 use slabwright::mm::Mm;
 
 use crate::ops::Mix;
@@ -95,21 +95,20 @@ fn a_budget() {
     }
 }
 
+fn disturbed<F: Flavour>(sim: Simulated<F>, seed: u64) {
+    let mm = heap(&sim);
+    assert!(mm.start());
+    sim.set_hostile(Hostile { migrate: 7, abort: 9, fail: 5 });
+    starve(&mm, seed, 1200, 16 << 20, true);
+    assert!(sim.failed_calls() > 0);
+}
+
 #[test]
 fn calls_fail_at_random() {
     for seed in seeds(6) {
-        let hostile = Hostile { migrate: 7, abort: 9, fail: 5 };
-        let sim = SimHosted::builder()
-            .cpus(2)
-            .ram(0, Dma32, 0x400, 0x600)
-            .grow(0, Normal, 1 << 14, 1 << 14, 1 << 9)
-            .hostile(hostile)
-            .seed(seed)
-            .build();
-        starve(&heap(&sim), seed, 1200, 16 << 20, true);
-        let sim = Sim::builder().grow(0, Normal, 1 << 14, 1 << 14, 1 << 9).hostile(hostile).seed(seed).build();
-        starve(&heap(&sim), seed, 1200, 16 << 20, true);
-        assert!(sim.failed_calls() > 0);
+        let hosted = SimHosted::builder().ram(0, Dma32, 0x400, 0x600).grow(0, Normal, 1 << 14, 1 << 14, 1 << 9);
+        disturbed(hosted.seed(seed).build(), seed);
+        disturbed(Sim::builder().grow(0, Normal, 1 << 14, 1 << 14, 1 << 9).seed(seed).build(), seed);
     }
 }
 

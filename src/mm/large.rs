@@ -106,22 +106,19 @@ impl<M: Machine> Mm<M> {
                     Err(Defect::Interior)
                 }
             }
-            Kind::Tail => Err(self.tail_defect(pfn)),
+            Kind::Tail | Kind::Offline => Err(self.tail_defect(pfn)),
             Kind::Buddy | Kind::Pcp | Kind::Isolated => Err(Defect::DoubleFree),
             _ => Err(Defect::Foreign),
         }
     }
 
-    /// The page is inside of something: of a live block, or of a free one.
+    /// The page is inside of something: of a live block, or of a free one. (A tail that was never a head says "offline".)
     fn tail_defect(&self, pfn: Pfn) -> Defect {
-        let m = &self.machine;
-        for back in 1..Order::MAX.pages() {
-            let Some(head) = pfn.0.checked_sub(back).map(Pfn) else { break };
-            if m.pfn(m.virt(head)).is_none() {
-                break;
-            }
-            match m.page(head).kind() {
-                Kind::Tail => {}
+        // No block crosses the boundary of a largest one.
+        let largest = pfn.0 & !(Order::MAX.pages() - 1);
+        for head in (largest..pfn.0).rev().map(Pfn) {
+            match self.machine.page(head).kind() {
+                Kind::Tail | Kind::Offline => {}
                 Kind::Buddy | Kind::Pcp | Kind::Isolated => return Defect::DoubleFree,
                 _ => return Defect::Interior,
             }

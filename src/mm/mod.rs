@@ -23,7 +23,7 @@ use crate::config::Options;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_aligned, class_of};
+use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of};
 use crate::slab::{Slab, class_of_tag, may_start_object};
 use crate::sync::{Deferred, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
@@ -354,16 +354,14 @@ impl<M: Machine> Mm<M> {
             object = self.slab.alloc_slow(m, pages, id, gfp);
         }
         if object.is_null() && !gfp.may_block() {
-            // Whom we interrupted holds what this class needs; a larger class will have something.
-            object = (id..=NR_CLASSES as u8)
+            // Whom we interrupted holds what this class needs; a larger class, as well aligned, will have something.
+            let align = class_align(id as usize);
+            let others = || (id..=NR_CLASSES as u8).filter(|id| class_align(*id as usize) >= align);
+            object = others()
                 // SAFETY: rows hold valid sheaves.
                 .map(|id| unsafe { m.pop(id) })
                 .find(|o| !o.is_null())
-                .or_else(|| {
-                    (id + 1..=NR_CLASSES as u8)
-                        .map(|id| self.slab.alloc_direct(m, pages, id, gfp))
-                        .find(|o| !o.is_null())
-                })
+                .or_else(|| others().skip(1).map(|id| self.slab.alloc_direct(m, pages, id, gfp)).find(|o| !o.is_null()))
                 .unwrap_or(ptr::null_mut());
         }
         if !object.is_null() {

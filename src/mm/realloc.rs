@@ -10,7 +10,7 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::slab::class_of_tag;
-use crate::slab::classes::{MAX_SMALL, class_of, class_size};
+use crate::slab::classes::{MAX_SMALL, class_align, class_of, class_size};
 use crate::types::{PAGE_SIZE, PfnRange};
 
 /// A block that grows beyond this becomes a vmalloc area, which from then on moves without copying.
@@ -59,8 +59,11 @@ impl<M: Machine> Mm<M> {
         let id = class_of_tag(self.machine.class_at(block));
         if id != 0 {
             let usable = class_size(id as usize);
-            // In place where it fits and would not waste half.
-            if size <= usable && (size > usable / 2 || class_of(size) == id) {
+            // In place where it fits, would not waste half, and the object may pass for one of the smaller class, to which a
+            // sized free adds it.
+            let new = class_of(size.min(MAX_SMALL));
+            let aligned = class_align(id as usize) >= class_align(new as usize);
+            if size <= usable && (new == id || aligned && size > usable / 2) {
                 return block;
             }
             // SAFETY: the caller's condition.

@@ -61,6 +61,8 @@ pub struct Slab<M> {
     caches: [Cache; MAX_CACHES],
     /// Objects freed where a lock was not to be had, linked through their own memory; freed by the next who may block.
     deferred: Deferred,
+    /// Empty slabs that could not be given back for the same reason, linked through their first words.
+    orphans: Deferred,
     /// Serialises making and destroying caches.
     registry: Lock<()>,
     machine: PhantomData<fn(&M)>,
@@ -72,6 +74,7 @@ impl<M: Machine> Slab<M> {
         Slab {
             caches: [const { Cache::new() }; MAX_CACHES],
             deferred: Deferred::new(),
+            orphans: Deferred::new(),
             registry: Lock::new(()),
             machine: PhantomData,
         }
@@ -347,14 +350,12 @@ impl<M: Machine> Slab<M> {
         }
         m.page(head).set_refs(1);
         if !pages.free_pages(m, head, layout.order, gfp.may_block()) {
-            // The zone's lock was not to be had: the slab stays one of ours for a later flush to release.
-            for pfn in PfnRange::block(head, layout.order).iter() {
-                m.page(pfn).set_kind(Kind::Slab, layout.order);
-            }
-            let node = self.caches[id as usize].node(m.page(head).node());
-            // Blocking is right here: this node's list lock is never held by whom we interrupted while the zone's is.
-            node.slabs.lock(m).add(m, id, layout, head, map);
-        } else if !map.is_null() {
+            // The zone's lock was not to be had. Nor may the list's be waited for: whom we interrupted may hold it.
+            let link: *mut usize = m.virt(head).cast();
+            // SAFETY: the slab is empty and ours, so its memory is free to be written to.
+            self.orphans.push(link.expose_provenance(), |next| unsafe { link.write(next) });
+        }
+        if !map.is_null() {
             self.free_objects(m, pages, &[map.addr()], gfp);
         }
     }
@@ -424,8 +425,18 @@ impl<M: Machine> Slab<M> {
 
     /// Frees what was deferred. The caller may block.
     fn drain_deferred(&self, m: &M, pages: &PageAllocator<M>) {
-        if self.deferred.is_empty() {
+        if self.deferred.is_empty() && self.orphans.is_empty() {
             return;
+        }
+        let mut slab = self.orphans.take();
+        while slab != 0 {
+            let link: *const usize = ptr::with_exposed_provenance(slab);
+            // SAFETY: `free_slab` wrote the link, and the slab was nobody's since.
+            let next = unsafe { link.read() };
+            if let Some(head) = m.pfn(link.cast()) {
+                pages.free_pages(m, head, m.page(head).order(), true);
+            }
+            slab = next;
         }
         let mut object = self.deferred.take();
         while object != 0 {
@@ -465,7 +476,8 @@ impl<M: Machine> Slab<M> {
     pub fn is_free(&self, m: &M, pages: &PageAllocator<M>, id: u8, address: *const u8) -> bool {
         self.drain_deferred(m, pages);
         self.flush(m, pages, Some(id));
-        matches!(self.cache_of(m, address, true), Err(Defect::DoubleFree))
+        // Where the flush gave back its whole slab there is nothing left to find it in.
+        self.cache_of(m, address, true).is_err()
     }
 
     /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.

@@ -14,6 +14,13 @@ fn machine() -> Sim {
     sim
 }
 
+/// `size` bytes.
+fn alloc(mm: &Mm<Sim>, size: usize) -> *mut u8 {
+    let block = mm.alloc(size);
+    assert!(!block.is_null(), "{size} bytes");
+    block
+}
+
 /// Frees `address`, and what was reported.
 fn free(mm: &Mm<Sim>, address: *mut u8) -> Vec<String> {
     // SAFETY: none: this is misuse, which the allocator must survive.
@@ -36,8 +43,8 @@ fn a_double_free_is_one() {
                 continue;
             }
             let mm = heap(&machine());
-            let block = mm.alloc(size);
-            let rest: Vec<_> = (0..others).map(|_| mm.alloc(size)).collect();
+            let block = alloc(&mm, size);
+            let rest: Vec<_> = (0..others).map(|_| alloc(&mm, size)).collect();
             assert_eq!(free(&mm, block), Vec::<String>::new());
             rest.into_iter().for_each(|other| assert_eq!(free(&mm, other), Vec::<String>::new()));
             one_report(&mm, block, "double free");
@@ -52,7 +59,7 @@ fn a_double_free_is_one() {
 fn an_interior_free_is_one() {
     for size in SIZES.into_iter().filter(|size| *size >= 64) {
         let mm = heap(&machine());
-        let block = mm.alloc(size);
+        let block = alloc(&mm, size);
         for offset in [1, 8, 16, size / 2, size - 1] {
             one_report(&mm, block.wrapping_add(offset), "middle");
         }
@@ -67,7 +74,7 @@ fn a_foreign_free_is_one() {
     let boxed = Box::into_raw(Box::new([0u64; 4]));
     // Before the first allocation, too.
     one_report(&mm, (&raw mut local).cast(), "never allocated");
-    let block = mm.alloc(100);
+    let block = alloc(&mm, 100);
     for address in [(&raw mut local).cast(), boxed.cast(), core::ptr::without_provenance_mut(16)] {
         one_report(&mm, address, "never allocated");
     }
@@ -83,7 +90,7 @@ fn misuse_ends_the_program_if_so_configured() {
     let sim = machine();
     sim.set_aborts(true);
     let mm = heap(&sim);
-    let block = mm.alloc(100);
+    let block = alloc(&mm, 100);
     free(&mm, block);
     free(&mm, block);
 }

@@ -80,3 +80,53 @@ fn handlers_interrupt_all_the_time() {
         interrupted::<Lent>(seed, 3);
     }
 }
+
+/// As [`handlers_interrupt_everything`], with other threads that hold the locks a handler wants.
+#[test]
+fn handlers_interrupt_several_threads() {
+    for seed in seeds(2) {
+        let sim = Simulated::<Lent>::builder()
+            .cpus(2)
+            .grow(0, Normal, 1 << 14, 1 << 16, 1 << 10)
+            .window(256 << 20)
+            .seed(seed)
+            .build();
+        let mm = heap(&sim);
+        mm.start();
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let (sim, mm) = (&sim, &mm);
+                scope.spawn(move || {
+                    sim.set_cpu(thread as usize % 2);
+                    let mut program = World::new(mm, seed * 10 + thread);
+                    program.may_fail = true;
+                    program.verify_every = 0;
+                    let mut handler = World::new(mm, seed * 10 + thread + 1000);
+                    handler.may_fail = true;
+                    handler.verify_every = 0;
+                    handler.cap = 1 << 20;
+                    let handler = RefCell::new(handler);
+                    let rng = RefCell::new(Rng(seed * 10 + thread));
+                    let hook = |_: Call| {
+                        let mut rng = rng.borrow_mut();
+                        if sim.depth() == 0 || !rng.one_in(10) {
+                            return;
+                        }
+                        let op = match rng.below(2) {
+                            0 => Op::Alloc { size: size(&mut rng, 1 << 15), align: 1, zero: false },
+                            _ => Op::Free { pick: rng.below(1000), sized: false },
+                        };
+                        sim.forbid_calls(|| handler.borrow_mut().apply(op));
+                    };
+                    sim.with_hook(&hook, || program.run(2500, &MIX));
+                    for world in [&mut program, &mut handler.into_inner()] {
+                        while let Some(block) = world.take(0) {
+                            world.free(block, false);
+                        }
+                    }
+                });
+            }
+        });
+        World::new(&*mm, 0).finish();
+    }
+}

@@ -3,17 +3,37 @@
 /// One step. `pick` chooses among the live blocks, modulo their number.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
-    Alloc { size: usize, align: usize, zero: bool },
+    Alloc {
+        size: usize,
+        align: usize,
+        zero: bool,
+    },
     /// A request that must not enter the system.
-    Atomic { size: usize },
-    Free { pick: usize, sized: bool },
-    Realloc { pick: usize, size: usize },
-    Usable { pick: usize },
+    Atomic {
+        size: usize,
+    },
+    Free {
+        pick: usize,
+        sized: bool,
+    },
+    Realloc {
+        pick: usize,
+        size: usize,
+    },
+    Usable {
+        pick: usize,
+    },
     Trim,
-    RunOn { cpu: usize },
-    Advance { ms: u64 },
+    RunOn {
+        cpu: usize,
+    },
+    Advance {
+        ms: u64,
+    },
     /// The `k`-th system call from here on fails.
-    FailNext { k: u64 },
+    FailNext {
+        k: u64,
+    },
 }
 
 /// splitmix64.

@@ -55,7 +55,7 @@ fn together<M: Host>(mm: &Mm<M>, threads: usize, rounds: usize) {
 #[test]
 fn more_threads_than_cpus() {
     let sim = Sim::builder().cpus(2).grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).build();
-    together(&*heap(&sim), 4, 25);
+    together(&heap(&sim), 4, 25);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn more_cpus_than_threads() {
         .window(256 << 20)
         .hostile(hostile)
         .build();
-    together(&*heap(&sim), 4, 25);
+    together(&heap(&sim), 4, 25);
 }
 
 #[test]

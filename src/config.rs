@@ -3,6 +3,8 @@
 
 use core::fmt::{self, Write};
 
+use crate::types::Line;
+
 /// Settings of an instance, fixed at its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -280,31 +282,6 @@ impl fmt::Display for Printable<'_> {
             f.write_char(if byte == b' ' || byte.is_ascii_graphic() { byte as char } else { '?' })?;
         }
         if self.0.len() > 40 { f.write_str("...") } else { Ok(()) }
-    }
-}
-
-/// A line of ASCII text without allocation; what does not fit is cut off.
-struct Line {
-    bytes: [u8; 200],
-    len: usize,
-}
-
-impl Line {
-    const fn new() -> Line {
-        Line { bytes: [0; 200], len: 0 }
-    }
-
-    fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or("slabwright: (unprintable)")
-    }
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let count = text.len().min(self.bytes.len() - self.len);
-        self.bytes[self.len..self.len + count].copy_from_slice(&text.as_bytes()[..count]);
-        self.len += count;
-        if count < text.len() { Err(fmt::Error) } else { Ok(()) }
     }
 }
 

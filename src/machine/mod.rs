@@ -7,14 +7,14 @@
 //! called under a lock of the core, nor for a request without [`Gfp::IO`](crate::gfp::Gfp::IO).
 #![allow(unsafe_code)]
 
-use core::fmt::{self, Write};
+use core::fmt::Write;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU8;
 
 use crate::error::Defect;
 use crate::page::Page;
 use crate::sync::Park;
-use crate::types::{Pfn, PfnRange};
+use crate::types::{Line, Pfn, PfnRange};
 
 #[cfg(all(target_os = "linux", not(loom)))]
 pub mod linux;
@@ -276,42 +276,6 @@ pub fn misuse<R: Report>(m: &R, defect: Defect, address: usize, cache: &str) {
     m.line(line.as_str());
     if m.aborts() {
         m.abort();
-    }
-}
-
-/// A line of text on the stack; what does not fit is cut off.
-pub struct Line {
-    text: [u8; 240],
-    len: usize,
-}
-
-impl Line {
-    /// An empty line.
-    pub const fn new() -> Line {
-        Line { text: [0; 240], len: 0 }
-    }
-
-    /// What was written.
-    pub fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.text[..self.len]).unwrap_or("")
-    }
-}
-
-impl Default for Line {
-    fn default() -> Line {
-        Line::new()
-    }
-}
-
-impl Write for Line {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        let mut n = s.len().min(self.text.len() - self.len);
-        while !s.is_char_boundary(n) {
-            n -= 1;
-        }
-        self.text[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
-        self.len += n;
-        if n == s.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 

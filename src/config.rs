@@ -266,7 +266,7 @@ pub fn list(options: &Options, line: &mut dyn FnMut(&str)) {
         if !info.unit.is_empty() {
             let _ = write!(text, " {}", info.unit);
         }
-        while text.len < 40 && text.write_char(' ').is_ok() {}
+        while text.as_str().len() < 40 && text.write_char(' ').is_ok() {}
         let _ = write!(text, " {}", info.help);
         line(text.as_str());
     }

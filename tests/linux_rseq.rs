@@ -25,7 +25,8 @@ fn contract() {
 fn no_object_is_handed_out_twice() {
     let m = machine();
     for (nth, threads) in [1, 2, 4, 16].into_iter().enumerate() {
-        stress::storm(&m, 10 + nth as u8, threads, 400_000 / threads);
+        let drained = stress::storm(&m, 10 + nth as u8, threads, 400_000 / threads);
+        assert!(drained > 0);
     }
     println!("{:?}, {} restarts", mode(), m.restarts());
 }

@@ -3,12 +3,14 @@
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 
 use slabwright::machine::linux::Linux;
 use slabwright::machine::{PerCpu, SHEAF_BYTES, SHEAF_SLOTS, Word, no_sheaf};
 
 pub const OBJECTS: usize = 4000;
+/// Most objects that are ever left over.
+const SPILL: usize = 2_000_000;
 /// Objects a sheaf is filled with when it is refilled from the pool.
 const BATCH: usize = 32;
 
@@ -18,7 +20,10 @@ pub struct World {
     held: Vec<AtomicU8>,
     pool: Mutex<Vec<usize>>,
     empty: Mutex<Vec<usize>>,
-    pub refused: AtomicBool,
+    refused: AtomicBool,
+    /// Objects that somebody who may not lock or allocate had left over, and how many.
+    spilled: Vec<AtomicUsize>,
+    spill: AtomicUsize,
 }
 
 fn object(index: usize) -> *mut u8 {
@@ -68,6 +73,8 @@ impl World {
             pool: Mutex::new((0..OBJECTS).collect()),
             empty: Mutex::new(Vec::new()),
             refused: AtomicBool::new(false),
+            spilled: (0..SPILL).map(|_| AtomicUsize::new(0)).collect(),
+            spill: AtomicUsize::new(0),
         }
     }
 
@@ -161,16 +168,18 @@ impl World {
     /// Every object is in the pool exactly once.
     pub fn check(&self) {
         let mut pool = self.pool.lock().unwrap().clone();
+        pool.extend(self.spilled[..self.spill.load(SeqCst)].iter().map(|index| index.load(SeqCst)));
         pool.sort_unstable();
         assert!(pool.iter().copied().eq(0..OBJECTS), "{} objects in the pool", pool.len());
         assert!(self.held.iter().all(|held| held.load(SeqCst) == 0));
     }
 }
 
-/// `threads` threads at it, while another drains the rows under them.
-pub fn storm(m: &Linux, cache: u8, threads: usize, rounds: usize) {
+/// `threads` threads at it, while another drains the rows under them; how many rows it drained.
+pub fn storm(m: &Linux, cache: u8, threads: usize, rounds: usize) -> usize {
     let world = World::new(cache);
     let done = AtomicBool::new(false);
+    let mut drains = 0;
     std::thread::scope(|scope| {
         let drainer = scope.spawn(|| {
             let mut drains = 0;
@@ -190,10 +199,11 @@ pub fn storm(m: &Linux, cache: u8, threads: usize, rounds: usize) {
             worker.join().unwrap();
         }
         done.store(true, SeqCst);
-        assert!(drainer.join().unwrap() > 0, "no row was ever drained");
+        drains = drainer.join().unwrap();
     });
     world.drain(m);
     world.check();
+    drains
 }
 
 /// The words of a fresh row, and each operation alone.
@@ -251,6 +261,7 @@ fn pin(cpu: usize) {
 }
 
 /// Nanoseconds of one pop and one push in turn, for the log.
+#[allow(dead_code)] // not for the tests of processes
 pub fn measure(m: &Linux, cache: u8) -> f64 {
     let sheaf = new_sheaf();
     while let Some(old) = m.read(Word::Main(cache)) {
@@ -269,4 +280,53 @@ pub fn measure(m: &Linux, cache: u8) -> f64 {
         }
     }
     f64::from(start.elapsed().as_nanos() as u32) / f64::from(ROUNDS)
+}
+
+#[allow(dead_code)] // for the tests of processes
+impl World {
+    /// Pops objects and pushes them back, without allocating; how many. For signal handlers and children.
+    pub fn touch(&self, m: &Linux, times: usize) -> usize {
+        let mut done = 0;
+        for _ in 0..times {
+            let got = unsafe { m.pop(self.cache) };
+            if got.is_null() {
+                continue;
+            }
+            let index = got.addr() / 16 - 1;
+            self.take(index);
+            self.give(index);
+            if !unsafe { m.push(self.cache, got) } {
+                self.spilled[self.spill.fetch_add(1, SeqCst)].store(index, SeqCst);
+            }
+            done += 1;
+        }
+        done
+    }
+
+    /// Puts a sheaf with objects into the row of the current CPU.
+    pub fn refill(&self, m: &Linux) {
+        self.exchange(m, Word::Main(self.cache), &mut 12345);
+    }
+
+    /// Whether every row can be drained and no object is in two places.
+    pub fn drain_in_child(&self, m: &Linux) -> bool {
+        let mut seen = [false; OBJECTS];
+        let mut ok = true;
+        for cpu in 0..m.nr_cpus() {
+            m.drain_row(cpu, &mut |words| {
+                for word in [Word::Main(self.cache), Word::Spare(self.cache)] {
+                    let mut top = words[word.index()];
+                    loop {
+                        let value = unsafe { *std::ptr::with_exposed_provenance::<usize>(top) };
+                        if value == 0 {
+                            break;
+                        }
+                        ok &= !std::mem::replace(&mut seen[value / 16 - 1], true);
+                        top -= size_of::<usize>();
+                    }
+                }
+            });
+        }
+        ok
+    }
 }

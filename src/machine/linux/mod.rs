@@ -22,6 +22,9 @@ mod percpu;
 mod remap;
 mod rseq;
 mod sys;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod testing;
 mod tls;
 mod vfork;
 

@@ -249,10 +249,10 @@ unsafe fn pop_section(cache: u8) -> *mut u8 {
     object
 }
 
-/// Pops under the row's lock.
+/// What a pop does that found nothing: under the row's lock where that is the mode, once more where it was aborted.
 #[cold]
 #[inline(never)]
-unsafe fn pop_cold(cache: u8) -> *mut u8 {
+pub(super) unsafe fn pop_cold(cache: u8) -> *mut u8 {
     if rseq::mode() == Mode::Lock {
         let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else {
             return core::ptr::null_mut();
@@ -320,10 +320,10 @@ unsafe fn push_section(cache: u8, object: *mut u8) -> bool {
     true
 }
 
-/// Pushes under the row's lock.
+/// The same for a push.
 #[cold]
 #[inline(never)]
-unsafe fn push_cold(cache: u8, object: *mut u8) -> bool {
+pub(super) unsafe fn push_cold(cache: u8, object: *mut u8) -> bool {
     if rseq::mode() == Mode::Lock {
         let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else { return false };
         let push = |words: &Words| {

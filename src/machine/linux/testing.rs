@@ -1,0 +1,73 @@
+//! Ways into the sections for tests that walk them instruction by instruction.
+
+use core::ops::Range;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::{percpu, rseq, tls};
+
+/// A critical section of the program.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// Its instructions, up to and including the commit.
+    pub body: Range<usize>,
+    /// Where the kernel goes on when it aborts it.
+    pub abort: usize,
+}
+
+/// All sections of the program, each copy that was inlined somewhere.
+pub fn sections() -> impl Iterator<Item = Section> {
+    #[repr(C)]
+    struct Descriptor {
+        version_and_flags: u64,
+        start: usize,
+        len: usize,
+        abort: usize,
+    }
+    unsafe extern "C" {
+        static __start___rseq_cs: [Descriptor; 0];
+        static __stop___rseq_cs: [Descriptor; 0];
+    }
+    // SAFETY: the linker's bounds of the section that holds only descriptors; padding between them is whole descriptors of
+    // zero, as each object file aligns to their size.
+    let all = unsafe {
+        let start = (&raw const __start___rseq_cs).cast::<Descriptor>();
+        let bytes = (&raw const __stop___rseq_cs).addr() - start.addr();
+        core::slice::from_raw_parts(start, bytes / size_of::<Descriptor>())
+    };
+    all.iter()
+        .filter(|each| each.start != 0 && each.version_and_flags == 0)
+        .map(|each| Section { body: each.start..each.start + each.len, abort: each.abort })
+}
+
+/// Runs `f` with sections working on the row of `cpu` by an area that the kernel does not know, so that nothing aborts them.
+/// Only in a program of one thread.
+pub fn unabortable(cpu: usize, f: impl FnOnce()) {
+    let area = core::ptr::with_exposed_provenance_mut::<i32>(tls::base() + rseq::CPU_ID);
+    let offset = rseq::OFFSET.swap(tls::offset(), Relaxed);
+    // SAFETY: this thread's own area, which is not registered.
+    unsafe { area.write_volatile(cpu as i32) };
+    f();
+    // SAFETY: as above.
+    unsafe { area.write_volatile(-1) };
+    rseq::OFFSET.store(offset, Relaxed);
+}
+
+/// What a pop does after its first attempt was aborted.
+///
+/// # Safety
+/// As for `PerCpu::pop`.
+pub unsafe fn pop_again(cache: u8) -> *mut u8 {
+    tls::set(tls::ABORTS, 1);
+    // SAFETY: the caller's.
+    unsafe { percpu::pop_cold(cache) }
+}
+
+/// What a push does after its first attempt was aborted.
+///
+/// # Safety
+/// As for `PerCpu::push`.
+pub unsafe fn push_again(cache: u8, object: *mut u8) -> bool {
+    tls::set(tls::ABORTS, 1);
+    // SAFETY: the caller's.
+    unsafe { percpu::push_cold(cache, object) }
+}

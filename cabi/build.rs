@@ -1,0 +1,23 @@
+//! Compiles the C++ part and sets the link arguments of the shared library.
+
+fn main() {
+    println!("cargo::rerun-if-changed=src/cxx.cc");
+    cc::Build::new()
+        .cpp(true)
+        .cpp_link_stdlib(None)
+        .file("src/cxx.cc")
+        .define("SLW_SHARED", None)
+        .std("c++17")
+        .opt_level(2)
+        .pic(true)
+        .debug(false)
+        .flag("-fomit-frame-pointer")
+        .flag("-fno-plt")
+        .flag("-fvisibility=hidden")
+        .compile("slabwright_cxx");
+    // A critical section's descriptor may still be registered with the kernel when the library would be unmapped.
+    println!("cargo::rustc-link-arg-cdylib=-Wl,-z,nodelete");
+    // Nothing is bound lazily: a lazy binding can call malloc.
+    println!("cargo::rustc-link-arg-cdylib=-Wl,-z,now");
+    println!("cargo::rustc-link-arg-cdylib=-Wl,-soname,libslabwright.so");
+}

@@ -1,0 +1,391 @@
+//! The malloc family of the C library, and of others who extended it.
+//!
+//! What the C standard and POSIX leave open is as in glibc: `realloc(p, 0)` frees and returns NULL, `memalign` rounds its
+//! alignment up to a power of two, `malloc(0)` gives a pointer of its own. `errno` is set where a call fails and says so
+//! through `errno`, and by nothing else.
+
+use core::ffi::{c_char, c_int, c_void};
+use core::fmt::{self, Write};
+
+use slabwright_core::global as heap;
+use slabwright_core::types::PAGE_SIZE;
+
+type Ptr = *mut c_void;
+
+const NULL: Ptr = core::ptr::null_mut();
+
+/// Fails with `error` in `errno`.
+#[cold]
+#[inline(never)]
+fn fail(error: c_int) -> Ptr {
+    // SAFETY: the address of the calling thread's own errno, valid as long as the thread.
+    unsafe { *libc::__errno_location() = error };
+    NULL
+}
+
+/// `p`, or the failure of having no memory.
+#[inline(always)]
+fn or_no_memory(p: *mut u8) -> Ptr {
+    if p.is_null() { fail(libc::ENOMEM) } else { p.cast() }
+}
+
+#[inline(always)]
+pub(crate) fn alloc(size: usize) -> Ptr {
+    or_no_memory(heap::malloc(size))
+}
+
+/// # Safety
+/// `p` is null or a live block.
+#[inline(always)]
+pub(crate) unsafe fn dealloc(p: Ptr) {
+    // SAFETY: by contract.
+    unsafe { heap::free(p.cast()) }
+}
+
+/// # Safety
+/// `p` is null or a live block of `size` bytes as requested.
+#[inline(always)]
+pub(crate) unsafe fn dealloc_sized(p: Ptr, size: usize) {
+    if !p.is_null() {
+        // SAFETY: by contract.
+        unsafe { heap::free_sized(p.cast(), size) }
+    }
+}
+
+#[inline(always)]
+fn zeroed(count: usize, size: usize) -> Ptr {
+    match count.checked_mul(size) {
+        Some(total) => or_no_memory(heap::calloc(total)),
+        None => fail(libc::ENOMEM),
+    }
+}
+
+/// # Safety
+/// As for [`dealloc`].
+#[inline(always)]
+unsafe fn resize(p: Ptr, size: usize) -> Ptr {
+    if p.is_null() {
+        return alloc(size);
+    }
+    if size == 0 {
+        // SAFETY: by contract.
+        unsafe { dealloc(p) };
+        return NULL;
+    }
+    // SAFETY: `p` is a live block, `size` is not 0.
+    or_no_memory(unsafe { heap::realloc(p.cast(), size) })
+}
+
+/// # Safety
+/// As for [`dealloc`].
+unsafe fn resize_array(p: Ptr, count: usize, size: usize) -> Ptr {
+    match count.checked_mul(size) {
+        // SAFETY: by contract.
+        Some(total) => unsafe { resize(p, total) },
+        None => fail(libc::ENOMEM),
+    }
+}
+
+/// # Safety
+/// As for [`dealloc`].
+unsafe fn resize_or_free(p: Ptr, size: usize) -> Ptr {
+    // SAFETY: by contract.
+    let new = unsafe { resize(p, size) };
+    if new.is_null() && size != 0 {
+        // SAFETY: a failed realloc leaves the block alone.
+        unsafe { dealloc(p) };
+    }
+    new
+}
+
+/// A block at a multiple of `align`, a power of two; null without memory.
+pub(crate) fn aligned(align: usize, size: usize) -> *mut u8 {
+    if size > isize::MAX as usize - align.min(isize::MAX as usize) {
+        return core::ptr::null_mut();
+    }
+    heap::aligned(align, size)
+}
+
+fn strictly_aligned(align: usize, size: usize) -> Ptr {
+    if align.is_power_of_two() { or_no_memory(aligned(align, size)) } else { fail(libc::EINVAL) }
+}
+
+pub(crate) fn loosely_aligned(align: usize, size: usize) -> Ptr {
+    match align.checked_next_power_of_two() {
+        Some(align) => or_no_memory(aligned(align, size)),
+        None => fail(libc::EINVAL),
+    }
+}
+
+/// # Safety
+/// `out` can be written.
+unsafe fn posix_aligned(out: *mut Ptr, align: usize, size: usize) -> c_int {
+    if !align.is_power_of_two() || align < size_of::<Ptr>() {
+        return libc::EINVAL;
+    }
+    let p = aligned(align, size);
+    if p.is_null() {
+        return libc::ENOMEM;
+    }
+    // SAFETY: by contract.
+    unsafe { *out = p.cast() };
+    0
+}
+
+fn page_size() -> usize {
+    // SAFETY: no preconditions; the entry is there on every Linux.
+    unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
+}
+
+fn page_aligned(size: usize) -> Ptr {
+    or_no_memory(aligned(page_size(), size))
+}
+
+fn whole_pages(size: usize) -> Ptr {
+    match size.max(1).checked_next_multiple_of(page_size()) {
+        Some(size) => page_aligned(size),
+        None => fail(libc::ENOMEM),
+    }
+}
+
+/// # Safety
+/// As for [`dealloc`].
+unsafe fn usable(p: *const c_void) -> usize {
+    if p.is_null() {
+        return 0;
+    }
+    // SAFETY: by contract.
+    unsafe { heap::usable_size(p.cast()) }
+}
+
+fn good_size(size: usize) -> usize {
+    if size > isize::MAX as usize { size } else { heap::good_size(size) }
+}
+
+/// # Safety
+/// As for [`dealloc_sized`].
+unsafe fn dealloc_aligned_sized(p: Ptr, _align: usize, _size: usize) {
+    // SAFETY: by contract. The class of an aligned block does not follow from its size alone, so it is looked up.
+    unsafe { dealloc(p) }
+}
+
+/// jemalloc's `MALLOCX_LG_ALIGN`: the low six bits of its flags are log2 of the alignment.
+fn alignment_of(flags: c_int) -> usize {
+    1 << (flags & 0x3f)
+}
+
+fn size_with_flags(size: usize, flags: c_int) -> usize {
+    match size.max(1).checked_next_multiple_of(alignment_of(flags)) {
+        Some(size) if size <= isize::MAX as usize => heap::good_size(size),
+        _ => 0,
+    }
+}
+
+/// # Safety
+/// As for [`dealloc_sized`].
+unsafe fn dealloc_with_flags(p: Ptr, size: usize, flags: c_int) {
+    // SAFETY: by contract.
+    unsafe { if flags & 0x3f == 0 { dealloc_sized(p, size) } else { dealloc(p) } }
+}
+
+/// The parameters glibc knows are accepted and do nothing: they tune an allocator of another build.
+fn accept_option(option: c_int, _value: c_int) -> c_int {
+    matches!(option, -8..=-1 | 1..=4) as c_int
+}
+
+fn give_back(_pad: usize) -> c_int {
+    heap::trim() as c_int
+}
+
+fn print_statistics() {
+    crate::process::with_error_output(|out| heap::write_stats(out));
+}
+
+/// `struct mallinfo` and `mallinfo2` hold the same, in `int` and `size_t`. As in glibc, large blocks (vmalloc areas) count in
+/// `hblkhd` only.
+fn totals() -> libc::mallinfo2 {
+    let stats = heap::stats();
+    let bytes = |pages: u64| pages as usize * PAGE_SIZE;
+    let arena = bytes(stats.pages_in_use) + bytes(stats.pages_free);
+    let used = bytes(stats.pages_in_use).saturating_sub(stats.slab.slab_bytes) + stats.slab.in_use_bytes;
+    libc::mallinfo2 {
+        arena,
+        ordblks: 0,
+        smblks: 0,
+        hblks: 0,
+        hblkhd: stats.vmalloc_bytes as usize,
+        usmblks: 0,
+        fsmblks: 0,
+        uordblks: used,
+        fordblks: arena.saturating_sub(used),
+        keepcost: 0,
+    }
+}
+
+fn totals_in_int() -> libc::mallinfo {
+    let wide = totals();
+    let int = |value: usize| c_int::try_from(value).unwrap_or(c_int::MAX);
+    libc::mallinfo {
+        arena: int(wide.arena),
+        ordblks: int(wide.ordblks),
+        smblks: int(wide.smblks),
+        hblks: int(wide.hblks),
+        hblkhd: int(wide.hblkhd),
+        usmblks: int(wide.usmblks),
+        fsmblks: int(wide.fsmblks),
+        uordblks: int(wide.uordblks),
+        fordblks: int(wide.fordblks),
+        keepcost: int(wide.keepcost),
+    }
+}
+
+/// Text to a C stream.
+struct Stream(*mut libc::FILE);
+
+impl Write for Stream {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // SAFETY: `text` is readable for its length; the stream is the caller's, open.
+        let written = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), self.0) };
+        if written == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// # Safety
+/// `stream` is an open stream.
+unsafe fn write_info(options: c_int, stream: *mut libc::FILE) -> c_int {
+    if options != 0 {
+        return libc::EINVAL;
+    }
+    let totals = totals();
+    let _ = write!(
+        Stream(stream),
+        "<malloc version=\"slabwright-{}\">\n<total type=\"mmap\" size=\"{}\"/>\n\
+         <system type=\"current\" size=\"{}\"/>\n<used size=\"{}\"/>\n<rest size=\"{}\"/>\n</malloc>\n",
+        env!("CARGO_PKG_VERSION"),
+        totals.hblkhd,
+        totals.arena,
+        totals.uordblks,
+        totals.fordblks,
+    );
+    0
+}
+
+/// Aligns functions to 64 bytes: one that starts at offset 56 of a cache line costs 0.8 ns more a call. Stable Rust has no
+/// attribute for that; but each function has the section `.text.NAME` to itself, and that can be opened and aligned here.
+macro_rules! align_to_cache_line {
+    ($($name:ident)*) => {
+        core::arch::global_asm!($(
+            concat!(".pushsection .text.", stringify!($name), ",\"ax\",@progbits"),
+            ".p2align 6",
+            ".popsection",
+        )*);
+    };
+}
+
+/// Exports functions under their C names.
+macro_rules! export {
+    ($($name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $inner:path;)*) => {
+        crate::libc_abi::align_to_cache_line!($($name)*);
+        $(
+            /// # Safety
+            /// As the C function of this name asks.
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? {
+                // SAFETY: by contract.
+                #[allow(unused_unsafe)]
+                unsafe { $inner($($arg),*) }
+            }
+        )*
+    };
+}
+
+#[allow(unused_imports)] // The operators are in the shared library only.
+pub(crate) use {align_to_cache_line, export};
+
+// C, POSIX, and glibc.
+export! {
+    malloc(size: usize) -> Ptr = alloc;
+    free(p: Ptr) = dealloc;
+    calloc(count: usize, size: usize) -> Ptr = zeroed;
+    realloc(p: Ptr, size: usize) -> Ptr = resize;
+    reallocarray(p: Ptr, count: usize, size: usize) -> Ptr = resize_array;
+    free_sized(p: Ptr, size: usize) = dealloc_sized;
+    free_aligned_sized(p: Ptr, align: usize, size: usize) = dealloc_aligned_sized;
+    aligned_alloc(align: usize, size: usize) -> Ptr = strictly_aligned;
+    posix_memalign(out: *mut Ptr, align: usize, size: usize) -> c_int = posix_aligned;
+    memalign(align: usize, size: usize) -> Ptr = loosely_aligned;
+    valloc(size: usize) -> Ptr = page_aligned;
+    pvalloc(size: usize) -> Ptr = whole_pages;
+    cfree(p: Ptr) = dealloc;
+    malloc_usable_size(p: *const c_void) -> usize = usable;
+    malloc_trim(pad: usize) -> c_int = give_back;
+    malloc_stats() = print_statistics;
+    malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int = write_info;
+    mallopt(option: c_int, value: c_int) -> c_int = accept_option;
+    mallinfo() -> libc::mallinfo = totals_in_int;
+    mallinfo2() -> libc::mallinfo2 = totals;
+}
+
+// Names that glibc's own parts and old programs call.
+export! {
+    __libc_malloc(size: usize) -> Ptr = alloc;
+    __libc_free(p: Ptr) = dealloc;
+    __libc_cfree(p: Ptr) = dealloc;
+    __libc_calloc(count: usize, size: usize) -> Ptr = zeroed;
+    __libc_realloc(p: Ptr, size: usize) -> Ptr = resize;
+    __libc_reallocarray(p: Ptr, count: usize, size: usize) -> Ptr = resize_array;
+    __libc_memalign(align: usize, size: usize) -> Ptr = loosely_aligned;
+    __libc_valloc(size: usize) -> Ptr = page_aligned;
+    __libc_pvalloc(size: usize) -> Ptr = whole_pages;
+    __libc_mallopt(option: c_int, value: c_int) -> c_int = accept_option;
+    __libc_mallinfo() -> libc::mallinfo = totals_in_int;
+    __posix_memalign(out: *mut Ptr, align: usize, size: usize) -> c_int = posix_aligned;
+}
+
+// BSD, macOS, jemalloc.
+export! {
+    reallocf(p: Ptr, size: usize) -> Ptr = resize_or_free;
+    malloc_size(p: *const c_void) -> usize = usable;
+    malloc_good_size(size: usize) -> usize = good_size;
+    nallocx(size: usize, flags: c_int) -> usize = size_with_flags;
+    sdallocx(p: Ptr, size: usize, flags: c_int) = dealloc_with_flags;
+}
+
+// The family under slabwright's own names, for programs that keep another malloc (`include/slabwright.h`).
+export! {
+    slw_malloc(size: usize) -> Ptr = alloc;
+    slw_free(p: Ptr) = dealloc;
+    slw_calloc(count: usize, size: usize) -> Ptr = zeroed;
+    slw_realloc(p: Ptr, size: usize) -> Ptr = resize;
+    slw_reallocarray(p: Ptr, count: usize, size: usize) -> Ptr = resize_array;
+    slw_free_sized(p: Ptr, size: usize) = dealloc_sized;
+    slw_free_aligned_sized(p: Ptr, align: usize, size: usize) = dealloc_aligned_sized;
+    slw_aligned_alloc(align: usize, size: usize) -> Ptr = strictly_aligned;
+    slw_posix_memalign(out: *mut Ptr, align: usize, size: usize) -> c_int = posix_aligned;
+    slw_usable_size(p: *const c_void) -> usize = usable;
+    slw_good_size(size: usize) -> usize = good_size;
+    slw_trim() -> c_int = trim;
+    slw_stats_print() = print_statistics;
+    slw_verify() -> c_int = verify;
+    slw_version() -> *const c_char = version;
+}
+
+fn trim() -> c_int {
+    give_back(0)
+}
+
+fn verify() -> c_int {
+    match heap::verify() {
+        Ok(()) => 0,
+        Err(violation) => {
+            crate::process::with_error_output(|out| {
+                let _ = writeln!(out, "slabwright: verify: {violation}");
+            });
+            -1
+        }
+    }
+}
+
+fn version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}

@@ -1,0 +1,155 @@
+//! The library in its process: what is said at exit, panics, and output without allocation.
+
+use core::arch::naked_asm;
+use core::ffi::{c_int, c_void};
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use slabwright_core::global as heap;
+use slabwright_core::machine::linux;
+
+/// Where reports go when the program has closed its error output before the end, as coreutils do; -1 for nowhere.
+static SPARE_OUTPUT: AtomicI32 = AtomicI32::new(-1);
+
+/// Descriptors below this are left to programs that expect the lowest ones.
+const SPARE_FROM: c_int = 200;
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = at_start;
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_FINI: extern "C" fn() = at_fini;
+
+extern "C" fn at_start() {
+    let options = heap::options();
+    if options.stats || options.verify {
+        // SAFETY: duplicates a descriptor; touches no memory.
+        let spare = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, SPARE_FROM) };
+        SPARE_OUTPUT.store(spare, Ordering::Relaxed);
+    }
+}
+
+unsafe extern "C" {
+    fn __cxa_atexit(call: extern "C" fn(*mut c_void), argument: *mut c_void, library: *mut c_void) -> c_int;
+}
+
+/// Destructors of this library run before those of others. A handler registered while `exit` runs the
+/// destructors is called after them all, so that is where the last word is said.
+extern "C" fn at_fini() {
+    let options = heap::options();
+    if !options.stats && !options.verify {
+        return;
+    }
+    // SAFETY: a function of the C library; no library is named, so unloading one does not call the handler.
+    if unsafe { __cxa_atexit(at_exit, core::ptr::null_mut(), core::ptr::null_mut()) } != 0 {
+        at_exit(core::ptr::null_mut());
+    }
+}
+
+extern "C" fn at_exit(_: *mut c_void) {
+    let options = heap::options();
+    let verdict = if options.verify { heap::verify() } else { Ok(()) };
+    // SAFETY: no preconditions.
+    let pid = unsafe { libc::getpid() };
+    with_error_output(|out| {
+        if options.stats {
+            let _ = writeln!(out, "slabwright: statistics of process {pid} at exit");
+            heap::write_stats(out);
+        }
+        if let Err(violation) = &verdict {
+            let _ = writeln!(out, "slabwright: verify at exit of process {pid}: {violation}");
+        }
+    });
+    if verdict.is_err() {
+        // SAFETY: no preconditions.
+        unsafe { libc::abort() }
+    }
+}
+
+/// Lets `f` write to the error output.
+pub(crate) fn with_error_output(f: impl FnOnce(&mut dyn Write)) {
+    let mut out = Output { fd: error_output(), len: 0, bytes: [0; 1024] };
+    f(&mut out);
+    out.flush();
+}
+
+fn error_output() -> c_int {
+    // SAFETY: asks about a descriptor; touches no memory.
+    if unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_GETFD) } >= 0 {
+        libc::STDERR_FILENO
+    } else {
+        SPARE_OUTPUT.load(Ordering::Relaxed)
+    }
+}
+
+/// A descriptor with a buffer on the stack.
+struct Output {
+    fd: c_int,
+    len: usize,
+    bytes: [u8; 1024],
+}
+
+impl Output {
+    fn flush(&mut self) {
+        let mut rest = &self.bytes[..self.len];
+        while !rest.is_empty() {
+            // SAFETY: `rest` is readable for its length.
+            let written = unsafe { libc::write(self.fd, rest.as_ptr().cast(), rest.len()) };
+            if written > 0 {
+                rest = &rest[written as usize..];
+            } else if written == 0 || error() != libc::EINTR {
+                break;
+            }
+        }
+        self.len = 0;
+    }
+}
+
+fn error() -> c_int {
+    // SAFETY: the address of the calling thread's own errno.
+    unsafe { *libc::__errno_location() }
+}
+
+impl Write for Output {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.len == self.bytes.len() {
+                self.flush();
+            }
+            self.bytes[self.len] = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
+}
+
+/// `vfork`, whose child must not allocate on its parent's restartable sequences.
+///
+/// # Safety
+/// As for `vfork` of POSIX.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub unsafe extern "C" fn vfork() -> c_int {
+    naked_asm!(".cfi_startproc", "jmp {vfork}", ".cfi_endproc", vfork = sym linux::vfork)
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    with_error_output(|out| {
+        let _ = writeln!(out, "slabwright: {info}");
+    });
+    // SAFETY: no preconditions.
+    unsafe { libc::abort() }
+}
+
+// The precompiled `core` names the personality of Rust's exceptions in its unwind tables. Nothing unwinds here.
+// Weak and hidden, so that a program with Rust's standard library in it keeps its own.
+core::arch::global_asm!(
+    ".weak rust_eh_personality",
+    ".hidden rust_eh_personality",
+    ".type rust_eh_personality, @function",
+    "rust_eh_personality:",
+    "ud2",
+);

@@ -1,0 +1,41 @@
+// 100 000 threads that come, allocate and go leave nothing behind.
+#include <pthread.h>
+
+#include "check.h"
+
+static void *worker(void *argument) {
+    void *blocks[20];
+    for (int i = 0; i < 20; i++) {
+        blocks[i] = malloc((size_t)(16 << (i % 8)));
+        memset(blocks[i], 1, 16);
+    }
+    for (int i = 0; i < 20; i++)
+        free(blocks[i]);
+    // One that another thread frees.
+    free(argument);
+    return malloc(100);
+}
+
+static void round_of(int count) {
+    for (int i = 0; i < count; i += 4) {
+        pthread_t threads[4];
+        for (int j = 0; j < 4; j++)
+            CHECK(pthread_create(&threads[j], NULL, worker, malloc(50)) == 0);
+        for (int j = 0; j < 4; j++) {
+            void *result;
+            CHECK(pthread_join(threads[j], &result) == 0);
+            free(result);
+        }
+    }
+}
+
+int main(void) {
+    round_of(5000);
+    long before = status_kb("VmRSS"), virtual_before = status_kb("VmSize");
+    round_of(95000);
+    long grown = status_kb("VmRSS") - before;
+    CHECK(grown < 256);
+    if (strcmp(getenv("MODE"), "glibc") != 0) // whose arenas come late
+        CHECK(status_kb("VmSize") - virtual_before < 64 << 10);
+    return 0;
+}

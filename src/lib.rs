@@ -45,3 +45,19 @@ pub mod vmalloc;
 pub mod zone;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use global::Slabwright;
+
+/// Its contents where this crate brings no `std` along, which has a panic handler of its own; the simulated machine does.
+#[cfg(not(any(test, feature = "sim", loom)))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! without_std {
+    ($($item:item)*) => { $($item)* };
+}
+
+/// See above.
+#[cfg(any(test, feature = "sim", loom))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! without_std {
+    ($($item:item)*) => {};
+}

@@ -135,13 +135,15 @@ pub unsafe extern "C" fn vfork() -> c_int {
     naked_asm!(".cfi_startproc", "jmp {vfork}", ".cfi_endproc", vfork = sym linux::vfork)
 }
 
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    with_error_output(|out| {
-        let _ = writeln!(out, "slabwright: {info}");
-    });
-    // SAFETY: no preconditions.
-    unsafe { libc::abort() }
+slabwright_core::without_std! {
+    #[panic_handler]
+    fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+        with_error_output(|out| {
+            let _ = writeln!(out, "slabwright: {info}");
+        });
+        // SAFETY: no preconditions.
+        unsafe { libc::abort() }
+    }
 }
 
 // The precompiled `core` names the personality of Rust's exceptions in its unwind tables. Nothing unwinds here.

@@ -2,7 +2,7 @@
 //!
 //! Operations are data ([`ops::Op`]), made from a seed; a [`world::World`] applies them to an `Mm` on any machine and knows
 //! every live block: its alignment, that it overlaps no other, and all of its bytes. The whole heap is checked after each
-//! step. A failing run prints its seed and its last operations; `HEAP_SEED=n` adds a run with that seed.
+//! step, and on simulated machines a [`census`] looks at every frame now and then. A failing run prints its seed and its last operations; `HEAP_SEED=n` adds a run with that seed.
 //!
 //! | module | what |
 //! |---|---|
@@ -11,8 +11,11 @@
 //! | `failures` | the k-th system call fails, for every k |
 //! | `nested` | handlers that interrupt every call of the machine, and requests that must not enter the system |
 //! | `threads` | several threads on fewer and on more CPUs, blocks freed by others than made them |
+//! | `corrupt` | what is broken on purpose is noticed |
 //! | `misuse` | double, interior and foreign frees are reported, and nothing else happens |
 
+mod census;
+mod corrupt;
 mod failures;
 mod misuse;
 mod nested;

@@ -7,7 +7,9 @@ use slabwright::machine::Machine;
 use slabwright::machine::linux::Linux;
 use slabwright::machine::sim::{Flavour, Simulated};
 use slabwright::mm::{Hooks, Mm};
+use slabwright::types::PAGE_SIZE;
 
+use crate::census;
 use crate::ops::{Mix, Op, Rng};
 
 /// A machine and what a test can make it do.
@@ -22,6 +24,8 @@ pub trait Host: Machine {
     fn without_calls<R>(&self, body: impl FnOnce() -> R) -> R {
         body()
     }
+    /// Looks at every frame; nobody else uses the heap meanwhile.
+    fn census(_mm: &Mm<Self>) {}
     /// Reports of misuse so far.
     fn reported(&self) -> Vec<String> {
         Vec::new()
@@ -40,6 +44,15 @@ impl<F: Flavour> Host for Simulated<F> {
     }
     fn without_calls<R>(&self, body: impl FnOnce() -> R) -> R {
         self.forbid_calls(body)
+    }
+    fn census(mm: &Mm<Simulated<F>>) {
+        if !mm.is_up() {
+            return;
+        }
+        let census = census::take(mm);
+        let stats = mm.stats();
+        assert_eq!(stats.pages_free, census.free, "{census:?}");
+        assert_eq!(stats.slab.slab_bytes as u64, census.slabs * PAGE_SIZE as u64, "{census:?}");
     }
     fn reported(&self) -> Vec<String> {
         self.reports()
@@ -224,6 +237,9 @@ impl<'m, M: Host> World<'m, M> {
         }
         if self.verify_every != 0 && self.steps.is_multiple_of(self.verify_every) {
             self.verify();
+            if self.steps.is_multiple_of(self.verify_every * 16) {
+                M::census(self.mm);
+            }
         }
     }
 
@@ -330,8 +346,10 @@ impl<'m, M: Host> World<'m, M> {
             self.free(block, false);
         }
         self.verify();
+        M::census(self.mm);
         self.mm.trim();
         self.verify();
+        M::census(self.mm);
         assert_eq!(self.mm.machine().reported(), Vec::<String>::new());
         let stats = self.mm.stats();
         assert_eq!((stats.slab.slab_bytes, stats.vmalloc_bytes, stats.pages_in_use), (0, 0, 0), "left over: {stats:?}");

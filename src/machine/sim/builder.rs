@@ -145,6 +145,7 @@ impl<F: Flavour> Builder<F> {
             nodes: self.nodes,
             ram: self.ram,
             growth: Mutex::new(self.growth),
+            grown: Mutex::new(Vec::new()),
             slots: Mutex::new(vec![Slot::Unmapped; self.window >> F::SLOT_SHIFT]),
             budget: self.budget,
             now: AtomicU64::new(1),

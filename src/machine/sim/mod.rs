@@ -118,6 +118,7 @@ struct State {
     nodes: usize,
     ram: Vec<(usize, ZoneKind, PfnRange)>,
     growth: Mutex<Vec<Growth>>,
+    grown: Mutex<Vec<PfnRange>>,
     slots: Mutex<Vec<Slot>>,
     budget: u64,
     now: AtomicU64,
@@ -149,6 +150,19 @@ impl<F: Flavour> Simulated<F> {
     /// Whether the frame is online.
     pub fn is_online(&self, pfn: Pfn) -> bool {
         self.state.memory.is_online(pfn)
+    }
+
+    /// The online frames, ascending; adjacent ones that came by different ways are apart.
+    pub fn online(&self) -> Vec<PfnRange> {
+        let mut all: Vec<_> = self.state.ram.iter().map(|(_, _, range)| *range).collect();
+        all.extend(locked(&self.state.grown).iter());
+        all.sort_by_key(|range| range.start);
+        all
+    }
+
+    /// Whether the frame has memory behind it.
+    pub fn is_backed(&self, pfn: Pfn) -> bool {
+        self.state.memory.frame_backed(pfn)
     }
 
     /// Frames that [`Frames::grow`] may still bring online.
@@ -257,6 +271,7 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
         let mut growth = locked(&self.state.growth);
         let range = growth.iter_mut().filter(|g| g.node == node && g.zone == zone).find_map(|g| g.take(pages))?;
         self.state.memory.bring_online(range, zone == ZoneKind::HighMem);
+        locked(&self.state.grown).push(range);
         Some(range)
     }
 

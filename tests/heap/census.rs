@@ -1,0 +1,74 @@
+//! Every frame has exactly one owner, and what a descriptor says of its memory is so: seen from outside, frame by frame.
+
+use slabwright::machine::Frames;
+use slabwright::machine::sim::{Flavour, Simulated};
+use slabwright::mm::Mm;
+use slabwright::page::{Kind, flag};
+use slabwright::types::{PAGE_SIZE, Pfn, PfnRange};
+
+/// Frames by owner.
+#[derive(Default, Debug, PartialEq)]
+pub struct Census {
+    /// On free lists, per-CPU ones included.
+    pub free: u64,
+    pub slabs: u64,
+    pub runs: u64,
+    /// Under vmalloc areas, kept by the allocator for itself, or isolated.
+    pub other: u64,
+}
+
+/// Counts the frames of a machine whose allocator nobody uses at the moment.
+pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
+    let sim = mm.machine();
+    let mut census = Census::default();
+    for range in sim.online() {
+        let mut at = range.start;
+        while at < range.end() {
+            let page = sim.page(at);
+            let pages = match page.kind() {
+                Kind::Run => page.word() as u32,
+                Kind::Reserved => 1,
+                Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?})", page.kind()),
+                _ => page.order().pages(),
+            };
+            let block = PfnRange::new(at, pages);
+            assert!(pages > 0 && block.end() <= range.end(), "{block:?} ({:?}) leaves {range:?}", page.kind());
+            match page.kind() {
+                Kind::Buddy | Kind::Pcp => {
+                    census.free += u64::from(pages);
+                    check_contents(sim, block, page.flags());
+                }
+                Kind::Slab => census.slabs += u64::from(pages),
+                Kind::Run => census.runs += u64::from(pages),
+                _ => census.other += u64::from(pages),
+            }
+            for inner in block.iter().skip(1) {
+                let kind = sim.page(inner).kind();
+                let fits = if page.kind() == Kind::Slab {
+                    kind == Kind::Slab
+                } else {
+                    matches!(kind, Kind::Tail | Kind::Offline)
+                };
+                assert!(fits, "frame {inner:?} inside {block:?} ({:?}) says {kind:?}", page.kind());
+            }
+            at = block.end();
+        }
+    }
+    census
+}
+
+/// A free block flagged unbacked has no memory behind it; one flagged zero reads zero.
+fn check_contents<F: Flavour>(sim: &Simulated<F>, block: PfnRange, flags: u32) {
+    let backed: Vec<Pfn> = block.iter().filter(|pfn| sim.is_backed(*pfn)).collect();
+    if flags & flag::UNBACKED != 0 {
+        assert!(flags & flag::ZERO != 0, "{block:?} is unbacked and not zero");
+        assert_eq!(backed, [], "backed frames of {block:?}, which says it is unbacked");
+    }
+    if flags & flag::ZERO != 0 {
+        for pfn in backed.into_iter().filter(|pfn| !sim.virt(*pfn).is_null()) {
+            // SAFETY: the frame is online and free: nobody writes to it.
+            let bytes = unsafe { core::slice::from_raw_parts(sim.virt(pfn), PAGE_SIZE) };
+            assert!(bytes.iter().all(|b| *b == 0), "{pfn:?} of {block:?} should read zero");
+        }
+    }
+}

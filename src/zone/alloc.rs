@@ -3,10 +3,12 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::buddy::{STATE, Want};
+use super::lists::Extra;
+use super::percpu::Bin;
 use super::watermark::{self, Mark, Watermarks};
 use super::{Cell, MigrateType, PageAllocator, Zone, raw};
 use crate::gfp::Gfp;
-use crate::machine::{Machine, ZoneKind};
+use crate::machine::{MAX_NODES, Machine, ZoneKind};
 use crate::page::{Kind, flag};
 use crate::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
 
@@ -24,6 +26,18 @@ pub(super) struct Request {
     node: usize,
     list: MigrateType,
     want: Want,
+}
+
+impl Request {
+    pub fn new(gfp: Gfp, order: Order, pages: u32, node: usize) -> Request {
+        let want = if gfp.has(Gfp::ZERO) { Want::Zero } else { Want::Any };
+        Request { gfp, order, pages, top: top_zone(gfp), node, list: MigrateType::of(gfp), want }
+    }
+
+    /// Whether it promises not to fault, block or call the system: an atomic one.
+    fn no_fault(&self) -> bool {
+        self.gfp.has(Gfp::HIGH) && !self.gfp.may_block()
+    }
 }
 
 /// Frames just taken off the free lists: nobody else knows them.
@@ -87,30 +101,45 @@ impl<M: Machine> PageAllocator<M> {
     /// which has no address to write to: the caller looks at the flag), and [`flag::UNBACKED`] where touching it faults.
     /// `None` where there is no memory within the limits, or the flags contradict each other.
     pub fn alloc_pages(&self, m: &M, gfp: Gfp, order: Order, node: Option<usize>) -> Option<Pfn> {
-        let taken = self.get(m, gfp, order, order.pages(), node)?;
+        let bin = Bin::block(order, MigrateType::of(gfp));
+        let taken = self.get(m, gfp, order, order.pages(), node, bin)?;
         Some(self.hand_out(m, &taken, gfp, Kind::Allocated, order))
     }
 
     /// Frees the block at `pfn`. False, and nothing done, where that needs a wait and `may_block` is not set. A block that is
     /// free already is left alone (whoever can tell the user checks before).
     pub fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
-        self.free_as(m, pfn, order, 0, may_block)
+        self.free_as(m, pfn, order, None, true, may_block)
     }
 
     /// [`PageAllocator::free_pages`] for a block that reads zero and holds no memory.
     pub fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
-        self.free_as(m, pfn, order, if M::LENT { STATE } else { flag::ZERO }, may_block)
+        let state = if M::LENT { STATE } else { flag::ZERO };
+        self.free_as(m, pfn, order, Some(state), false, may_block)
     }
 
-    fn free_as(&self, m: &M, pfn: Pfn, order: Order, state: u32, may_block: bool) -> bool {
+    /// [`PageAllocator::free_pages`] for a block whose contents are in no cache: it is handed out again after all others.
+    pub fn free_cold(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
+        self.free_as(m, pfn, order, None, false, may_block)
+    }
+
+    /// Frees a block that is known to be in `state`, or keeps it on this CPU's lists where nothing is known.
+    fn free_as(&self, m: &M, pfn: Pfn, order: Order, state: Option<u32>, hot: bool, may_block: bool) -> bool {
         let page = m.page(pfn);
+        let range = PfnRange::block(pfn, order);
         match page.kind() {
             Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp => return true,
             // A slab marks every page of its block.
-            Kind::Slab => PfnRange::block(pfn, order).iter().for_each(|p| m.page(p).set_kind(Kind::Tail, Order::ZERO)),
+            Kind::Slab => range.iter().for_each(|p| m.page(p).set_kind(Kind::Tail, Order::ZERO)),
             _ => {}
         }
-        self.free_frames(m, PfnRange::block(pfn, order), state, false, may_block)
+        let Some(state) = state else {
+            return (!page.has(flag::RESERVE)
+                && Bin::block(order, self.blocks.get(pfn))
+                    .is_some_and(|bin| self.keep(m, range, order, bin, hot, may_block)))
+                || self.free_frames(m, range, 0, may_block);
+        };
+        self.free_frames(m, range, state, may_block)
     }
 
     /// Makes frames just taken the caller's.
@@ -121,42 +150,73 @@ impl<M: Machine> PageAllocator<M> {
         }
         let page = m.page(taken.range.start);
         let compound = if gfp.has(Gfp::COMP) && order > Order::ZERO { flag::COMPOUND } else { 0 };
+        let reserve = page.flags() & flag::RESERVE;
         page.set_home(page.zone(), page.node());
-        page.set(state | compound);
+        page.set(state | compound | reserve);
         page.set_refs(1);
         page.set_mapcount(-1);
         page.set_kind(kind, order);
         taken.range.start
     }
 
-    /// Takes frames for a request.
-    pub(super) fn get(&self, m: &M, gfp: Gfp, order: Order, pages: u32, node: Option<usize>) -> Option<Taken> {
+    /// Takes frames for a request: from this CPU's lists, where `bin` says which, else from a zone.
+    #[inline]
+    pub(super) fn get(
+        &self,
+        m: &M,
+        gfp: Gfp,
+        order: Order,
+        pages: u32,
+        node: Option<usize>,
+        bin: Option<Bin>,
+    ) -> Option<Taken> {
         if gfp.check().is_err() {
             return None;
         }
-        let atomic = gfp.has(Gfp::HIGH) && !gfp.may_block();
-        let request = Request {
-            gfp,
-            order,
-            pages,
-            top: top_zone(gfp),
-            node: node.unwrap_or_else(|| m.node()).min(crate::machine::MAX_NODES - 1),
-            list: MigrateType::of(gfp),
-            want: match gfp.has(Gfp::ZERO) {
-                // Clean memory faults when touched, which atomic requests promise not to.
-                _ if atomic && M::LENT => Want::Backed,
-                true => Want::Zero,
-                false => Want::Any,
-            },
+        let cached = bin.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
+        cached.or_else(|| self.get_slow(m, gfp, order, pages, node, bin))
+    }
+
+    #[cold]
+    fn get_slow(
+        &self,
+        m: &M,
+        gfp: Gfp,
+        order: Order,
+        pages: u32,
+        node: Option<usize>,
+        bin: Option<Bin>,
+    ) -> Option<Taken> {
+        let request = Request::new(gfp, order, pages, node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1));
+        if request.no_fault() {
+            self.atomic_seen.store(true, Relaxed);
+        } else if M::LENT && may_grow(&request) {
+            self.top_up(m, request.node);
+        }
+        let mut extra = match bin {
+            Some(bin) => self.plan(m, &request, bin),
+            None => Extra::new(0),
         };
-        match self.walk(m, &request, Mark::Low) {
+        let mut taken = match self.walk(m, &request, Mark::Low, &mut extra) {
+            Walk::Taken(taken) => taken,
+            ended => self.slow(m, &request, ended)?,
+        };
+        if let Some(bin) = bin {
+            self.stash(m, &request, &mut taken, &extra, bin);
+        }
+        Some(taken)
+    }
+
+    /// Takes frames from a zone that keeps its low mark, without trying harder.
+    pub(super) fn try_low(&self, m: &M, request: &Request) -> Option<Taken> {
+        match self.walk(m, request, Mark::Low, &mut Extra::new(0)) {
             Walk::Taken(taken) => Some(taken),
-            ended => self.slow(m, &request, ended),
+            _ => None,
         }
     }
 
     /// Tries the zones that suit, in order.
-    fn walk(&self, m: &M, request: &Request, mark: Mark) -> Walk {
+    fn walk(&self, m: &M, request: &Request, mark: Mark, extra: &mut Extra) -> Walk {
         let mut budget = false;
         let nodes = (self.nodes.load(Relaxed) as usize).max(request.node + 1);
         // The preferred node first, then by number: the distances that a machine folds into its numbering.
@@ -168,7 +228,7 @@ impl<M: Machine> PageAllocator<M> {
                     continue;
                 }
                 if cell.managed.load(Relaxed) != 0 {
-                    match self.take(m, node, kind, request, mark) {
+                    match self.take(m, node, kind, request, mark, extra) {
                         Ok(taken) => return Walk::Taken(taken),
                         Err(Refused::Budget) => {
                             budget = true;
@@ -202,52 +262,100 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Takes frames from one zone.
-    fn take(&self, m: &M, node: usize, kind: ZoneKind, request: &Request, mark: Mark) -> Result<Taken, Refused> {
+    fn take(
+        &self,
+        m: &M,
+        node: usize,
+        kind: ZoneKind,
+        request: &Request,
+        mark: Mark,
+        extra: &mut Extra,
+    ) -> Result<Taken, Refused> {
         let cell: &Cell = &self.zones[node][kind as usize];
         let lowmem = if kind < request.top { self.lowmem_reserve(node, kind, request.top) } else { 0 };
         let mut zone = cell.lock.acquire(m, request.gfp.may_block()).ok_or(Refused::Busy)?;
         let zone: &mut Zone = &mut zone;
         let view = self.view(m);
         let pages = request.pages;
-        let reserves = request.gfp.has(Gfp::HIGH) && !request.gfp.may_block() && !request.gfp.has(Gfp::NOMEMALLOC);
-        if reserves
+        let taken = |(pfn, state)| Taken { range: PfnRange::new(pfn, pages), state };
+        if request.no_fault()
+            && !request.gfp.has(Gfp::NOMEMALLOC)
             && let Some(found) = zone.buddy.find(request.order, MigrateType::HighAtomic, Want::Backed)
-            && let Some((pfn, state)) = zone.buddy.take(&view, found, pages, Want::Any)
+            && let Some(block) = zone.buddy.take(&view, found, pages, Want::Any)
         {
+            cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
             zone.allocs += 1;
-            return Ok(Taken { range: PfnRange::new(pfn, pages), state });
+            return Ok(taken(block));
         }
-        let free = zone.free_for(request.list);
         let level = zone.marks.mark(mark, request.gfp);
-        let lowmem = if level == 0 { 0 } else { lowmem };
-        if !watermark::passes(u64::from(free), u64::from(pages), u64::from(level), lowmem) {
+        let level = if level == 0 { 0 } else { u64::from(level) + lowmem };
+        let leaves = |zone: &Zone, pages: u32| {
+            watermark::passes(u64::from(zone.free_for(request.list)), u64::from(pages), level, 0)
+        };
+        if !leaves(zone, pages) {
             return Err(Refused::Empty);
         }
-        let mut want = request.want;
+        // Clean memory faults when touched, which atomic requests promise not to.
+        let backed_only = M::LENT && request.no_fault();
+        let mut want = if backed_only { Want::Backed } else { request.want };
+        let (mut found, mut cut);
         loop {
             let buddy = &mut zone.buddy;
-            let found =
-                match buddy.find(request.order, request.list, want) {
+            found = match buddy.find(request.order, request.list, want) {
+                Some(found) => found,
+                None => match buddy.fall_back(&view, request.order, request.list, want) {
                     Some(found) => found,
-                    None => buddy
-                        .fall_back(&view, request.order, request.list, want)
-                        .ok_or(if want == request.want { Refused::Empty } else { Refused::Budget })?,
-                };
-            if found.clean && !self.budget.try_charge(u64::from(pages), mark, request.gfp) {
-                // The budget has no room for more memory, but what is backed already may be used.
-                want = Want::Backed;
-                continue;
+                    None if want == Want::Backed && !backed_only => return Err(Refused::Budget),
+                    None => return Err(Refused::Empty),
+                },
+            };
+            cut = pages;
+            if !found.clean {
+                break;
             }
-            let (pfn, state) = buddy.take(&view, found, pages, want).ok_or(Refused::Empty)?;
-            zone.allocs += 1;
-            return Ok(Taken { range: PfnRange::new(pfn, pages), state });
+            if extra.wanted > 0 {
+                cut = (pages * (1 + extra.wanted)).min(found.pages());
+                if !leaves(zone, cut) {
+                    cut = pages;
+                }
+            }
+            if self.budget.try_charge(u64::from(cut), mark, request.gfp) {
+                break;
+            }
+            // The budget has no room for that much more memory, but what is backed already may be used.
+            if cut > pages {
+                extra.wanted = 0;
+            } else {
+                want = Want::Backed;
+            }
         }
+        let block = zone.buddy.take(&view, found, cut, want).ok_or(Refused::Empty)?;
+        zone.allocs += 1;
+        if cut > pages {
+            extra.chunk = Some(PfnRange::new(block.0, cut));
+        } else if !found.clean {
+            for _ in 0..extra.wanted {
+                let more = zone.buddy.find(request.order, request.list, want).filter(|found| !found.clean);
+                let Some(found) = more.filter(|_| leaves(zone, pages)) else { break };
+                let Some((pfn, _)) = zone.buddy.take(&view, found, pages, want) else { break };
+                extra.add(pfn);
+            }
+        }
+        Ok(taken(block))
     }
 
     /// Pages of a zone that a request for a higher zone must leave.
     fn lowmem_reserve(&self, node: usize, kind: ZoneKind, top: ZoneKind) -> u64 {
         let above = &self.zones[node][kind as usize + 1..=top as usize];
         watermark::lowmem_reserve(kind, above.iter().map(|cell| u64::from(cell.managed.load(Relaxed))).sum())
+    }
+
+    /// Takes frames from a zone that keeps its min mark.
+    fn last_try(&self, m: &M, request: &Request) -> Option<Taken> {
+        match self.walk(m, request, Mark::Min, &mut Extra::new(0)) {
+            Walk::Taken(taken) => Some(taken),
+            _ => None,
+        }
     }
 
     /// What is left to try when no zone keeps its low mark.
@@ -260,7 +368,7 @@ impl<M: Machine> PageAllocator<M> {
                 Walk::Taken(taken) => return Some(taken),
                 Walk::Grow(node, kind) => {
                     self.grow(m, node, kind, request);
-                    ended = self.walk(m, request, Mark::Low);
+                    ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
                 }
                 Walk::Nothing { .. } => break,
             }
@@ -270,7 +378,7 @@ impl<M: Machine> PageAllocator<M> {
         if starved && gfp.may_io() && gfp.may_block() {
             self.trim(m, false);
         }
-        if let Walk::Taken(taken) = self.walk(m, request, Mark::Min) {
+        if let Some(taken) = self.last_try(m, request) {
             return Some(taken);
         }
         if !gfp.may_block() {
@@ -278,7 +386,7 @@ impl<M: Machine> PageAllocator<M> {
         }
         // The other CPUs' lists.
         self.drain(m);
-        if let Walk::Taken(taken) = self.walk(m, request, Mark::Min) {
+        if let Some(taken) = self.last_try(m, request) {
             return Some(taken);
         }
         if gfp.has(Gfp::NORETRY) {
@@ -287,14 +395,14 @@ impl<M: Machine> PageAllocator<M> {
         if gfp.may_io() {
             if M::LENT
                 && self.trim(m, true) > 0
-                && let Walk::Taken(taken) = self.walk(m, request, Mark::Min)
+                && let Some(taken) = self.last_try(m, request)
             {
                 return Some(taken);
             }
             // A zone that was exhausted may not be now.
             for kind in super::ZONES.into_iter().rev().filter(|kind| grows(request.top, *kind)) {
                 if self.grow(m, request.node, kind, request)
-                    && let Walk::Taken(taken) = self.walk(m, request, Mark::Min)
+                    && let Some(taken) = self.last_try(m, request)
                 {
                     return Some(taken);
                 }
@@ -303,7 +411,7 @@ impl<M: Machine> PageAllocator<M> {
         if gfp.has(Gfp::NOFAIL) {
             // All that is there; then it fails nevertheless: nobody else would ever free anything here.
             let request = Request { gfp: gfp.with(Gfp::MEMALLOC).without(Gfp::NOMEMALLOC), ..*request };
-            if let Walk::Taken(taken) = self.walk(m, &request, Mark::Min) {
+            if let Some(taken) = self.last_try(m, &request) {
                 return Some(taken);
             }
         }
@@ -332,7 +440,7 @@ impl<M: Machine> PageAllocator<M> {
 }
 
 /// Zones that one request may find exhausted before it stops growing.
-const MAX_ZONES: u32 = (crate::machine::MAX_NODES * crate::machine::NR_ZONES) as u32;
+const MAX_ZONES: u32 = (MAX_NODES * crate::machine::NR_ZONES) as u32;
 
 fn may_grow(request: &Request) -> bool {
     request.gfp.may_io() && request.gfp.may_block()
@@ -340,7 +448,7 @@ fn may_grow(request: &Request) -> bool {
 
 impl Zone {
     /// Free pages that a request of this type can have.
-    fn free_for(&self, list: MigrateType) -> u32 {
+    pub(super) fn free_for(&self, list: MigrateType) -> u32 {
         let mut free = self.buddy.free_pages()
             - self.buddy.free_of(MigrateType::HighAtomic)
             - self.buddy.free_of(MigrateType::Isolate);

@@ -66,6 +66,13 @@ pub struct Found {
     pub clean: bool,
 }
 
+impl Found {
+    /// Pages of the whole block.
+    pub fn pages(&self) -> u32 {
+        self.order.pages()
+    }
+}
+
 /// The state bits of a block: [`flag::ZERO`] and [`flag::UNBACKED`], and [`flag::RESERVE`] in the reserve.
 pub const STATE: u32 = flag::ZERO | flag::UNBACKED;
 

@@ -12,6 +12,8 @@ mod alloc;
 mod buddy;
 mod budget;
 mod fallback;
+mod lists;
+mod percpu;
 mod raw;
 mod reclaim;
 mod run;
@@ -29,7 +31,7 @@ pub use watermark::Watermarks;
 
 use self::buddy::{Buddy, Map, STATE};
 use self::budget::Budget;
-use self::raw::{BlockMap, Owner};
+use self::raw::{BlockMap, Owner, PcpTable};
 use crate::config::Options;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
 use crate::page::{Kind, Page, flag};
@@ -59,13 +61,20 @@ struct Cell {
     managed: AtomicU32,
     /// The machine had no more frames when asked last.
     exhausted: AtomicBool,
+    /// Pages in the reserve of atomic requests. Written under the lock.
+    reserve: AtomicU32,
 }
 
 impl Cell {
     const fn new() -> Cell {
         let span = (Pfn::NONE, Pfn(0));
         let zone = Zone { buddy: Buddy::new(), marks: Watermarks::NONE, present: 0, span, allocs: 0, frees: 0 };
-        Cell { lock: Lock::new(zone), managed: AtomicU32::new(0), exhausted: AtomicBool::new(false) }
+        Cell {
+            lock: Lock::new(zone),
+            managed: AtomicU32::new(0),
+            exhausted: AtomicBool::new(false),
+            reserve: AtomicU32::new(0),
+        }
     }
 }
 
@@ -73,7 +82,12 @@ impl Cell {
 pub struct PageAllocator<M: Machine> {
     zones: [[CachePadded<Cell>; NR_ZONES]; MAX_NODES],
     blocks: BlockMap,
+    pcps: PcpTable,
+    /// Held while per-CPU lists are made known, so that `fork` finds none half locked.
+    making: Lock<()>,
     budget: Budget,
+    /// An atomic request was made: the reserve is worth its memory.
+    atomic_seen: AtomicBool,
     decay_ms: AtomicU32,
     /// Nodes that have, or had, a zone with memory, as a count from 0.
     nodes: AtomicU32,
@@ -114,7 +128,10 @@ impl<M: Machine> PageAllocator<M> {
         PageAllocator {
             zones: [const { [const { CachePadded::new(Cell::new()) }; NR_ZONES] }; MAX_NODES],
             blocks: BlockMap::new(),
+            pcps: PcpTable::new(),
+            making: Lock::new(()),
             budget: Budget::new(),
+            atomic_seen: AtomicBool::new(false),
             decay_ms: AtomicU32::new(0),
             nodes: AtomicU32::new(0),
             discarded: AtomicU64::new(0),
@@ -220,10 +237,18 @@ impl<M: Machine> PageAllocator<M> {
 
     /// Frees the frames of a run that nobody owns any more, with contents known to be `state`. False, and nothing done,
     /// where the lock is not to be had without blocking.
-    fn free_frames(&self, m: &M, range: PfnRange, state: u32, reserve: bool, may_block: bool) -> bool {
-        let Some(cell) = self.cell_of(m.page(range.start)) else { return true };
+    fn free_frames(&self, m: &M, range: PfnRange, state: u32, may_block: bool) -> bool {
+        let page = m.page(range.start);
+        let Some(cell) = self.cell_of(page) else { return true };
         let Some(mut zone) = cell.lock.acquire(m, may_block) else { return false };
+        // What came from the reserve goes back there until it is full.
+        let reserve = page.has(flag::RESERVE)
+            && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= lists::RESERVE
+            && state & flag::UNBACKED == 0;
         self.free_locked(m, &mut zone, range, state, reserve);
+        if reserve {
+            cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
+        }
         true
     }
 
@@ -248,9 +273,9 @@ impl<M: Machine> PageAllocator<M> {
 
     /// Takes every lock, in order, for `fork`: see [`crate::sync::Lock::lock_for_fork`].
     pub fn lock_all(&self, m: &M, may_block: bool) {
-        for cell in self.zones.as_flattened() {
-            cell.lock.lock_for_fork(m, may_block);
-        }
+        self.making.lock_for_fork(m, may_block);
+        self.pcps.iter().for_each(|(_, pcp)| pcp.lock_for_fork(m, may_block));
+        self.zones.as_flattened().iter().for_each(|cell| cell.lock.lock_for_fork(m, may_block));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The unsafe parts of the layer: the table of pageblocks, and zeroing frames.
+//! The unsafe parts of the layer: tables that lie in frames, and zeroing frames.
 #![allow(unsafe_code)]
 
 use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
@@ -6,8 +6,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 use super::PageAllocator;
 use super::alloc::Taken;
 use super::fallback::MigrateType;
+use super::percpu::Pcp;
 use crate::machine::{Frames, MAX_NODES, Machine, NR_ZONES};
-use crate::types::{PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
+use crate::page::flag;
+use crate::sync::Lock;
+use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 
 /// Pageblocks that one leaf of the table describes: a page of bytes, 8 GiB of memory.
 const LEAF: usize = PAGE_SIZE;
@@ -125,6 +128,63 @@ impl BlockMap {
     }
 }
 
+/// CPUs with lists of their own; those beyond share.
+const MAX_PCPS: usize = 128;
+/// Order of the block that holds one CPU's lists.
+pub const PCP_ORDER: Order = match Order::holding(size_of::<Lock<Pcp>>().div_ceil(PAGE_SIZE)) {
+    Some(order) => order,
+    None => panic!(),
+};
+
+/// The per-CPU page lists, by CPU and zone. Each is made on first use, in frames of its own that are never given back: most
+/// machines have few CPUs and one zone that matters.
+pub struct PcpTable {
+    slots: [[AtomicPtr<Lock<Pcp>>; NR_ZONES]; MAX_PCPS],
+}
+
+impl PcpTable {
+    pub const fn new() -> PcpTable {
+        PcpTable { slots: [const { [const { AtomicPtr::new(core::ptr::null_mut()) }; NR_ZONES] }; MAX_PCPS] }
+    }
+
+    /// The lists of a CPU for a zone.
+    #[inline]
+    pub fn get(&self, cpu: usize, zone: usize) -> Option<&Lock<Pcp>> {
+        // Acquire, pairs with the Release in `give`.
+        let slot = self.slots[cpu % MAX_PCPS].get(zone)?.load(Ordering::Acquire);
+        // SAFETY: a pointer in the table came through `give`: it is valid for ever.
+        unsafe { slot.as_ref() }
+    }
+
+    /// All lists, with their zone.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Lock<Pcp>)> {
+        let all = (0..MAX_PCPS * NR_ZONES).map(|i| (i / NR_ZONES, i % NR_ZONES));
+        all.filter_map(|(cpu, zone)| Some((zone, self.get(cpu, zone)?)))
+    }
+
+    /// Makes a CPU's lists in frames just taken, at least a block of [`PCP_ORDER`]. False where there are some
+    /// already, or the frames have no address: they remain the caller's.
+    pub fn give<M: Machine>(&self, m: &M, cpu: usize, zone: usize, taken: &Taken, node: usize, high: u32) -> bool {
+        let at: *mut Lock<Pcp> = m.virt(taken.range.start).cast();
+        if at.is_null() || taken.range.bytes() < size_of::<Lock<Pcp>>() {
+            return false;
+        }
+        // SAFETY: 1. the frames are online and the caller's; 2. a page is aligned enough; 3. all zeroes is a free lock around
+        // lists without pages.
+        let lock = unsafe {
+            if taken.state & flag::ZERO == 0 {
+                at.write_bytes(0, 1);
+            }
+            &*at
+        };
+        lock.lock(m).set_up(node, high);
+        // Release, pairs with the Acquire in `get`.
+        self.slots[cpu % MAX_PCPS][zone]
+            .compare_exchange(core::ptr::null_mut(), at, Ordering::Release, Ordering::Relaxed)
+            .is_ok()
+    }
+}
+
 /// Zeroes frames that were just taken off the free lists: being `Taken` proves that nobody else uses them. False for memory
 /// without an address.
 pub fn zero<M: Frames>(m: &M, taken: &Taken) -> bool {
@@ -144,9 +204,12 @@ impl<M: Machine> PageAllocator<M> {
     /// # Safety
     /// The caller, or the parent it was forked from, holds all locks through `lock_all`.
     pub unsafe fn unlock_all(&self, m: &M) {
-        for cell in self.zones.as_flattened().iter().rev() {
-            // SAFETY: as the caller promises; no reference into a zone outlives a call.
-            unsafe { cell.lock.unlock_after_fork(m) };
+        // SAFETY: as the caller promises; no reference into what a lock guards outlives a call. While `making` is held no
+        // per-CPU lists are made, so these are the ones that were locked.
+        unsafe {
+            self.zones.as_flattened().iter().for_each(|cell| cell.lock.unlock_after_fork(m));
+            self.pcps.iter().for_each(|(_, pcp)| pcp.unlock_after_fork(m));
+            self.making.unlock_after_fork(m);
         }
     }
 }

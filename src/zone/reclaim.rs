@@ -35,10 +35,22 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Puts what the per-CPU lists hold back into the buddy system.
-    pub fn drain(&self, _m: &M) {}
+    pub fn drain(&self, m: &M) {
+        for (kind, pcp) in self.pcps.iter() {
+            let mut pcp = pcp.lock(m);
+            let pages = pcp.pages();
+            self.evict(m, &mut pcp, kind, pages, true);
+        }
+    }
 
-    /// Gives back the pageblocks that have been free for the decay time. Returns pages.
+    /// Gives back the pageblocks that have been free for the decay time, and puts back into the buddy system what the per-CPU
+    /// lists held without use since the last call. Returns pages given back.
     pub fn age(&self, m: &M, now_ms: u64) -> u64 {
+        for (kind, pcp) in self.pcps.iter() {
+            let mut pcp = pcp.lock(m);
+            let idle = pcp.age();
+            self.evict(m, &mut pcp, kind, idle, true);
+        }
         let decay = u64::from(self.decay_ms.load(Relaxed));
         match now_ms.checked_sub(decay) {
             Some(before) => self.give_back(m, Order::PAGEBLOCK, before),
@@ -83,7 +95,7 @@ impl<M: Machine> PageAllocator<M> {
                         let given = m.discard(range);
                         refused |= !given;
                         pages += if given { u64::from(range.pages) } else { 0 };
-                        self.free_frames(m, range, if given { STATE } else { 0 }, false, true);
+                        self.free_frames(m, range, if given { STATE } else { 0 }, true);
                     }
                     // What the system refuses once it would refuse again.
                     if refused || taken < BATCH {

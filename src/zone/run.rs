@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::PageAllocator;
+use super::percpu::Bin;
 use super::watermark::Mark;
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -14,7 +15,7 @@ impl<M: Machine> PageAllocator<M> {
     /// number. Flags and failure as for [`PageAllocator::alloc_pages`].
     pub fn alloc_run(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>) -> Option<Pfn> {
         let order = Order::holding(pages as usize).filter(|_| pages > 0)?;
-        let taken = self.get(m, gfp, order, pages, node)?;
+        let taken = self.get(m, gfp, order, pages, node, Bin::run(pages))?;
         m.page(taken.range.start).set_word(u64::from(pages));
         Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
     }
@@ -23,7 +24,10 @@ impl<M: Machine> PageAllocator<M> {
     pub fn free_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
         match m.page(range.start).kind() {
             Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp => true,
-            _ => self.free_frames(m, range, 0, false, may_block),
+            _ => {
+                Bin::run(range.pages).is_some_and(|bin| self.keep(m, range, Order::ZERO, bin, true, may_block))
+                    || self.free_frames(m, range, 0, may_block)
+            }
         }
     }
 

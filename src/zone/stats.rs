@@ -62,6 +62,12 @@ pub struct ZoneStats {
     pub zones: [[ZoneInfo; NR_ZONES]; MAX_NODES],
     /// Pages free on per-CPU lists.
     pub pcp_pages: u64,
+    /// Requests that per-CPU lists served.
+    pub pcp_hits: u64,
+    /// Requests that found them empty.
+    pub pcp_misses: u64,
+    /// Pages that hold per-CPU lists.
+    pub own_pages: u64,
     /// Pages that may hold memory.
     pub committed: u64,
     /// The budget, `u64::MAX` for none.
@@ -100,6 +106,13 @@ impl<M: Machine> PageAllocator<M> {
         for (cell, info) in self.zones.as_flattened().iter().zip(stats.zones.as_flattened_mut()) {
             *info = zone_info(cell, &cell.lock.lock(m));
         }
+        for (_, pcp) in self.pcps.iter() {
+            let pcp = pcp.lock(m);
+            stats.pcp_pages += u64::from(pcp.pages());
+            stats.pcp_hits += pcp.hits;
+            stats.pcp_misses += pcp.misses;
+            stats.own_pages += u64::from(super::raw::PCP_ORDER.pages());
+        }
         stats
     }
 
@@ -111,9 +124,15 @@ impl<M: Machine> PageAllocator<M> {
             if zone.buddy.free_pages() > cell.managed.load(Relaxed) {
                 return Err("more pages free than managed");
             }
+            if cell.reserve.load(Relaxed) != zone.buddy.free_of(MigrateType::HighAtomic) {
+                return Err("pages of the reserve miscounted");
+            }
             if cell.managed.load(Relaxed) > zone.present {
                 return Err("more pages managed than present");
             }
+        }
+        for (zone, pcp) in self.pcps.iter() {
+            pcp.lock(m).verify(zone, |pfn| m.page(pfn))?;
         }
         let blocks: u64 = self.blocks.iter().map(|_: Pfn| 1).sum();
         if self.managed() > blocks << crate::types::PAGEBLOCK_ORDER {
@@ -126,6 +145,9 @@ impl<M: Machine> PageAllocator<M> {
         ZoneStats {
             zones: [[ZoneInfo::NONE; NR_ZONES]; MAX_NODES],
             pcp_pages: 0,
+            pcp_hits: 0,
+            pcp_misses: 0,
+            own_pages: 0,
             committed: self.budget.committed(),
             budget: self.budget.limit().unwrap_or(u64::MAX),
             discarded: self.discarded.load(Relaxed),

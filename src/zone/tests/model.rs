@@ -235,7 +235,11 @@ impl<F: Flavour> World<F> {
     fn check(&self) {
         let stats = self.zones.verify(&self.sim).unwrap_or_else(|e| panic!("{e}"));
         let held: u64 = self.held.values().map(|(pages, ..)| u64::from(*pages)).sum();
-        assert_eq!(stats.total(|z| z.managed), stats.total(|z| z.free) + stats.pcp_pages + held, "frames lost or won");
+        assert_eq!(
+            stats.total(|z| z.managed),
+            stats.total(|z| z.free) + stats.pcp_pages + stats.own_pages + held,
+            "frames lost or won"
+        );
         let clean = stats.total(|z| z.free - z.backed);
         assert_eq!(stats.committed, stats.total(|z| z.managed) - clean, "committed pages miscounted");
     }
@@ -258,7 +262,8 @@ impl<F: Flavour> World<F> {
         self.zones.drain(&self.sim);
         self.check();
         let stats = self.zones.stats(&self.sim);
-        assert_eq!(stats.total(|z| z.free), stats.total(|z| z.managed));
+        assert_eq!(stats.total(|z| z.free) + stats.own_pages, stats.total(|z| z.managed));
+        assert_eq!(stats.pcp_pages, 0);
     }
 }
 

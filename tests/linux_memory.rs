@@ -187,6 +187,30 @@ fn populations_move() {
 }
 
 #[test]
+fn scattered_populations_move_together() {
+    let m = machine();
+    let ranges: Vec<PfnRange> = (0..3).map(|n| m.grow(0, ZoneKind::Movable, 2048).map(|r| (n, r)).unwrap().1).collect();
+    // Blocks 0 and 1 of one range adjoin, the rest is scattered, backwards.
+    let mut frames = vec![ranges[0].start, ranges[0].start.add(PAGEBLOCK_PAGES)];
+    frames.extend(ranges.iter().rev().map(|range| range.start.add(3 * PAGEBLOCK_PAGES)));
+    for (nth, &frame) in frames.iter().enumerate() {
+        frame_bytes(&m, PfnRange::new(frame, PAGEBLOCK_PAGES)).fill(nth as u8 + 1);
+    }
+    let at = slots(frames.len());
+    let len = frames.len() * PAGEBLOCK_SIZE;
+    assert!(m.map_fresh(at, len));
+    let mapped = m.map_frames(at, &frames);
+    for (nth, slot) in bytes(at, len).chunks(PAGEBLOCK_SIZE).enumerate() {
+        let value = if nth < mapped { nth as u8 + 1 } else { 0 };
+        assert!(slot.iter().all(|&b| b == value));
+        let frame = frame_bytes(&m, PfnRange::new(frames[nth], PAGEBLOCK_PAGES));
+        assert!(frame[0] == if nth < mapped { 0 } else { nth as u8 + 1 });
+    }
+    assert_eq!(m.map_frames(at, &[]), 0);
+    m.unmap(at, len);
+}
+
+#[test]
 fn areas_move() {
     let m = machine();
     let n = 8;

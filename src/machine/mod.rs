@@ -233,6 +233,13 @@ pub unsafe trait Mapping {
     /// nothing changed. *Syscall* hosted.
     fn map_frame(&self, at: usize, frame: Pfn) -> bool;
 
+    /// [`Mapping::map_frame`] of `frames[i]` at slot `i` from `at`, for all `i`; the slots that were mapped, from the first on.
+    /// What comes after them is as it was. Hosted this costs a few system calls for all of them together. *Syscall* hosted.
+    fn map_frames(&self, at: usize, frames: &[Pfn]) -> usize {
+        let slot = |nth: usize| at + (nth << Self::SLOT_SHIFT);
+        frames.iter().enumerate().take_while(|&(nth, &frame)| self.map_frame(slot(nth), frame)).count()
+    }
+
     /// Moves what is mapped at `[from, from + len)` to `[to, to + len)`; both are slot aligned, disjoint, in the window,
     /// `to` is mapped fresh (hosted) or unmapped. Afterwards `from` is as `map_fresh` leaves it (hosted) or unmapped.
     /// False where it could not: nothing is lost, but a prefix of whole slots may have moved (its length in bytes is returned).

@@ -51,9 +51,14 @@ pub(super) fn nodes() -> usize {
     if known != 0 {
         return known as usize;
     }
-    let mut buffer = [0; 64];
-    let highest = sys::read_file(c"/sys/devices/system/node/possible", &mut buffer).and_then(sys::list_max);
-    let count = (highest.unwrap_or(0) as usize + 1).min(MAX_NODES);
+    const MEMS_ALLOWED: usize = 1 << 2;
+    // The kernel wants room for all nodes it could have: up to 1024.
+    let mut mask = [0u64; 16];
+    let at = (&raw mut mask).expose_provenance();
+    // SAFETY: the kernel writes at most as many bits as said.
+    let done = unsafe { sys::call(libc::SYS_get_mempolicy, [0, at, size_of_val(&mask) * 8, 0, MEMS_ALLOWED, 0]) };
+    let highest = (0..1024).rev().find(|bit| done.is_ok() && mask[bit / 64] & 1 << (bit % 64) != 0);
+    let count = (highest.unwrap_or(0) + 1).min(MAX_NODES);
     NODES.store(count as u32, Relaxed);
     count
 }

@@ -15,7 +15,7 @@ use core::sync::atomic::{
 
 use super::{Linux, memory, sys};
 use crate::machine::{Frames, Mapping};
-use crate::types::{PAGEBLOCK_SIZE, Pfn};
+use crate::types::{PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn};
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const SLOT: usize = PAGEBLOCK_SIZE;
@@ -263,22 +263,36 @@ unsafe impl Mapping for Linux {
     }
 
     fn map_frame(&self, at: usize, frame: Pfn) -> bool {
-        let from = self.virt(frame).expose_provenance();
-        // Page tables left at the destination would make the kernel split the huge page.
-        let _ = sys::madvise(at, SLOT, libc::MADV_DONTNEED);
-        if let Some(uffd) = Uffd::open(at, SLOT) {
-            let moved = uffd.pull(at, from, SLOT);
-            drop(uffd);
-            if moved == SLOT {
-                return true;
-            }
-            if moved > 0 {
-                // A frame that was given up for its pages has no contents to lose.
-                let _ = sys::madvise(at, SLOT, libc::MADV_DONTNEED);
-            }
-            return false;
+        self.map_frames(at, &[frame]) == 1
+    }
+
+    fn map_frames(&self, at: usize, frames: &[Pfn]) -> usize {
+        let len = frames.len() * SLOT;
+        if len == 0 {
+            return 0;
         }
-        mremap(from, at, SLOT)
+        // Page tables left at the destination would make the kernel split huge pages.
+        let _ = sys::madvise(at, len, libc::MADV_DONTNEED);
+        let address = |frame: Pfn| self.virt(frame).expose_provenance();
+        let Some(uffd) = Uffd::open(at, len) else {
+            let slots = (at..at + len).step_by(SLOT);
+            return slots.zip(frames).take_while(|&(slot, &frame)| mremap(address(frame), slot, SLOT)).count();
+        };
+        let mut moved = 0;
+        for run in frames.chunk_by(|a, b| b.0 == a.0 + PAGEBLOCK_PAGES) {
+            let bytes = uffd.pull(at + moved, address(run[0]), run.len() * SLOT);
+            moved += bytes;
+            if bytes < run.len() * SLOT {
+                break;
+            }
+        }
+        drop(uffd);
+        let torn = moved % SLOT;
+        if torn != 0 {
+            // A frame that was given up for its pages has no contents to lose.
+            let _ = sys::madvise(at + moved - torn, SLOT, libc::MADV_DONTNEED);
+        }
+        moved / SLOT
     }
 
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize> {

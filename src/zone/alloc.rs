@@ -280,9 +280,9 @@ impl<M: Machine> PageAllocator<M> {
         let taken = |(pfn, state)| Taken { range: PfnRange::new(pfn, pages), state };
         if request.no_fault()
             && !request.gfp.has(Gfp::NOMEMALLOC)
-            && let Some(found) = zone.buddy.find(request.order, MigrateType::HighAtomic, Want::Backed)
-            && let Some(block) = zone.buddy.take(&view, found, pages, Want::Any)
+            && let Some(found) = zone.buddy.find(&view, request.order, pages, MigrateType::HighAtomic, Want::Backed)
         {
+            let block = zone.buddy.take(&view, found, pages);
             cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
             zone.allocs += 1;
             return Ok(taken(block));
@@ -301,25 +301,25 @@ impl<M: Machine> PageAllocator<M> {
         let (mut found, mut cut);
         loop {
             let buddy = &mut zone.buddy;
-            found = match buddy.find(request.order, request.list, want) {
+            found = match buddy.find(&view, request.order, pages, request.list, want) {
                 Some(found) => found,
-                None => match buddy.fall_back(&view, request.order, request.list, want) {
+                None => match buddy.fall_back(&view, request.order, pages, request.list, want) {
                     Some(found) => found,
                     None if want == Want::Backed && !backed_only => return Err(Refused::Budget),
                     None => return Err(Refused::Empty),
                 },
             };
             cut = pages;
-            if !found.clean {
+            if found.fresh == 0 {
                 break;
             }
-            if extra.wanted > 0 {
-                cut = (pages * (1 + extra.wanted)).min(found.pages());
+            if extra.wanted > 0 && found.room >= 2 * pages {
+                cut = (pages * (1 + extra.wanted)).min(found.room) / pages * pages;
                 if !leaves(zone, cut) {
                     cut = pages;
                 }
             }
-            if self.budget.try_charge(u64::from(cut), mark, request.gfp) {
+            if self.budget.try_charge(u64::from(found.fresh + cut - pages), mark, request.gfp) {
                 break;
             }
             // The budget has no room for that much more memory, but what is backed already may be used.
@@ -329,16 +329,15 @@ impl<M: Machine> PageAllocator<M> {
                 want = Want::Backed;
             }
         }
-        let block = zone.buddy.take(&view, found, cut, want).ok_or(Refused::Empty)?;
+        let block = zone.buddy.take(&view, found, cut);
         zone.allocs += 1;
         if cut > pages {
             extra.chunk = Some(PfnRange::new(block.0, cut));
-        } else if !found.clean {
+        } else if found.room == 0 {
             for _ in 0..extra.wanted {
-                let more = zone.buddy.find(request.order, request.list, want).filter(|found| !found.clean);
-                let Some(found) = more.filter(|_| leaves(zone, pages)) else { break };
-                let Some((pfn, _)) = zone.buddy.take(&view, found, pages, want) else { break };
-                extra.add(pfn);
+                let more = zone.buddy.find(&view, request.order, pages, request.list, want);
+                let Some(found) = more.filter(|found| found.fresh == 0 && leaves(zone, pages)) else { break };
+                extra.add(zone.buddy.take(&view, found, pages).0);
             }
         }
         Ok(taken(block))

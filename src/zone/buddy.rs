@@ -2,11 +2,10 @@
 //!
 //! Guard: all of it, and the descriptors of free blocks, belong to the zone lock's holder.
 //!
-//! Two lists per order and migrate type keep blocks that hold memory (*backed*) apart from those that were never
-//! touched or were given back to the host (*clean*: they read zero, and the first touch faults). Reusing a backed block
-//! costs no fault and no new memory, so small requests take backed ones first, then clean remainders of
-//! pageblocks that are in use anyway, and break a whole pageblock last. A merged block is zero only if both halves were,
-//! and clean only if both were.
+//! Two lists per order and migrate type keep blocks that hold memory (*backed*, at least in part: [`Extent`]) apart from
+//! those that were never touched or were given back to the host (*clean*: they read zero, and the first touch faults).
+//! Reusing backed memory costs no fault and no new memory, so small requests take backed blocks first, then clean
+//! remainders of pageblocks that are in use anyway, and break a whole pageblock last.
 //!
 //! Two frames are buddies, and merge, iff (a) they differ in bit `order` alone, (b) the other one heads a free block,
 //! (c) of the same order, (d) in the same zone and node, (e) both or neither belong to the reserve, (f) beyond a
@@ -15,6 +14,7 @@
 //! Interior pages are [`Kind::Tail`], or [`Kind::Offline`] where their descriptor was never written: only heads are
 //! touched, so that bringing memory online costs one descriptor for 4 MiB.
 
+use super::extent::Extent;
 use super::fallback::{self, MIGRATE_TYPES, MigrateType};
 use crate::page::{Kind, Page, PageList, flag};
 use crate::types::{NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange};
@@ -57,27 +57,26 @@ pub enum Want {
     Backed,
 }
 
-/// Where [`Buddy::find`] found a block.
+/// Where [`Buddy::find`] found room for a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
+    block: Pfn,
     order: Order,
-    list: MigrateType,
-    /// From the clean list: handing it out makes the host back it.
-    pub clean: bool,
+    /// Pages into the block.
+    at: u32,
+    /// Pages of it that hold no memory yet: handing them out makes the host back them.
+    pub fresh: u32,
+    /// Pages without memory from there on, where the request's are all without.
+    pub room: u32,
 }
 
-impl Found {
-    /// Pages of the whole block.
-    pub fn pages(&self) -> u32 {
-        self.order.pages()
-    }
-}
-
-/// The state bits of a block: [`flag::ZERO`] and [`flag::UNBACKED`], and [`flag::RESERVE`] in the reserve.
+/// The state bits of a block: [`flag::ZERO`] and [`flag::UNBACKED`].
 pub const STATE: u32 = flag::ZERO | flag::UNBACKED;
 
 /// Zeroing less than this costs less than the faults of fresh memory (50–100 ns against 500–1300 ns a page).
 const ZERO_WORTH: u8 = 4;
+/// Blocks of one list that are looked at for one with enough memory in it.
+const LOOK: usize = 8;
 /// Orders below a pageblock, as a set.
 const SMALL: u16 = (1 << PAGEBLOCK_ORDER) - 1;
 
@@ -92,7 +91,7 @@ pub struct FreeArea {
 /// Free blocks of a zone.
 ///
 /// Invariants ([`crate::zone::PageAllocator::verify`]): a bit of `backed`/`clean` is set iff the list has blocks;
-/// `free[t]` is the sum of the blocks' pages on the lists of type `t`; `clean_pages` of those on clean lists.
+/// `free[t]` is the sum of the blocks' pages on the lists of type `t`; `clean_pages` of those outside the blocks' extents.
 pub struct Buddy {
     areas: [FreeArea; NR_ORDERS],
     backed: [u16; MIGRATE_TYPES],
@@ -156,21 +155,22 @@ impl Buddy {
     }
 
     /// Puts the block on its list.
-    fn insert(&mut self, map: &impl Map, pfn: Pfn, order: Order, state: u32, list: MigrateType) {
+    fn insert(&mut self, map: &impl Map, pfn: Pfn, order: Order, contents: Contents, list: MigrateType) {
         let page = map.page(pfn);
-        page.set_flags(self.home | state);
+        let reserve = if list == MigrateType::HighAtomic { flag::RESERVE } else { 0 };
+        page.set_flags(self.home | contents.state() | reserve);
         page.set_cache(list as u16);
+        page.set_refs(contents.extent.pack());
         let (t, bit) = (list.index(), 1 << order.get());
         let area = &mut self.areas[order.index()];
-        if state & flag::UNBACKED != 0 {
+        if contents.extent.is_empty() {
             area.clean[t].push_front(pfn, |p| map.page(p));
             self.clean[t] |= bit;
-            self.clean_pages += order.pages();
         } else {
             if order >= Order::PAGEBLOCK {
                 page.set_word(map.now_ms());
             }
-            if state & flag::ZERO != 0 {
+            if contents.zero {
                 area.backed[t].push_back(pfn, |p| map.page(p));
             } else {
                 area.backed[t].push_front(pfn, |p| map.page(p));
@@ -180,21 +180,22 @@ impl Buddy {
         page.set_kind(Kind::Buddy, order);
         self.free[t] += order.pages();
         self.free_pages += order.pages();
+        self.clean_pages += order.pages() - contents.extent.len();
         map.trace(Event::Insert(pfn, order, list));
     }
 
-    /// Takes a free block off its list and returns its state. The descriptor still says [`Kind::Buddy`].
-    fn remove(&mut self, map: &impl Map, pfn: Pfn) -> u32 {
+    /// Takes a free block off its list and returns what it holds. The descriptor still says [`Kind::Buddy`].
+    fn remove(&mut self, map: &impl Map, pfn: Pfn) -> Contents {
         let page = map.page(pfn);
-        let (order, state) = (page.order(), page.flags() & (STATE | flag::RESERVE));
+        let order = page.order();
+        let contents = Contents { zero: page.has(flag::ZERO), extent: Extent::unpack(page.refs()) };
         let t = MigrateType::from_raw(page.cache() as u8).index();
         let area = &mut self.areas[order.index()];
-        if state & flag::UNBACKED != 0 {
+        if contents.extent.is_empty() {
             area.clean[t].remove(pfn, |p| map.page(p));
             if area.clean[t].is_empty() {
                 self.clean[t] &= !(1 << order.get());
             }
-            self.clean_pages -= order.pages();
         } else {
             area.backed[t].remove(pfn, |p| map.page(p));
             if area.backed[t].is_empty() {
@@ -203,8 +204,9 @@ impl Buddy {
         }
         self.free[t] -= order.pages();
         self.free_pages -= order.pages();
+        self.clean_pages -= order.pages() - contents.extent.len();
         map.trace(Event::Take(pfn, order));
-        state
+        contents
     }
 
     /// Whether `page` heads a free block that merges with one of `order` on the lists of type `list`.
@@ -219,14 +221,19 @@ impl Buddy {
     /// contents are known to be; `reserve` puts it into the reserve instead of its pageblock's lists.
     pub fn free(&mut self, map: &impl Map, pfn: Pfn, order: Order, state: u32, reserve: bool) {
         let list = if reserve { MigrateType::HighAtomic } else { map.block_type(pfn) };
-        let (mut pfn, mut order, mut state) = (pfn, order, state & STATE);
+        self.merge(map, pfn, order, Contents::of(state, order.pages()), list);
+    }
+
+    /// Puts a block on the lists of type `list`, merging it as far as it goes.
+    fn merge(&mut self, map: &impl Map, pfn: Pfn, order: Order, contents: Contents, list: MigrateType) {
+        let (mut pfn, mut order, mut contents) = (pfn, order, contents);
         while let Some(up) = order.up() {
             let buddy = Pfn(pfn.0 ^ order.pages());
             let page = map.page(buddy);
             if !self.is_buddy(page, order, list) {
                 break;
             }
-            if order >= Order::PAGEBLOCK && !reserve {
+            if order >= Order::PAGEBLOCK && list != MigrateType::HighAtomic {
                 let other = map.block_type(buddy);
                 if other != list {
                     if !(other.mixes() && list.mixes()) {
@@ -237,14 +244,17 @@ impl Buddy {
                 }
             }
             map.trace(Event::Merge(pfn, buddy, order));
-            state &= self.remove(map, buddy);
-            let upper = Pfn(pfn.0 | order.pages());
-            map.page(upper).set_kind(Kind::Tail, Order::ZERO);
+            let other = self.remove(map, buddy);
+            let (lower, upper) = if buddy < pfn { (other, contents) } else { (contents, other) };
+            contents = Contents {
+                zero: lower.zero && upper.zero,
+                extent: lower.extent.hull(upper.extent.later(order.pages())),
+            };
+            map.page(Pfn(pfn.0 | order.pages())).set_kind(Kind::Tail, Order::ZERO);
             pfn = Pfn(pfn.0 & !order.pages());
             order = up;
         }
-        let state = if reserve { state | flag::RESERVE } else { state };
-        self.insert(map, pfn, order, state, list);
+        self.insert(map, pfn, order, contents, list);
     }
 
     /// Frees any run of frames: as the aligned blocks it is made of.
@@ -254,63 +264,100 @@ impl Buddy {
         }
     }
 
-    /// The cheapest list of type `list` with a block of at least `order`.
-    pub fn find(&self, order: Order, list: MigrateType, want: Want) -> Option<Found> {
+    /// The cheapest place for `pages` pages, aligned to `order`, on the lists of type `list`.
+    pub fn find(&self, map: &impl Map, order: Order, pages: u32, list: MigrateType, want: Want) -> Option<Found> {
         let at_least = u16::MAX << order.get();
         let (backed, clean) = (self.backed[list.index()] & at_least, self.clean[list.index()] & at_least);
         if backed | clean == 0 {
             return None;
         }
-        let sets = match want {
-            Want::Backed => [(backed, false), (0, false), (0, false), (0, false)],
-            Want::Any => [(backed & SMALL, false), (clean & SMALL, true), (backed, false), (clean, true)],
-            Want::Zero if order.get() >= ZERO_WORTH => {
-                [(clean & SMALL, true), (clean, true), (backed, false), (0, false)]
-            }
-            Want::Zero => [(clean & SMALL, true), (backed & SMALL, false), (clean, true), (backed, false)],
+        let pick = |set: u16, unbacked: bool| {
+            let size = Order::new(set.trailing_zeros() as u8)?;
+            let area = &self.areas[size.index()];
+            let lists = if unbacked { &area.clean } else { &area.backed };
+            let list = &lists[list.index()];
+            // Backed blocks that are known to read zero are at the end.
+            let block = if want == Want::Zero { list.last()? } else { list.first()? };
+            Some((block, size))
         };
-        let (set, clean) = sets.into_iter().find(|(set, _)| *set != 0)?;
-        let order = Order::new(set.trailing_zeros() as u8)?;
-        Some(Found { order, list, clean })
-    }
-
-    /// Takes the first `pages` frames of the block found, gives back what is behind them, and returns the block with its
-    /// state. It is [`Kind::Isolated`] then: off the lists, nobody's yet.
-    pub fn take(&mut self, map: &impl Map, found: Found, pages: u32, want: Want) -> Option<(Pfn, u32)> {
-        let area = &self.areas[found.order.index()];
-        let list = if found.clean { &area.clean } else { &area.backed };
-        let list = &list[found.list.index()];
-        // Backed blocks that are known to read zero are at the end.
-        let pfn = if want == Want::Zero { list.last()? } else { list.first()? };
-        let state = self.remove(map, pfn);
-        self.carve(map, pfn, found.order, pages, state, found.list);
-        Some((pfn, state))
-    }
-
-    /// Keeps the first `pages` frames of a block just removed and inserts the rest. Nothing there can merge.
-    fn carve(&mut self, map: &impl Map, pfn: Pfn, order: Order, pages: u32, state: u32, list: MigrateType) {
-        map.page(pfn).set_kind(Kind::Isolated, order);
-        for (rest, order) in blocks(PfnRange::new(pfn.add(pages), order.pages() - pages)) {
-            self.insert(map, rest, order, state, list);
+        let reuse = |(block, size): (Pfn, Order)| {
+            let extent = Extent::unpack(map.page(block).refs());
+            let at = extent.inside(order.pages(), pages, size.pages());
+            let fresh = pages - extent.cut(at, pages).len();
+            let room = if extent.is_empty() { size.pages() - at } else { 0 };
+            Found { block, order: size, at, fresh, room }
+        };
+        let avoid = |(block, size): (Pfn, Order)| {
+            let extent = Extent::unpack(map.page(block).refs());
+            let (at, room) = extent.outside(order.pages(), pages, size.pages())?;
+            Some(Found { block, order: size, at, fresh: pages, room })
+        };
+        match want {
+            Want::Backed => {
+                let sizes = (order.index()..NR_ORDERS).filter(|size| backed >> size & 1 != 0);
+                let blocks = sizes.filter_map(|size| Order::new(size as u8)).flat_map(|size| {
+                    let blocks = self.areas[size.index()].backed[list.index()].iter(|p| map.page(p));
+                    blocks.take(LOOK).map(move |block| (block, size))
+                });
+                blocks.map(reuse).find(|found| found.fresh == 0)
+            }
+            Want::Zero if order.get() >= ZERO_WORTH => pick(clean & SMALL, true)
+                .map(reuse)
+                .or_else(|| avoid(pick(backed, false)?))
+                .or_else(|| pick(clean, true).or_else(|| pick(backed, false)).map(reuse)),
+            _ => pick(backed & SMALL, false)
+                .or_else(|| pick(clean & SMALL, true))
+                .or_else(|| pick(backed, false))
+                .or_else(|| pick(clean, true))
+                .map(reuse),
         }
     }
 
-    /// A block for a request of type `start` whose own lists are empty. May change the type of pageblocks.
-    pub fn fall_back(&mut self, map: &impl Map, order: Order, start: MigrateType, want: Want) -> Option<Found> {
+    /// Takes `pages` pages of what was found, gives back what is around them, and returns them with their state bits. They are
+    /// [`Kind::Isolated`] then: off the lists, nobody's yet.
+    pub fn take(&mut self, map: &impl Map, found: Found, pages: u32) -> (Pfn, u32) {
+        let list = MigrateType::from_raw(map.page(found.block).cache() as u8);
+        let contents = self.remove(map, found.block);
+        let (pfn, block) = (found.block.add(found.at), PfnRange::block(found.block, found.order));
+        map.page(found.block).set_kind(Kind::Tail, Order::ZERO);
+        let before = PfnRange::new(found.block, found.at);
+        let behind = PfnRange::new(pfn.add(pages), block.pages - found.at - pages);
+        // Nothing of this can merge: what is taken is between them.
+        for (rest, order) in blocks(before).chain(blocks(behind)) {
+            let part = contents.cut(rest.since(found.block), order.pages());
+            self.insert(map, rest, order, part, list);
+        }
+        let state = contents.cut(found.at, pages).state();
+        let page = map.page(pfn);
+        page.set_flags(self.home | state | if list == MigrateType::HighAtomic { flag::RESERVE } else { 0 });
+        page.set_kind(Kind::Isolated, Order::ZERO);
+        (pfn, state)
+    }
+
+    /// Room for a request of type `start` whose own lists are empty. May change the type of pageblocks.
+    pub fn fall_back(
+        &mut self,
+        map: &impl Map,
+        order: Order,
+        pages: u32,
+        start: MigrateType,
+        want: Want,
+    ) -> Option<Found> {
         if start == MigrateType::Movable
-            && let Some(found) = self.find(order, MigrateType::Cma, want)
+            && let Some(found) = self.find(map, order, pages, MigrateType::Cma, want)
         {
             return Some(found);
         }
-        // The largest block first: it claims most, and splits least often.
-        let mut size = Some(Order::MAX);
+        // The largest block first: it claims most, and splits least often. A request that must have backed memory is in no
+        // position to rearrange things.
+        let mut size = Some(Order::MAX).filter(|_| want != Want::Backed);
         while let Some(at) = size.filter(|at| *at >= order && fallback::may_claim(start, *at)) {
             for from in fallback::fallbacks(start) {
                 let area = &self.areas[at.index()];
                 let first = area.backed[from.index()].first().or(area.clean[from.index()].first());
                 if let Some(pfn) = first
                     && self.claim(map, pfn, at, start)
-                    && let Some(found) = self.find(order, start, want)
+                    && let Some(found) = self.find(map, order, pages, start, want)
                 {
                     self.claims += 1;
                     return Some(found);
@@ -319,7 +366,7 @@ impl Buddy {
             size = at.down();
         }
         // Nothing to claim: the smallest block that fits.
-        let smallest = |from: &MigrateType| self.find(order, *from, want);
+        let smallest = |from: &MigrateType| self.find(map, order, pages, *from, want);
         let found = fallback::fallbacks(start).iter().filter_map(smallest).min_by_key(|found| found.order)?;
         self.steals += 1;
         Some(found)
@@ -348,10 +395,11 @@ impl Buddy {
         let pair = Pfn(start.0 & !(Order::MAX.pages() - 1));
         let head = map.page(pair);
         if head.kind() == Kind::Buddy && head.order() == Order::MAX && self.is_home(head) {
-            let (list, state) = (MigrateType::from_raw(head.cache() as u8), self.remove(map, pair));
-            let upper = pair.add(PAGEBLOCK_PAGES);
-            self.insert(map, pair, Order::PAGEBLOCK, state, list);
-            self.insert(map, upper, Order::PAGEBLOCK, state, list);
+            let (list, contents) = (MigrateType::from_raw(head.cache() as u8), self.remove(map, pair));
+            for at in [0, PAGEBLOCK_PAGES] {
+                let part = contents.cut(at, PAGEBLOCK_PAGES);
+                self.insert(map, pair.add(at), Order::PAGEBLOCK, part, list);
+            }
         }
         map.set_block_type(start, to);
         map.trace(Event::Claim(start, to));
@@ -365,8 +413,8 @@ impl Buddy {
             }
             let order = page.order();
             if page.cache() != MigrateType::HighAtomic as u16 {
-                let state = self.remove(map, at);
-                self.free(map, at, order, state, false);
+                let contents = self.remove(map, at);
+                self.merge(map, at, order, contents, to);
             }
             at = at.add(order.pages());
         }
@@ -376,23 +424,34 @@ impl Buddy {
         page.flags() & HOME == self.home
     }
 
-    /// Order of the free block that `page` heads and whether it is clean, if it may be taken by its place.
-    pub fn free_at(&self, page: &Page) -> Option<(Order, bool)> {
-        let takeable =
-            page.kind() == Kind::Buddy && self.is_home(page) && MigrateType::from_raw(page.cache() as u8).mixes();
-        takeable.then(|| (page.order(), page.has(flag::UNBACKED)))
+    /// The free block that `pfn` heads, if it may be taken by its place: room for as many of `pages` pages as it has, and
+    /// their number.
+    pub fn find_at(&self, map: &impl Map, pfn: Pfn, pages: u32) -> Option<(Found, u32)> {
+        let page = map.page(pfn);
+        if page.kind() != Kind::Buddy || !self.is_home(page) || !MigrateType::from_raw(page.cache() as u8).mixes() {
+            return None;
+        }
+        let order = page.order();
+        let pages = pages.min(order.pages());
+        let fresh = pages - Extent::unpack(page.refs()).cut(0, pages).len();
+        Some((Found { block: pfn, order, at: 0, fresh, room: 0 }, pages))
     }
 
-    /// Takes the free block at `pfn` out of the middle of the lists, if there is one, keeping its first `pages` frames at
-    /// most. Returns the pages kept and the state.
-    pub fn take_at(&mut self, map: &impl Map, pfn: Pfn, pages: u32) -> Option<(u32, u32)> {
-        let page = map.page(pfn);
-        let (order, _) = self.free_at(page)?;
-        let list = MigrateType::from_raw(page.cache() as u8);
-        let state = self.remove(map, pfn);
-        let kept = pages.min(order.pages());
-        self.carve(map, pfn, order, kept, state, list);
-        Some((kept, state))
+    /// A free pageblock at least half of which may hold memory.
+    pub fn find_populated(&self, map: &impl Map) -> Option<Found> {
+        for list in MigrateType::ALL.into_iter().filter(|list| list.mixes()) {
+            for size in [Order::PAGEBLOCK, Order::MAX] {
+                for block in self.areas[size.index()].backed[list.index()].iter(|p| map.page(p)).take(LOOK) {
+                    let extent = Extent::unpack(map.page(block).refs());
+                    let at = extent.inside(PAGEBLOCK_PAGES, PAGEBLOCK_PAGES, size.pages());
+                    let fresh = PAGEBLOCK_PAGES - extent.cut(at, PAGEBLOCK_PAGES).len();
+                    if fresh <= PAGEBLOCK_PAGES / 2 {
+                        return Some(Found { block, order: size, at, fresh, room: 0 });
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Checks the lists against their counts and the blocks on them against the rules. Returns what is wrong first.
@@ -422,7 +481,8 @@ impl Buddy {
                         return Err("free list is shorter than its count");
                     }
                     of_type += n * order.pages();
-                    clean_pages += if unbacked { n * order.pages() } else { 0 };
+                    let clean = |pfn| order.pages() - Extent::unpack(map.page(pfn).refs()).len();
+                    clean_pages += blocks.iter(|p| map.page(p)).map(clean).sum::<u32>();
                 }
             }
             if of_type != self.free[list.index()] {
@@ -455,11 +515,16 @@ impl Buddy {
             return Err("free block is not aligned");
         }
         let reserve = list == MigrateType::HighAtomic;
+        let extent = Extent::unpack(page.refs());
         if page.has(flag::UNBACKED) != unbacked
+            || extent.is_empty() != unbacked
             || page.has(flag::UNBACKED) && !page.has(flag::ZERO)
             || page.has(flag::RESERVE) != reserve
         {
             return Err("state of a free block disagrees with its list");
+        }
+        if extent.cut(0, order.pages()) != extent {
+            return Err("backed part of a free block lies outside it");
         }
         for at in (0..order.pages()).step_by(PAGEBLOCK_PAGES as usize) {
             if !reserve && map.block_type(pfn.add(at)) != list {
@@ -484,8 +549,9 @@ impl Buddy {
         Ok(())
     }
 
-    /// Takes the least recently freed backed block of `order` in any list but the reserve's, whole.
-    pub fn take_oldest(&mut self, map: &impl Map, order: Order, freed_before: u64) -> Option<Pfn> {
+    /// Takes the least recently freed block of `order` that holds memory, whole, off any list but the reserve's. Returns it and
+    /// how many of its pages hold none.
+    pub fn take_oldest(&mut self, map: &impl Map, order: Order, freed_before: u64) -> Option<(Pfn, u32)> {
         for list in MigrateType::ALL {
             if list == MigrateType::HighAtomic {
                 continue;
@@ -493,9 +559,9 @@ impl Buddy {
             if let Some(pfn) = self.areas[order.index()].backed[list.index()].last()
                 && (order < Order::PAGEBLOCK || map.page(pfn).word() <= freed_before)
             {
-                self.remove(map, pfn);
+                let contents = self.remove(map, pfn);
                 map.page(pfn).set_kind(Kind::Isolated, order);
-                return Some(pfn);
+                return Some((pfn, order.pages() - contents.extent.len()));
             }
         }
         None
@@ -505,6 +571,38 @@ impl Buddy {
 impl Default for Buddy {
     fn default() -> Buddy {
         Buddy::new()
+    }
+}
+
+/// What is known of a block's contents.
+#[derive(Clone, Copy)]
+struct Contents {
+    /// All of it reads zero.
+    zero: bool,
+    /// Outside of it the block reads zero and is not backed.
+    extent: Extent,
+}
+
+impl Contents {
+    fn of(state: u32, pages: u32) -> Contents {
+        let clean = state & flag::UNBACKED != 0;
+        let extent = if clean { Extent::EMPTY } else { Extent::first(pages) };
+        Contents { zero: clean || state & flag::ZERO != 0, extent }
+    }
+
+    fn cut(self, at: u32, pages: u32) -> Contents {
+        let extent = self.extent.cut(at, pages);
+        Contents { zero: self.zero || extent.is_empty(), extent }
+    }
+
+    fn state(self) -> u32 {
+        if self.extent.is_empty() {
+            flag::ZERO | flag::UNBACKED
+        } else if self.zero {
+            flag::ZERO
+        } else {
+            0
+        }
     }
 }
 

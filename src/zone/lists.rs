@@ -99,7 +99,7 @@ impl<M: Machine> PageAllocator<M> {
             && let Some(range) = pcp.evict(|p| m.page(p))
         {
             let state = m.page(range.start).flags() & STATE;
-            self.free_locked(m, &mut zone, range, state, false);
+            self.free_locked(m, &mut zone, range, state, false, 0);
             left = left.saturating_sub(range.pages);
         }
         let node = pcp.node();
@@ -209,18 +209,18 @@ impl<M: Machine> PageAllocator<M> {
         let view = self.view(m);
         let buddy = &mut zone.buddy;
         let found = buddy
-            .find(order, MigrateType::Unmovable, Want::Any)
-            .or_else(|| buddy.fall_back(&view, order, MigrateType::Unmovable, Want::Any));
+            .find(&view, order, pages, MigrateType::Unmovable, Want::Any)
+            .or_else(|| buddy.fall_back(&view, order, pages, MigrateType::Unmovable, Want::Any));
         let Some(found) = found else { return };
-        if found.clean && !self.budget.try_charge(u64::from(pages), Mark::Low, Gfp::KERNEL) {
+        if found.fresh > 0 && !self.budget.try_charge(u64::from(found.fresh), Mark::Low, Gfp::KERNEL) {
             return;
         }
-        let Some((pfn, state)) = buddy.take(&view, found, pages, Want::Any) else { return };
+        let (pfn, state) = buddy.take(&view, found, pages);
         drop(zone);
         let range = PfnRange::new(pfn, pages);
         m.populate(range);
         let mut zone = cell.lock.lock(m);
-        self.free_locked(m, &mut zone, range, state & !flag::UNBACKED, true);
+        self.free_locked(m, &mut zone, range, state & !flag::UNBACKED, true, 0);
         cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
     }
 }

@@ -11,6 +11,7 @@
 mod alloc;
 mod buddy;
 mod budget;
+mod extent;
 mod fallback;
 mod lists;
 mod percpu;
@@ -245,20 +246,29 @@ impl<M: Machine> PageAllocator<M> {
         let reserve = page.has(flag::RESERVE)
             && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= lists::RESERVE
             && state & flag::UNBACKED == 0;
-        self.free_locked(m, &mut zone, range, state, reserve);
+        self.free_locked(m, &mut zone, range, state, reserve, 0);
         if reserve {
             cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
         }
         true
     }
 
-    fn free_locked(&self, m: &M, zone: &mut Guard<'_, Zone, M>, range: PfnRange, state: u32, reserve: bool) {
+    /// Frees frames; `unbooked` of their pages were not committed.
+    fn free_locked(
+        &self,
+        m: &M,
+        zone: &mut Guard<'_, Zone, M>,
+        range: PfnRange,
+        state: u32,
+        reserve: bool,
+        unbooked: u32,
+    ) {
         let clean = zone.buddy.clean_pages();
         for (pfn, order) in buddy::blocks(range) {
             zone.buddy.free(&self.view(m), pfn, order, state & STATE, reserve);
         }
         zone.frees += 1;
-        self.settle(clean, zone.buddy.clean_pages());
+        self.settle(clean + unbooked, zone.buddy.clean_pages());
     }
 
     /// Charges pages that hold memory but are not frames of the buddy system. False where the budget has no room.

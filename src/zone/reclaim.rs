@@ -2,8 +2,8 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::buddy::{STATE, Want};
-use super::{MigrateType, PageAllocator};
+use super::PageAllocator;
+use super::buddy::STATE;
 use crate::machine::Machine;
 use crate::page::Kind;
 use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
@@ -22,13 +22,11 @@ impl<M: Machine> PageAllocator<M> {
                 continue;
             }
             let Some(mut zone) = cell.lock.try_lock(m) else { continue };
-            for list in [MigrateType::Movable, MigrateType::Unmovable, MigrateType::Reclaimable] {
-                if let Some(found) = zone.buddy.find(Order::PAGEBLOCK, list, Want::Backed)
-                    && let Some((pfn, _)) = zone.buddy.take(&self.view(m), found, Order::PAGEBLOCK.pages(), Want::Any)
-                {
-                    m.page(pfn).set_kind(Kind::Isolated, Order::PAGEBLOCK);
-                    return Some(pfn);
-                }
+            if let Some(found) = zone.buddy.find_populated(&self.view(m)) {
+                self.budget.charge(u64::from(found.fresh));
+                let (pfn, _) = zone.buddy.take(&self.view(m), found, Order::PAGEBLOCK.pages());
+                m.page(pfn).set_kind(Kind::Isolated, Order::PAGEBLOCK);
+                return Some(pfn);
             }
         }
         None
@@ -79,23 +77,25 @@ impl<M: Machine> PageAllocator<M> {
             }
             for order in (least.index()..NR_ORDERS).rev().filter_map(|o| Order::new(o as u8)) {
                 loop {
-                    let mut batch = [Pfn::NONE; BATCH];
+                    let mut batch = [(Pfn::NONE, 0); BATCH];
                     let mut taken = 0;
                     let mut zone = cell.lock.lock(m);
                     while taken < BATCH
-                        && let Some(pfn) = zone.buddy.take_oldest(&self.view(m), order, before)
+                        && let Some(block) = zone.buddy.take_oldest(&self.view(m), order, before)
                     {
-                        batch[taken] = pfn;
+                        batch[taken] = block;
                         taken += 1;
                     }
                     drop(zone);
                     let mut refused = false;
-                    for pfn in &batch[..taken] {
+                    for (pfn, clean) in &batch[..taken] {
+                        // Whole: where the host gave a huge page, all of it is backed.
                         let range = PfnRange::block(*pfn, order);
                         let given = m.discard(range);
                         refused |= !given;
-                        pages += if given { u64::from(range.pages) } else { 0 };
-                        self.free_frames(m, range, if given { STATE } else { 0 }, true);
+                        pages += if given { u64::from(range.pages - clean) } else { 0 };
+                        let state = if given { STATE } else { 0 };
+                        self.free_locked(m, &mut cell.lock.lock(m), range, state, false, *clean);
                     }
                     // What the system refuses once it would refuse again.
                     if refused || taken < BATCH {

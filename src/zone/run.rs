@@ -47,46 +47,39 @@ impl<M: Machine> PageAllocator<M> {
         let view = self.view(m);
         if pages < range.pages {
             head.set_word(u64::from(pages));
-            self.free_locked(m, &mut zone, PfnRange::new(range.start.add(pages), range.pages - pages), 0, false);
+            let tail = PfnRange::new(range.start.add(pages), range.pages - pages);
+            self.free_locked(m, &mut zone, tail, 0, false, 0);
             return true;
         }
-        let mut end = range.end();
         let goal = range.start.add(pages);
-        let (mut clean, mut free) = (0, 0);
+        let (mut at, mut fresh) = (range.end(), 0);
         // First look, then take: the blocks behind the run start where the last one ends.
-        while end < goal {
-            let Some((order, unbacked)) = self.free_block_at(m, &zone, end) else { return false };
-            let part = order.pages().min(goal.since(end));
-            free += part;
-            clean += if unbacked { part } else { 0 };
-            end = end.add(order.pages());
+        while at < goal {
+            if !self.blocks.online(at) {
+                return false;
+            }
+            let Some((found, part)) = zone.buddy.find_at(&view, at, goal.since(at)) else { return false };
+            fresh += found.fresh;
+            at = at.add(part);
         }
-        if zone.buddy.free_pages() < free + zone.marks.min
-            || !self.budget.try_charge(u64::from(clean), Mark::Min, Gfp::KERNEL)
+        if zone.buddy.free_pages() < goal.since(range.end()) + zone.marks.min
+            || fresh > 0 && !self.budget.try_charge(u64::from(fresh), Mark::Min, Gfp::KERNEL)
         {
             return false;
         }
         let mut at = range.end();
-        while at < goal {
-            let Some((kept, _)) = zone.buddy.take_at(&view, at, goal.since(at)) else {
-                debug_assert!(false, "free block vanished under the zone lock");
-                break;
-            };
+        while at < goal
+            && let Some((found, part)) = zone.buddy.find_at(&view, at, goal.since(at))
+        {
+            zone.buddy.take(&view, found, part);
             m.page(at).set_kind(Kind::Tail, Order::ZERO);
-            at = at.add(kept);
+            at = at.add(part);
         }
+        debug_assert_eq!(at, goal, "a free block vanished under the zone lock");
         head.set_word(u64::from(pages));
         head.clear(flag::ZERO | flag::UNBACKED);
         zone.allocs += 1;
         true
-    }
-
-    /// Order of the free block of this zone that starts at `pfn`, and whether it is clean. `None` beyond what is online.
-    fn free_block_at(&self, m: &M, zone: &super::Zone, pfn: Pfn) -> Option<(Order, bool)> {
-        if !self.blocks.online(pfn) {
-            return None;
-        }
-        zone.buddy.free_at(m.page(pfn))
     }
 
     /// Frames of all zones.

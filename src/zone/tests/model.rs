@@ -11,6 +11,7 @@ use crate::machine::{Frames, ZoneKind};
 use crate::page::{Kind, flag};
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::PageAllocator;
+use crate::zone::extent::Extent;
 
 /// What can be done to the allocator; numbers are taken modulo what there is.
 #[derive(Clone, Copy, Debug)]
@@ -241,7 +242,36 @@ impl<F: Flavour> World<F> {
             "frames lost or won"
         );
         let clean = stats.total(|z| z.free - z.backed);
+        if <Simulated<F> as Frames>::LENT {
+            assert!(
+                self.sim.backed() <= stats.committed,
+                "{} pages backed, {} committed",
+                self.sim.backed(),
+                stats.committed
+            );
+        }
         assert_eq!(stats.committed, stats.total(|z| z.managed) - clean, "committed pages miscounted");
+    }
+
+    /// Frames that are free and said to read zero do so.
+    fn check_zeroes(&self) {
+        for pfn in self.zones.blocks.iter().flat_map(|block| PfnRange::new(block, 512).iter()) {
+            let page = self.sim.page(pfn);
+            if page.kind() != Kind::Buddy {
+                continue;
+            }
+            let hull = Extent::unpack(page.refs());
+            for at in 0..page.order().pages() {
+                let claimed = page.has(flag::ZERO) || hull.cut(at, 1).is_empty();
+                let range = PfnRange::new(pfn.add(at), 1);
+                if hull.cut(at, 1).is_empty() && <Simulated<F> as Frames>::LENT {
+                    assert_eq!(self.sim.backed_in(range), 0, "{range:?} is backed");
+                } else if claimed && self.sim.backed_in(range) != 0 {
+                    let zero = self.bytes(range.start).is_none_or(|bytes| bytes.iter().all(|b| *b == 0));
+                    assert!(zero, "{range:?} does not read zero");
+                }
+            }
+        }
     }
 
     fn run(&mut self, seed: u64, steps: usize) {
@@ -253,6 +283,9 @@ impl<F: Flavour> World<F> {
             self.apply(op);
             if step % 8 == 0 {
                 self.check();
+            }
+            if step % 128 == 0 {
+                self.check_zeroes();
             }
         }
         while let Some((pfn, ..)) = self.pick(0) {

@@ -38,7 +38,11 @@ const RESERVED: &[(&str, &[&str])] = &[
 const UNSAFE: &[(&str, &str)] = &[
     ("sync/lock.rs", "the guarded cell"),
     ("machine/", "memory, system calls, assembly"),
+    ("zone/raw.rs", "the table of pageblocks, clearing pages"),
     ("slab/", "objects are raw memory"),
+    ("vmalloc/mod.rs", "areas are raw memory, raw locks around fork"),
+    ("mm/mod.rs", "routing of raw addresses to the layers"),
+    ("mm/realloc.rs", "copies"),
     ("global.rs", "the static instance and GlobalAlloc"),
 ];
 

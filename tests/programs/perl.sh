@@ -1,0 +1,3 @@
+# Perl: hashes, strings, regular expressions, sorting, forks.
+# needs: perl
+perl "$HERE/perl.pl" 2>>served

@@ -1,12 +1,27 @@
 // What glibc's malloc has not: C23, BSD, macOS and jemalloc names, and the header's own.
 //: modes: preload norseq so archive static
-//: flags: -Wl,--unresolved-symbols=ignore-all
 #include <errno.h>
 #include <malloc.h>
 #include <slabwright.h>
 
 #include "check.h"
 
+// Weak, so that the program can be linked without the library and get it preloaded.
+#pragma weak slw_malloc
+#pragma weak slw_free
+#pragma weak slw_calloc
+#pragma weak slw_realloc
+#pragma weak slw_reallocarray
+#pragma weak slw_free_sized
+#pragma weak slw_free_aligned_sized
+#pragma weak slw_aligned_alloc
+#pragma weak slw_posix_memalign
+#pragma weak slw_usable_size
+#pragma weak slw_good_size
+#pragma weak slw_trim
+#pragma weak slw_stats_print
+#pragma weak slw_verify
+#pragma weak slw_version
 #define WEAK __attribute__((weak))
 WEAK void free_sized(void *, size_t);
 WEAK void free_aligned_sized(void *, size_t, size_t);

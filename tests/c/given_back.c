@@ -16,17 +16,17 @@ int main(int argc, char **argv) {
     void **blocks = malloc(count * sizeof *blocks);
     free(malloc(size));
     malloc_trim(0);
-    long before = status_kb("VmRSS");
+    long before = resident_kb();
     for (size_t i = 0; i < count; i++) {
         blocks[i] = malloc(size);
         memset(blocks[i], 1, size);
     }
-    CHECK(status_kb("VmRSS") > before + (250 << 10));
+    CHECK(resident_kb() > before + (250 << 10));
     for (size_t i = 0; i < count; i++)
         free(blocks[i]);
     CHECK(malloc_trim(0) == 1);
     // The table of pointers is still there.
-    long kept = status_kb("VmRSS") - before - (long)(count * sizeof *blocks >> 10);
+    long kept = resident_kb() - before - (long)(count * sizeof *blocks >> 10);
     if (kept > 8 << 10)
         fprintf(stderr, "%ld KiB kept\n", kept);
     CHECK(kept < 8 << 10);

@@ -19,7 +19,6 @@
 //: run: wild 1 => abort says never allocated
 //: run: realloc 100 => abort says slabwright:
 //: run: realloc 40000 => abort says slabwright:
-//: run: size 100 => abort says slabwright:
 //: run: size 40000 => abort says slabwright:
 //: run: SLABWRIGHT_ABORT=0 double 24 => says double free
 //: run: SLABWRIGHT_ABORT=0 interior 40000 => says middle of a block

@@ -16,6 +16,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::fmt::Write;
 
 use crate::config::{self, Options};
+use crate::gfp::Gfp;
 use crate::machine::Report;
 use crate::machine::linux::{self, Linux};
 use crate::mm::{Hooks, Mm, Stats, Violation};
@@ -52,6 +53,18 @@ pub fn mm() -> &'static Mm<Linux> {
 #[inline(always)]
 pub fn malloc(size: usize) -> *mut u8 {
     MM.alloc(size)
+}
+
+/// [`malloc`] as far as it goes without a call; null where [`malloc_slow`] has to be asked. A caller that does something
+/// about a refusal keeps its fast path free of a stack frame with these two.
+#[inline(always)]
+pub fn malloc_fast(size: usize) -> *mut u8 {
+    MM.alloc_fast(size)
+}
+
+/// What is left of [`malloc`] after [`malloc_fast`]; null without memory.
+pub fn malloc_slow(size: usize) -> *mut u8 {
+    MM.alloc_slow(size, Gfp::MALLOC)
 }
 
 /// `size` zeroed bytes; null without memory.

@@ -442,6 +442,33 @@ fn entry_points_are_aligned() {
     }
 }
 
+/// The fast paths make no call and have no stack frame; for the operators that is what lets an exception pass.
+#[test]
+fn fast_paths_have_no_frame() {
+    let library = libraries().join("libslabwright.so");
+    let output = Command::new("nm").args(["-D", "--defined-only"]).arg(&library).output().expect("nm");
+    let output = String::from_utf8(output.stdout).expect("text");
+    for name in ["malloc", "free", "_Znwm", "_Znam", "_ZnwmRKSt9nothrow_t", "_ZdlPv", "_ZdlPvm"] {
+        let line = output.lines().find(|line| line.split_whitespace().nth(2) == Some(name)).expect(name);
+        let start = usize::from_str_radix(line.split_whitespace().next().expect("address"), 16).expect("hex");
+        let mut command = Command::new("objdump");
+        command.args(["-d", "--no-show-raw-insn", &format!("--start-address={start:#x}")]);
+        let code = command.arg(format!("--stop-address={:#x}", start + 512)).arg(&library).output().expect("objdump");
+        let code = String::from_utf8(code.stdout).expect("text");
+        // The function ends where the next one starts: at a symbol, or at the padding before it.
+        let body: Vec<&str> = code
+            .lines()
+            .skip_while(|line| !line.ends_with(">:"))
+            .skip(1)
+            .take_while(|line| !line.ends_with(">:") && !line.contains("int3"))
+            .collect();
+        assert!(body.iter().any(|line| line.contains("ret") || line.contains("jmp")), "{name}:\n{code}");
+        for word in ["call", "push", "sub    $0x8,%rsp"] {
+            assert!(!body.iter().any(|line| line.contains(word)), "{name} has a {word}:\n{}", body.join("\n"));
+        }
+    }
+}
+
 /// The header is clean in every dialect and may be included twice.
 #[test]
 fn header() {

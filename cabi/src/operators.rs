@@ -1,21 +1,21 @@
 //! The operators new and delete of the shared library.
 //!
-//! `new` throws, and no exception may pass a Rust frame. So these entry points are assembly without a frame: they call the
-//! allocator and, where it has nothing, jump into `cxx.cc`, whose caller is then the C++ program itself.
+//! `new` throws, and no exception may pass a Rust frame. So the fast path, which is `malloc`'s, has no frame (a test looks at the
+//! instructions): what it cannot serve it passes on by a jump to assembly, which asks the slow path and, where that
+//! has nothing either, jumps into `cxx.cc`. The caller of what throws is then the C++ program itself.
 
 use core::arch::naked_asm;
 use core::ffi::c_void;
 
 use slabwright_core::global as heap;
 
-use crate::libc_abi::{align_to_cache_line, dealloc, dealloc_sized, export};
+use crate::libc_abi::{dealloc, dealloc_sized, export};
 
 type Ptr = *mut c_void;
 
-/// The allocator without a word to `errno`.
-#[unsafe(link_section = ".text.slw_plain")]
-extern "C" fn plain(size: usize) -> *mut u8 {
-    heap::malloc(size)
+/// The slow path without a word to `errno`.
+extern "C" fn slow(size: usize) -> *mut u8 {
+    heap::malloc_slow(size)
 }
 
 unsafe extern "C" {
@@ -26,30 +26,51 @@ unsafe extern "C" {
     fn slw_cxx_new_aligned_nothrow();
 }
 
-align_to_cache_line!(slw_plain);
-
-macro_rules! new {
-    ($($name:ident, $failed:path;)*) => {align_to_cache_line!($($name)*); $(
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
+macro_rules! slow {
+    ($($name:ident, $failed:path;)*) => {$(
+        #[cold]
         #[unsafe(naked)]
-        pub unsafe extern "C" fn $name() {
+        extern "C" fn $name(size: usize) -> Ptr {
             naked_asm!(
                 ".cfi_startproc",
                 "push rdi",
                 ".cfi_adjust_cfa_offset 8",
-                "call {plain}",
+                "call {slow}",
                 "pop rdi",
                 ".cfi_adjust_cfa_offset -8",
                 "test rax, rax",
                 "jz {failed}",
                 "ret",
                 ".cfi_endproc",
-                plain = sym plain,
+                slow = sym slow,
                 failed = sym $failed,
             )
         }
     )*};
+}
+
+slow! {
+    new_slow, slw_cxx_new_failed;
+    new_nothrow_slow, slw_cxx_new_nothrow_failed;
+}
+
+#[inline(always)]
+fn new(size: usize) -> Ptr {
+    let p = heap::malloc_fast(size);
+    if p.is_null() { new_slow(size) } else { p.cast() }
+}
+
+#[inline(always)]
+fn new_nothrow(size: usize, _tag: usize) -> Ptr {
+    let p = heap::malloc_fast(size);
+    if p.is_null() { new_nothrow_slow(size) } else { p.cast() }
+}
+
+export! {
+    _Znwm(size: usize) -> Ptr = new;
+    _Znam(size: usize) -> Ptr = new;
+    _ZnwmRKSt9nothrow_t(size: usize, tag: usize) -> Ptr = new_nothrow;
+    _ZnamRKSt9nothrow_t(size: usize, tag: usize) -> Ptr = new_nothrow;
 }
 
 macro_rules! jump {
@@ -61,13 +82,6 @@ macro_rules! jump {
             naked_asm!(".cfi_startproc", "jmp {to}", ".cfi_endproc", to = sym $to)
         }
     )*};
-}
-
-new! {
-    _Znwm, slw_cxx_new_failed;
-    _Znam, slw_cxx_new_failed;
-    _ZnwmRKSt9nothrow_t, slw_cxx_new_nothrow_failed;
-    _ZnamRKSt9nothrow_t, slw_cxx_new_nothrow_failed;
 }
 
 jump! {

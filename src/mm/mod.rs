@@ -162,6 +162,13 @@ impl<M: Machine> Mm<M> {
     /// `size` bytes (0 is served as 1), aligned to 16 from 16 bytes on, to 8 below; null where there is no memory.
     #[inline(always)]
     pub fn alloc(&self, size: usize) -> *mut u8 {
+        let object = self.alloc_fast(size);
+        if object.is_null() { self.alloc_slow(size, Gfp::MALLOC) } else { object }
+    }
+
+    /// [`Mm::alloc`] as far as this CPU's main sheaf serves it; null where the slow path has to be asked.
+    #[inline(always)]
+    pub fn alloc_fast(&self, size: usize) -> *mut u8 {
         if size < self.small.load(Ordering::Relaxed) {
             // SAFETY: rows hold valid sheaves.
             let object = unsafe { self.machine.pop(class_of(size)) };
@@ -171,7 +178,7 @@ impl<M: Machine> Mm<M> {
                 return object;
             }
         }
-        self.alloc_slow(size, Gfp::MALLOC)
+        ptr::null_mut()
     }
 
     /// [`Mm::alloc`] past the fast path, with the caller's GFP word.

@@ -13,7 +13,9 @@ pub struct Census {
     pub free: u64,
     pub slabs: u64,
     pub runs: u64,
-    /// Under vmalloc areas, kept by the allocator for itself, or isolated.
+    /// Kept by the allocator for itself: the per-CPU lists.
+    pub kept: u64,
+    /// Under vmalloc areas, handed out as pages, or isolated.
     pub other: u64,
 }
 
@@ -22,16 +24,16 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
     let sim = mm.machine();
     let mut census = Census::default();
     for range in sim.online() {
-        let mut at = range.start;
+        let (mut at, mut before) = (range.start, None);
         while at < range.end() {
             let page = sim.page(at);
             let pages = match page.kind() {
-                Kind::Run => page.word() as u32,
-                Kind::Reserved => 1,
-                Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?})", page.kind()),
+                Kind::Run | Kind::Pcp => page.word() as u32,
+                Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?}), behind {before:?}", page.kind()),
                 _ => page.order().pages(),
             };
             let block = PfnRange::new(at, pages);
+            before = Some((block, page.kind(), page.order(), page.word()));
             assert!(pages > 0 && block.end() <= range.end(), "{block:?} ({:?}) leaves {range:?}", page.kind());
             match page.kind() {
                 Kind::Buddy | Kind::Pcp => {
@@ -39,6 +41,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
                     check_contents(sim, block, page.flags());
                 }
                 Kind::Slab => census.slabs += u64::from(pages),
+                Kind::Reserved => census.kept += u64::from(pages),
                 Kind::Run => census.runs += u64::from(pages),
                 _ => census.other += u64::from(pages),
             }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use slabwright::gfp::Gfp;
 use slabwright::machine::ZoneKind::{Dma, Normal};
 use slabwright::machine::sim::{Call, Flavour, Hosted, Lent, Simulated};
 
@@ -129,4 +130,31 @@ fn handlers_interrupt_several_threads() {
         });
         World::new(&*mm, 0).finish();
     }
+}
+
+/// A request without `Gfp::IO` enters no system, waits for nothing and touches no page that is not backed: that would be a
+/// page fault. There is a reserve for it.
+#[test]
+fn atomic_requests_take_no_fault() {
+    let sim = Simulated::<Lent>::builder().grow(0, Normal, 1 << 14, 1 << 14, 1 << 10).build();
+    let mm = heap(&sim);
+    // SAFETY: live, and freed once.
+    unsafe { mm.free(mm.alloc(100)) };
+    let backed = sim.backed();
+    let mut granted = Vec::new();
+    sim.forbid_calls(|| {
+        for size in [9000, 20_000, 30_000, 8, 100, 1000, 5000] {
+            let block = mm.alloc_slow(size, Gfp::ATOMIC);
+            if !block.is_null() {
+                granted.push((size, block));
+            }
+        }
+        assert_eq!(sim.backed(), backed, "pages were backed for {granted:?}");
+        for (_, block) in &granted {
+            // SAFETY: live, and freed once.
+            unsafe { mm.free(*block) };
+        }
+        assert_eq!(sim.backed(), backed, "pages were backed by frees");
+    });
+    assert!(granted.len() >= 4, "only {granted:?}");
 }

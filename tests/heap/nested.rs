@@ -132,29 +132,39 @@ fn handlers_interrupt_several_threads() {
     }
 }
 
-/// A request without `Gfp::IO` enters no system, waits for nothing and touches no page that is not backed: that would be a
-/// page fault. There is a reserve for it.
+/// A request without `Gfp::IO` enters no system, waits for nothing and, as a page run, is served from memory that is backed:
+/// touching it would otherwise be a page fault. There is a reserve for that once a program is beyond its first megabytes.
 #[test]
 fn atomic_requests_take_no_fault() {
     let sim = Simulated::<Lent>::builder().grow(0, Normal, 1 << 14, 1 << 14, 1 << 10).build();
     let mm = heap(&sim);
-    // SAFETY: live, and freed once.
-    unsafe { mm.free(mm.alloc(100)) };
-    let backed = sim.backed();
-    let mut granted = Vec::new();
-    sim.forbid_calls(|| {
-        for size in [9000, 20_000, 30_000, 8, 100, 1000, 5000] {
-            let block = mm.alloc_slow(size, Gfp::ATOMIC);
-            if !block.is_null() {
-                granted.push((size, block));
+    let warm: Vec<_> = (0..100).map(|_| mm.alloc(100_000)).collect();
+    // A slow path that may enter the system fills the reserve.
+    for _ in 0..2 {
+        let runs: Vec<_> = sim.forbid_calls(|| {
+            let backed = sim.backed();
+            let runs: Vec<_> = [9000, 12_000, 16_000, 9000].map(|size| mm.alloc_slow(size, Gfp::ATOMIC)).into();
+            for run in &runs {
+                assert!(!run.is_null());
+                // SAFETY: the run is live and 9000 bytes long at least.
+                unsafe { run.write_bytes(1, 9000) };
             }
-        }
-        assert_eq!(sim.backed(), backed, "pages were backed for {granted:?}");
-        for (_, block) in &granted {
+            assert_eq!(sim.backed(), backed, "pages were backed on touch");
+            runs
+        });
+        for run in runs {
             // SAFETY: live, and freed once.
-            unsafe { mm.free(*block) };
+            sim.forbid_calls(|| unsafe { mm.free(run) });
         }
-        assert_eq!(sim.backed(), backed, "pages were backed by frees");
-    });
-    assert!(granted.len() >= 4, "only {granted:?}");
+    }
+    for size in [1, 30, 100, 500, 1000] {
+        // The next slow path that may enter the system fills the reserve up again.
+        // SAFETY: live, and freed once.
+        unsafe { mm.free(mm.alloc(300_000)) };
+        for n in 0..20 {
+            assert!(!sim.forbid_calls(|| mm.alloc_slow(size, Gfp::ATOMIC)).is_null(), "{size} bytes, number {n}");
+        }
+    }
+    assert!(warm.iter().all(|block| !block.is_null()));
+    mm.verify().unwrap();
 }

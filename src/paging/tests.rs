@@ -303,6 +303,11 @@ fn slots_keep_state_generation_and_frame() {
         assert!(dirty.of_generation(5) && dirty.of_generation(5 + 128) && !dirty.of_generation(6));
         assert!(!dirty.dirtied(6, false).huge_likely() && dirty.dirtied(6, false).of_generation(6));
         assert!(X86_64::is_leaf(level, dirty.0));
+        let counted = dirty.with_count((1 << 40) - 1);
+        assert_eq!(
+            (counted.count(), counted.state(), counted.with_count(0x600)),
+            ((1 << 40) - 1, SlotState::Dirty, dirty)
+        );
     }
     assert_eq!((Slot::EMPTY.state(), Slot::FREED.state()), (SlotState::Empty, SlotState::Freed));
     assert_eq!(X86_64::decode_absent(Slot::FREED.0), None);

@@ -72,6 +72,17 @@ impl Slot {
         }
     }
 
+    /// This slot, with `count` (below 2^40) where the frame would be: for slots that the host backs.
+    #[must_use]
+    pub fn with_count(self, count: usize) -> Slot {
+        Slot(self.0 & !X86_64::FRAME_MASK | (count as u64) << 12 & X86_64::FRAME_MASK)
+    }
+
+    /// What [`Slot::with_count`] put there.
+    pub fn count(self) -> usize {
+        ((self.0 & X86_64::FRAME_MASK) >> 12) as usize
+    }
+
     /// The frame behind it.
     pub fn frame(self) -> Pfn {
         X86_64::frame(self.0)

@@ -4,9 +4,11 @@
 //! generation it was filled. Tables are never given back; the kernel keeps those of its vmalloc area too.
 #![allow(unsafe_code)]
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use crate::machine::Machine;
 use crate::page::{Kind, PageList};
-use crate::paging::x86_64::{Slot, X86_64};
+use crate::paging::x86_64::{Slot, SlotState, X86_64};
 use crate::paging::{Format, Level, MapError, PageTable, TableMemory};
 use crate::types::{Order, Pfn, VirtAddr};
 
@@ -26,21 +28,20 @@ struct Tables<'a, M> {
 }
 
 impl<M: Machine> Tables<'_, M> {
-    fn entry(&self, table: Pfn, index: usize) -> *mut u64 {
-        debug_assert!(index < 512);
-        self.m.virt(table).cast::<u64>().wrapping_add(index)
+    fn entry(&self, table: Pfn, index: usize) -> &AtomicU64 {
+        let table = self.m.virt(table).cast::<[AtomicU64; 512]>();
+        // SAFETY: tables are frames that `Index::put_by` was given for ever; 512 entries fill one.
+        unsafe { &(*table)[index] }
     }
 }
 
 impl<M: Machine> TableMemory for Tables<'_, M> {
     fn read(&self, table: Pfn, index: usize) -> u64 {
-        // SAFETY: `table` came from `alloc`, so it is a frame of ours with 512 entries; the vmalloc lock is held.
-        unsafe { self.entry(table, index).read() }
+        self.entry(table, index).load(Relaxed)
     }
 
     fn write(&mut self, table: Pfn, index: usize, entry: u64) {
-        // SAFETY: as in `read`.
-        unsafe { self.entry(table, index).write(entry) }
+        self.entry(table, index).store(entry, Relaxed);
     }
 
     fn alloc(&mut self, _level: Level) -> Option<Pfn> {
@@ -57,6 +58,17 @@ impl<M: Machine> TableMemory for Tables<'_, M> {
 impl Index {
     pub const fn new() -> Index {
         Index { table: None, stash: PageList::new(), base: 0, slot_shift: 0 }
+    }
+
+    /// A view of the table with this root, to read a slot without the lock: sound as tables never go away, and of use for slots
+    /// that nobody changes at the time.
+    pub fn view(root: Pfn, base: usize, slot_shift: u32) -> Index {
+        Index { table: Some(PageTable::new(root)), stash: PageList::new(), base, slot_shift }
+    }
+
+    /// The root of the table, once it is there.
+    pub fn root(&self) -> Option<Pfn> {
+        self.table.map(PageTable::root)
     }
 
     /// Sets the window's first address and the slot size.
@@ -88,11 +100,6 @@ impl Index {
         }
     }
 
-    /// Whether the root is there.
-    pub fn is_open(&self) -> bool {
-        self.table.is_some()
-    }
-
     /// Pages that must be put by before all slots of the range can be set.
     pub fn lacking<M: Machine>(&mut self, m: &M, start: usize, len: usize) -> usize {
         let Some(table) = self.table else { return 1 };
@@ -115,9 +122,8 @@ impl Index {
         let (from, to, level) = (self.place(start), self.place(start + len), self.level());
         let (base, scale) = (self.base, self.slot_shift - X86_64::shift(level));
         let mut tables = Tables { m, stash: &mut self.stash };
-        let done: Result<(), MapError> = table.for_entries(&mut tables, from, to, level, make, |at, old| {
-            change(base + (at.0 << scale), Slot(old)).0
-        });
+        let done: Result<(), MapError> = table
+            .for_entries(&mut tables, from, to, level, make, |at, old| change(base + (at.0 << scale), Slot(old)).0);
         done.is_ok()
     }
 
@@ -135,5 +141,31 @@ impl Index {
         let start = address >> self.slot_shift << self.slot_shift;
         self.look(m, start, 1 << self.slot_shift, |_, slot| found = slot);
         found
+    }
+
+    /// Records in the slot at `start`, the first of an area, how many pages the area has; 0 when it is nobody's any more.
+    pub fn set_pages<M: Machine>(&mut self, m: &M, start: usize, pages: usize) {
+        self.update(m, start, 1 << self.slot_shift, false, |_, slot| {
+            if M::OWNS_FRAMES {
+                // A frame's reference stands for its being allocated.
+                m.page(slot.frame()).set_refs(pages as u32 + 1);
+                slot
+            } else {
+                slot.with_count(pages)
+            }
+        });
+    }
+
+    /// What [`Index::set_pages`] recorded for an area that begins at `start`; 0 where none does.
+    pub fn pages<M: Machine>(&mut self, m: &M, start: usize) -> usize {
+        let slot = self.get(m, start);
+        if start & ((1 << self.slot_shift) - 1) != 0 || slot.state() != SlotState::Dirty {
+            0
+        } else if M::OWNS_FRAMES {
+            let page = m.page(slot.frame());
+            if page.word() == start as u64 { page.refs().saturating_sub(1) as usize } else { 0 }
+        } else {
+            slot.count()
+        }
     }
 }

@@ -1,40 +1,625 @@
-//! (under construction)
-#![allow(unsafe_code, missing_docs, clippy::all)]
-use crate::{error::Defect, gfp::Gfp, machine::*, zone::PageAllocator};
+//! vmalloc: requests above 2 MiB get contiguous addresses over memory that need not be adjacent.
+//!
+//! * Addresses come from an augmented free tree ([`tree`]); an explicit page table ([`index`]) says what each slot holds.
+//! * `free` is lazy: the range stays mapped (*retained*) and serves a later request of its size without any system call, until it is
+//!   too old, or there is too much of it; then it is purged in batches.
+//! * A request that no retained range fits gets fresh addresses, into which old memory is *moved* where there is
+//!   some (retained ranges, free pageblocks of the buddy system): that costs 1–3 µs per 2 MiB against 250–350 µs for fresh pages.
+//! * `realloc` cuts, grows into the free addresses behind the area, or moves the memory to a larger range.
+//!
+//! Where frames are owned (bare metal, the simulator) slots are pages, and each is backed by a frame of the buddy system.
+//!
+//! Lock order: one lock, inside those of slab and mm, outside those of the zones, with which it is never held together: no
+//! call to the machine's mapping and no allocation happens under it. A range that is being worked on is *in transit*: found
+//! by nobody else, and freeing it is a double free.
+
+mod backing;
+mod index;
+mod node;
+mod realloc;
+mod source;
+mod space;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+pub use source::FrameSource;
+pub use space::Figures;
+
+use crate::error::Defect;
+use crate::gfp::Gfp;
+use crate::machine::{Machine, non_null};
+use crate::paging::Level;
+use crate::paging::x86_64::{Slot, SlotState};
+use crate::sync::{Guard, Lock};
+use crate::types::{Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
+use index::Index;
+use node::{Ref, State};
+use space::{Space, round_up};
+
+/// Areas above which new ones are placed without room to grow, so that neighbouring mappings merge: a sixteenth of the
+/// usual limit on mappings.
+const COMPACT: usize = 4096;
+/// Least and most room to grow that is left between areas.
+const ROOM: (usize, usize) = (16 << 20, 1 << 30);
+/// Freed ranges kept at most.
+const RETAINED_RANGES: usize = 512;
+/// Freed bytes kept in any case, and at most (hosted).
+const RETAINED_BYTES: (usize, usize) = (128 << 20, 1 << 30);
+/// Ranges purged between two takings of the lock.
+const BATCH: usize = 16;
+
+/// Why an area could not be freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FreeError {
+    /// The address is not an area's.
     Defect(Defect),
+    /// The lock was not to be had; nothing was done.
     Busy,
 }
-pub struct Vmalloc<M> {
-    p: core::marker::PhantomData<fn(&M)>,
+
+/// An area, as [`Vmalloc::for_each_area`] shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Area {
+    /// First byte.
+    pub start: usize,
+    /// Bytes of address space.
+    pub len: usize,
+    /// Bytes handed out; 0 for a range that is retained or in transit.
+    pub size: usize,
+    /// Whether it was freed and is kept for reuse.
+    pub retained: bool,
 }
-impl<M: Machine> Vmalloc<M> {
-    pub const fn new() -> Self {
-        Self { p: core::marker::PhantomData }
+
+/// The vmalloc layer of one instance.
+pub struct Vmalloc<M: Machine> {
+    space: Lock<Space>,
+    /// Milliseconds that a freed range is kept.
+    decay_ms: AtomicU32,
+    /// Root of the page table, for readers without the lock; [`Pfn::NONE`] before there is one.
+    root: AtomicU32,
+    /// Forks so far, in parent and child: memory from before may be shared.
+    generation: AtomicU32,
+    /// Moves refused in a row; after some, only every so many requests try again.
+    refusals: AtomicU32,
+    machine: PhantomData<fn() -> M>,
+}
+
+impl<M: Machine> Default for Vmalloc<M> {
+    fn default() -> Self {
+        Self::new()
     }
+}
+
+impl<M: Machine> Vmalloc<M> {
+    const SLOT: usize = 1 << M::SLOT_SHIFT;
+    /// Unmapped bytes behind each area. Hosted, the room to grow does that service, and 2 MiB would be much.
+    const GUARD: usize = if M::OWNS_FRAMES { Self::SLOT } else { 0 };
+    /// Where a slot's leaf stands.
+    const LEVEL: Level = if M::SLOT_SHIFT >= 21 { Level::Pmd } else { Level::Pte };
+    /// Order of a slot's frames.
+    const ORDER: Order = match Order::new((M::SLOT_SHIFT - PAGE_SHIFT) as u8) {
+        Some(order) => order,
+        None => panic!("slots are blocks of the buddy system"),
+    };
+
+    /// An instance that has no addresses yet.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Vmalloc {
+            space: Lock::new(Space::new()),
+            decay_ms: AtomicU32::new(10_000),
+            root: AtomicU32::new(Pfn::NONE.0),
+            generation: AtomicU32::new(0),
+            refusals: AtomicU32::new(0),
+            machine: PhantomData,
+        }
+    }
+
+    /// An instance that has no addresses yet.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Vmalloc {
+            space: Lock::new(Space::new()),
+            decay_ms: AtomicU32::new(10_000),
+            root: AtomicU32::new(Pfn::NONE.0),
+            generation: AtomicU32::new(0),
+            refusals: AtomicU32::new(0),
+            machine: PhantomData,
+        }
+    }
+
+    /// Nothing to do at start: the window is opened by the first request, so that small programs pay nothing.
     pub fn init(&self, _m: &M) {}
-    pub fn alloc(&self, _m: &M, _p: &PageAllocator<M>, _s: usize, _a: usize, _g: Gfp) -> Option<NonNull<u8>> {
+
+    /// Sets how long freed ranges are kept, in milliseconds.
+    pub fn set_decay_ms(&self, ms: u32) {
+        self.decay_ms.store(ms, Relaxed);
+    }
+
+    /// Whether `address` is in the window: then it is this layer's, or nobody's.
+    #[inline]
+    pub fn contains(&self, m: &M, address: *const u8) -> bool {
+        m.window().contains(&address.addr())
+    }
+
+    /// An area of `size` bytes (rounded up to pages) whose address is a multiple of `align`, a power of two. Zeroed for
+    /// [`Gfp::ZERO`], without writing where it reads zero anyway. `None`: no memory, no addresses, or the request may not
+    /// do what it takes (a system call hosted; blocking anywhere).
+    pub fn alloc<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        size: usize,
+        align: usize,
+        gfp: Gfp,
+    ) -> Option<NonNull<u8>> {
+        let size = round_up(size.max(1), PAGE_SIZE)?;
+        let len = round_up(size, Self::SLOT)?.checked_add(Self::GUARD)?;
+        let window = m.window().len();
+        if len > window || align > window {
+            return None;
+        }
+        if let Some(area) = self.reuse(m, pages, size, len, align, gfp) {
+            return non_null(area);
+        }
+        if !gfp.may_block() || !(M::OWNS_FRAMES || gfp.may_io()) {
+            return None;
+        }
+        let mut built = self.build(m, pages, size, len, align, gfp);
+        if built.is_none() && !gfp.has(Gfp::NORETRY) && self.purge(m, pages) > 0 {
+            built = self.build(m, pages, size, len, align, gfp);
+        }
+        built.and_then(non_null)
+    }
+
+    /// Serves a request from a retained range. Hosted, what is too long is cut off and stays retained.
+    fn reuse<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        size: usize,
+        len: usize,
+        align: usize,
+        gfp: Gfp,
+    ) -> Option<usize> {
+        let mut space = self.prepare(m, pages, gfp, 2)?;
+        let area = space.best_fit(len, align)?;
+        let excess = area.len.get() - len;
+        if M::OWNS_FRAMES && excess > len / 8 {
+            return None;
+        }
+        let start = area.start.get();
+        let survey = self.survey(m, &mut space, area.start.get(), len - Self::GUARD);
+        let unclean = (gfp.has(Gfp::ZERO) && survey.dirty > 0) || (survey.shared && gfp.may_io());
+        if unclean && !gfp.may_block() {
+            return None;
+        }
+        space.take(area);
+        let want = if M::OWNS_FRAMES { 0 } else { size >> PAGE_SHIFT };
+        let lacking = want.saturating_sub(area.charged.get());
+        if lacking > 0 && !pages.charge(lacking as u64) {
+            space.retain(area);
+            return None;
+        }
+        space.charge(area, lacking as isize);
+        if excess > 0
+            && !M::OWNS_FRAMES
+            && let Some(rest) = space.split(area, len, PAGE_SHIFT)
+        {
+            space.retain(rest);
+        }
+        if unclean {
+            drop(space);
+            self.blank(m, start, start + size, survey.shared && !M::OWNS_FRAMES);
+            space = self.space.lock(m);
+        }
+        self.mark(m, &mut space, start, start + size, false);
+        Self::publish(m, &mut space, area, size);
+        space.figures.reused += 1;
+        Some(start)
+    }
+
+    /// Serves a request by a fresh address range.
+    fn build<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        size: usize,
+        len: usize,
+        align: usize,
+        gfp: Gfp,
+    ) -> Option<usize> {
+        let charge = if M::OWNS_FRAMES { 0 } else { size >> PAGE_SHIFT };
+        if charge > 0 && !pages.charge(charge as u64) {
+            return None;
+        }
+        let built = self.open(m, pages, len, align, gfp).and_then(|area| {
+            let start = area.start.get();
+            let mut donated = 0;
+            if M::OWNS_FRAMES {
+                if !self.fill(m, pages, start, start, len - Self::GUARD, gfp) {
+                    self.close(m, area);
+                    return None;
+                }
+            } else if !gfp.has(Gfp::ZERO) {
+                donated = self.donate(m, pages, start, len);
+            }
+            let mut space = self.space.lock(m);
+            self.mark(m, &mut space, start, start + size, false);
+            space.charge(area, charge as isize);
+            Self::publish(m, &mut space, area, size);
+            space.figures.placed += 1;
+            space.figures.donated += donated as u64;
+            Some(start)
+        });
+        if built.is_none() && charge > 0 {
+            pages.uncharge(charge as u64);
+        }
+        built
+    }
+
+    /// A new area in transit: `len` bytes of address space (guard included), tables made, usable and reading zero where the
+    /// host backs it, not yet backed where frames are owned.
+    fn open<P: FrameSource<M>>(&self, m: &M, pages: &P, len: usize, align: usize, gfp: Gfp) -> Option<Ref> {
+        let area = {
+            let mut space = self.prepare(m, pages, gfp, 2)?;
+            let room = Self::room(&space, len);
+            let start = space.find(len, align, room)?;
+            space.carve(start, len)?
+        };
+        let start = area.start.get();
+        // Mapped before the tables are made: an absurd length fails here, and cheaply.
+        let mapped = M::OWNS_FRAMES || m.map_fresh(start, len);
+        if mapped && self.tables(m, pages, gfp, start, len - Self::GUARD) {
+            return Some(area);
+        }
+        if mapped && !M::OWNS_FRAMES {
+            m.unmap(start, len);
+        }
+        self.close(m, area);
         None
     }
-    pub fn free(&self, _m: &M, _p: &PageAllocator<M>, _a: *mut u8, _b: bool) -> Result<(), FreeError> {
+
+    /// Gives the addresses of an unmapped area in transit back.
+    fn close(&self, m: &M, area: Ref) {
+        self.space.lock(m).release(area);
+    }
+
+    /// Room to grow around an area of `len` bytes: as much again, where addresses abound.
+    fn room(space: &Space, len: usize) -> usize {
+        if M::OWNS_FRAMES || space.areas.len() > COMPACT || len > ROOM.1 {
+            return 0;
+        }
+        let room = len.max(ROOM.0);
+        if room > space.window() / 64 { 0 } else { room }
+    }
+
+    /// Frees the area that begins at `address`: it is retained. With `may_block` it also purges what is too much.
+    ///
+    /// # Errors
+    /// [`FreeError::Defect`]: a double free, an address inside an area, or one that was never an area's.
+    /// [`FreeError::Busy`]: not `may_block`, and the lock is taken.
+    pub fn free<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        address: *mut u8,
+        may_block: bool,
+    ) -> Result<(), FreeError> {
+        let now = m.now_ms();
+        let mut space = self.space.acquire(m, may_block).ok_or(FreeError::Busy)?;
+        let area = Self::find(m, &mut space, address.addr()).map_err(FreeError::Defect)?;
+        Self::withdraw(m, &mut space, area);
+        area.stamp.set(now);
+        space.retain(area);
+        let bound = Self::bound(m, &space);
+        let too_much = space.figures.retained_bytes > bound || space.figures.retained > RETAINED_RANGES;
+        drop(space);
+        if too_much && may_block {
+            self.purge_while(m, pages, |figures, _| {
+                figures.retained_bytes > bound || figures.retained > RETAINED_RANGES
+            });
+        }
         Ok(())
     }
-    pub fn usable_size(&self, _m: &M, _a: *mut u8, _b: bool) -> Result<usize, Defect> {
-        Ok(0)
+
+    /// Bytes of freed ranges that may be kept. Hosted: as much as was in use at a time of late, within limits, so that a
+    /// program that frees and allocates the same big arrays over and over never waits for pages. Owned frames are
+    /// scarcer.
+    fn bound(m: &M, space: &Space) -> usize {
+        let window = space.window();
+        if M::OWNS_FRAMES {
+            return (window / 8).min(32 << 20);
+        }
+        let budget = usize::try_from(m.budget() / 4).unwrap_or(usize::MAX).saturating_mul(PAGE_SIZE);
+        space.figures.peak_bytes.clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(window / 2).min(budget)
     }
-    pub fn realloc(&self, _m: &M, _p: &PageAllocator<M>, _a: *mut u8, _s: usize, _g: Gfp) -> Option<NonNull<u8>> {
-        None
+
+    /// The busy area that begins at `address`, or what is wrong with the address.
+    fn find(m: &M, space: &mut Space, address: usize) -> Result<Ref, Defect> {
+        match space.area_of(address) {
+            Some(area) => match area.state.get() {
+                State::Busy if area.start.get() == address => Ok(area),
+                State::Busy => Err(Defect::Interior),
+                _ => Err(Defect::DoubleFree),
+            },
+            None if !m.window().contains(&address) || space.window() == 0 => Err(Defect::Foreign),
+            None => {
+                let aligned = address & (Self::SLOT - 1) == 0;
+                let freed = aligned && space.index.get(m, address).state() == SlotState::Freed;
+                Err(if freed { Defect::DoubleFree } else { Defect::Foreign })
+            }
+        }
     }
-    pub fn purge(&self, _m: &M, _p: &PageAllocator<M>) -> u64 {
-        0
+
+    /// Usable bytes of the area at `address`: whole pages, truthfully. For a live area this takes no lock, so that it is
+    /// answered everywhere.
+    ///
+    /// # Errors
+    /// The defect that [`Vmalloc::free`] would report ([`Defect::Foreign`] where the lock is not to be had).
+    pub fn usable_size(&self, m: &M, address: *mut u8, may_block: bool) -> Result<usize, Defect> {
+        let address = address.addr();
+        // Acquire, pairs with the Release in `adopt`: the root page is zeroed or filled.
+        let root = Pfn(self.root.load(Acquire));
+        let window = m.window();
+        if root.is_some() && window.contains(&address) {
+            let base = window.start.next_multiple_of(Self::SLOT);
+            let pages = Index::view(root, base, M::SLOT_SHIFT).pages(m, address);
+            if pages > 0 {
+                return Ok(pages << PAGE_SHIFT);
+            }
+        }
+        let mut space = self.space.acquire(m, may_block).ok_or(Defect::Foreign)?;
+        Self::find(m, &mut space, address).map(|area| area.size.get())
     }
-    pub fn age(&self, _m: &M, _p: &PageAllocator<M>, _n: u64) -> u64 {
-        0
+
+    /// Gives all retained ranges back to the system. Returns pages.
+    pub fn purge<P: FrameSource<M>>(&self, m: &M, pages: &P) -> u64 {
+        self.purge_while(m, pages, |_, _| true)
     }
-    pub fn contains(&self, _m: &M, _a: *const u8) -> bool {
-        false
+
+    /// Gives the ranges that were freed too long before `now_ms` back. Returns pages. To be called now and then.
+    pub fn age<P: FrameSource<M>>(&self, m: &M, pages: &P, now_ms: u64) -> u64 {
+        let decay = u64::from(self.decay_ms.load(Relaxed));
+        let Some(before) = now_ms.checked_sub(decay) else { return 0 };
+        let freed = self.purge_while(m, pages, |_, stamp| stamp <= before);
+        if freed > 0 {
+            // What was the peak a while ago need not be any more.
+            let mut space = self.space.lock(m);
+            let figures = &mut space.figures;
+            figures.peak_bytes = figures.busy_bytes.max(figures.peak_bytes - figures.peak_bytes / 4);
+        }
+        freed
     }
-    pub fn lock_all(&self, _m: &M, _may_block: bool) {}
-    pub unsafe fn unlock_all(&self, _m: &M) {}
+
+    /// Purges retained ranges, oldest first, while `more` of the figures and the next one's stamp.
+    fn purge_while<P: FrameSource<M>>(&self, m: &M, pages: &P, more: impl Fn(&Figures, u64) -> bool) -> u64 {
+        let mut purged = 0;
+        loop {
+            let mut batch: [Option<Ref>; BATCH] = [None; BATCH];
+            let mut space = self.space.lock(m);
+            for place in &mut batch {
+                let Some(oldest) = space.oldest().filter(|area| more(&space.figures, area.stamp.get())) else { break };
+                space.take(oldest);
+                *place = Some(oldest);
+            }
+            drop(space);
+            for area in batch.iter().flatten() {
+                purged += self.vacate(m, pages, area, area.len.get() - Self::GUARD);
+            }
+            if batch[BATCH - 1].is_none() {
+                break;
+            }
+        }
+        if purged > 0 {
+            self.space.lock(m).figures.purged += purged;
+        }
+        purged
+    }
+
+    /// The sums and counts.
+    pub fn stats(&self, m: &M) -> Figures {
+        self.space.lock(m).figures
+    }
+
+    /// Shows every area by address. `each` runs under the lock: it must not call back here.
+    pub fn for_each_area(&self, m: &M, mut each: impl FnMut(Area)) {
+        let space = self.space.lock(m);
+        let mut next = space.areas.first();
+        while let Some(area) = next {
+            let busy = area.state.get() == State::Busy;
+            each(Area {
+                start: area.start.get(),
+                len: area.len.get(),
+                size: if busy { area.size.get() } else { 0 },
+                retained: area.state.get() == State::Retained,
+            });
+            next = space.areas.next(area);
+        }
+    }
+
+    /// Takes the lock before a `fork`; see [`Lock::lock_for_fork`].
+    pub fn lock_all(&self, m: &M, may_block: bool) {
+        self.space.lock_for_fork(m, may_block);
+    }
+
+    /// Gives it back after the fork, in parent and child, and takes note that what is mapped now may be shared.
+    ///
+    /// # Safety
+    /// As for [`Lock::unlock_after_fork`].
+    #[allow(unsafe_code)]
+    pub unsafe fn unlock_all(&self, m: &M) {
+        self.generation.fetch_add(1, Relaxed);
+        // SAFETY: as required of the caller.
+        unsafe { self.space.unlock_after_fork(m) }
+    }
+
+    /// Checks everything that must hold, slots and frames included.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn verify(&self, m: &M) -> Result<Figures, &'static str> {
+        let mut guard = self.space.lock(m);
+        let space: &mut Space = &mut guard;
+        // The walk over the nodes borrows the space, the slots need the index: first the one, then the other.
+        space.verify(|_| Ok(()))?;
+        let mut wrong = None;
+        for holes in [true, false] {
+            let mut next = if holes { space.holes.first() } else { space.areas.first() };
+            while let Some(node) = next {
+                let (start, state) = (node.start.get(), node.state.get());
+                let mapped = node.len.get() - if holes { 0 } else { Self::GUARD };
+                let mut present = 0;
+                if state != State::Transit {
+                    space.index.look(m, start, node.len.get(), |at, slot| {
+                        let usable = !matches!(slot.state(), SlotState::Empty | SlotState::Freed);
+                        if holes || at >= start + mapped {
+                            if usable {
+                                wrong = Some("vmalloc: a usable slot outside the areas");
+                            }
+                            return;
+                        }
+                        present += usize::from(usable);
+                        if state == State::Busy && at < start + node.size.get() && slot.state() != SlotState::Dirty {
+                            wrong = Some("vmalloc: a slot was handed out and is not marked so");
+                        }
+                        if M::OWNS_FRAMES && usable && !backing::is_ours(m.page(slot.frame()), start) {
+                            wrong = Some("vmalloc: a frame does not know its area");
+                        }
+                    });
+                    if !holes && present != mapped / Self::SLOT {
+                        wrong = Some("vmalloc: an area has unusable slots");
+                    }
+                }
+                next = if holes { space.holes.next(node) } else { space.areas.next(node) };
+            }
+        }
+        match wrong {
+            Some(what) => Err(what),
+            None => Ok(space.figures),
+        }
+    }
+
+    /// The lock, with the window open and at least `nodes` nodes in the pool. Memory for them is taken outside the lock.
+    fn prepare<'a, P: FrameSource<M>>(
+        &'a self,
+        m: &'a M,
+        pages: &P,
+        gfp: Gfp,
+        nodes: usize,
+    ) -> Option<Guard<'a, Space, M>> {
+        let window = m.window();
+        if window.len() < Self::SLOT {
+            return None;
+        }
+        loop {
+            let mut space = self.space.acquire(m, gfp.may_block())?;
+            space.open(window.start, window.end, M::SLOT_SHIFT, Self::GUARD);
+            let table = space.index.root().is_some();
+            if table && space.window() > 0 && space.pool.len() >= nodes {
+                return Some(space);
+            }
+            drop(space);
+            if !gfp.may_block() {
+                return None;
+            }
+            let page = Self::own_page(m, pages, gfp)?;
+            let mut space = self.space.lock(m);
+            self.adopt(m, &mut space, page, table);
+        }
+    }
+
+    /// Makes the tables for the slots of a range. False where there is no memory for them.
+    fn tables<P: FrameSource<M>>(&self, m: &M, pages: &P, gfp: Gfp, start: usize, len: usize) -> bool {
+        loop {
+            let mut space = self.space.lock(m);
+            let lacking = space.index.lacking(m, start, len);
+            if lacking == 0 && space.index.update(m, start, len, true, |_, slot| slot) {
+                return true;
+            }
+            drop(space);
+            for _ in 0..lacking.max(1) {
+                let Some(page) = Self::own_page(m, pages, gfp) else { return false };
+                let mut space = self.space.lock(m);
+                self.adopt(m, &mut space, page, false);
+            }
+        }
+    }
+
+    /// A page for nodes or tables, zeroed.
+    fn own_page<P: FrameSource<M>>(m: &M, pages: &P, gfp: Gfp) -> Option<Pfn> {
+        let allowed = gfp.0 & (Gfp::RECLAIM.0 | Gfp::IO.0 | Gfp::FS.0 | Gfp::NORETRY.0 | Gfp::HIGH.0);
+        pages.alloc_pages(m, Gfp(allowed | Gfp::ZERO.0), Order::ZERO, None)
+    }
+
+    /// Uses a page for nodes, or for tables.
+    #[allow(unsafe_code)]
+    fn adopt(&self, m: &M, space: &mut Space, page: Pfn, for_nodes: bool) {
+        space.figures.own_pages += 1;
+        if for_nodes {
+            if let Some(at) = NonNull::new(m.virt(page)) {
+                // SAFETY: the page was just allocated and is given to the pool for ever.
+                unsafe { space.pool.add(at) }
+            }
+        } else {
+            // SAFETY: the page was just allocated, zeroed, and is given to the index for ever.
+            unsafe { space.index.put_by(m, page) }
+            if let Some(root) = space.index.root() {
+                // Release, pairs with the Acquire in `usable_size`.
+                self.root.store(root.0, Release);
+            }
+        }
+    }
+
+    /// Hands `area` out with `size` bytes.
+    fn publish(m: &M, space: &mut Space, area: Ref, size: usize) {
+        space.hand_out(area, size);
+        space.index.set_pages(m, area.start.get(), size >> PAGE_SHIFT);
+    }
+
+    /// Takes a busy `area` back: it is in transit.
+    fn withdraw(m: &M, space: &mut Space, area: Ref) {
+        space.index.set_pages(m, area.start.get(), 0);
+        space.take(area);
+    }
+
+    /// Counts the slots of a range by what they hold.
+    fn survey(&self, m: &M, space: &mut Space, start: usize, len: usize) -> Survey {
+        let generation = self.generation.load(Relaxed);
+        let mut survey = Survey { dirty: 0, shared: false };
+        space.index.look(m, start, len, |_, slot| {
+            if slot.state() == SlotState::Dirty {
+                survey.dirty += 1;
+                survey.shared |= !M::OWNS_FRAMES && !slot.of_generation(generation);
+            }
+        });
+        survey
+    }
+
+    /// Marks the slots of `[from, to)` as handed out; `old` where their memory may be from before a fork.
+    fn mark(&self, m: &M, space: &mut Space, from: usize, to: usize, old: bool) {
+        let generation = self.generation.load(Relaxed).wrapping_sub(u32::from(old));
+        let first = from & !(Self::SLOT - 1);
+        space.index.update(m, first, to - first, false, |at, slot| match slot.state() {
+            SlotState::Dirty => slot,
+            SlotState::Zero => slot.dirtied(generation, at + Self::SLOT <= to),
+            _ => Slot::zero(Self::LEVEL, Pfn(0)).dirtied(generation, at + Self::SLOT <= to),
+        });
+    }
+}
+
+/// What [`Vmalloc::survey`] found.
+struct Survey {
+    /// Slots with old contents.
+    dirty: usize,
+    /// Some of them are from before a fork, so that writing to them may copy pages.
+    shared: bool,
 }

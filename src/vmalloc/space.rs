@@ -36,6 +36,8 @@ pub struct Figures {
     pub copied: u64,
     /// Pages given back.
     pub purged: u64,
+    /// Pages the layer keeps for its nodes and tables.
+    pub own_pages: usize,
 }
 
 /// The window.
@@ -89,6 +91,7 @@ impl Space {
                 moved: 0,
                 copied: 0,
                 purged: 0,
+                own_pages: 0,
             },
         }
     }
@@ -112,11 +115,6 @@ impl Space {
     /// Bytes of the window.
     pub fn window(&self) -> usize {
         self.end - self.start
-    }
-
-    /// Bytes of a slot.
-    pub fn slot(&self) -> usize {
-        self.slot
     }
 
     /// Bytes of `area` that are mapped: all but the guard.

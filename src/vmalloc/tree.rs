@@ -282,7 +282,8 @@ impl<const BY: usize> Tree<BY> {
             if links.largest.get() != node.len.get().max(Self::largest(left)).max(Self::largest(right)) {
                 return Err("vmalloc tree: wrong largest length");
             }
-            let mine = |child: Option<Ref>| child.is_none_or(|c| Self::links(c).parent.get().is_some_and(|p| p.is(node)));
+            let mine =
+                |child: Option<Ref>| child.is_none_or(|c| Self::links(c).parent.get().is_some_and(|p| p.is(node)));
             if !mine(left) || !mine(right) {
                 return Err("vmalloc tree: a child names another parent");
             }

@@ -1,0 +1,273 @@
+//! What stands behind the slots of an area: owned frames, or memory the host lends, moved here or fresh.
+#![allow(unsafe_code)]
+
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::node::Ref;
+use super::{FrameSource, Vmalloc};
+use crate::gfp::Gfp;
+use crate::machine::Machine;
+use crate::page::{Kind, Page, flag};
+use crate::paging::x86_64::{Slot, SlotState};
+use crate::types::{Order, PAGE_SHIFT, Pfn};
+
+/// Slots handled between two takings of the lock.
+const BATCH: usize = 32;
+/// Pageblocks of the buddy system that one request may empty: beyond that, most requests are sparse.
+const FROM_BUDDY: usize = 64;
+/// Refused moves in a row after which only one request in [`RETRY_EVERY`] tries.
+const REFUSALS: u32 = 4;
+const RETRY_EVERY: u32 = 256;
+/// Adjacent dirty slots from which on cleaning by the system is cheaper than writing zeroes. Cleaning means new page faults,
+/// which zero the pages as well, but only those that are touched; writing means that all of them are, and that the
+/// huge page stays.
+const CLEAN_SLOTS: usize = 8;
+
+/// Whether the frame says it is under the area at `start`.
+pub fn is_ours(page: &Page, start: usize) -> bool {
+    page.kind() == Kind::Vmalloc && page.word() == start as u64
+}
+
+/// Writes zeroes.
+fn zero(start: usize, len: usize) {
+    // SAFETY: callers pass a part of a mapped area in transit, which nobody else uses.
+    unsafe { with_exposed_provenance_mut::<u8>(start).write_bytes(0, len) }
+}
+
+/// Copies `len` bytes between two mapped areas in transit.
+pub fn copy(from: usize, to: usize, len: usize) {
+    // SAFETY: callers pass parts of two different mapped areas in transit, which nobody else uses.
+    unsafe {
+        with_exposed_provenance_mut::<u8>(to).copy_from_nonoverlapping(with_exposed_provenance::<u8>(from), len);
+    }
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// Backs `[at, at + len)` of the area that begins at `area` by frames of the buddy system (only where frames are
+    /// owned; tables exist). False: nothing is backed that was not before.
+    pub(super) fn fill<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        area: usize,
+        at: usize,
+        len: usize,
+        gfp: Gfp,
+    ) -> bool {
+        // vmalloc is where memory without a permanent address is good enough; it is zeroed through the area.
+        let mut want = gfp.without(Gfp::ZERO);
+        if want.0 & (Gfp::DMA.0 | Gfp::DMA32.0) == 0 {
+            want = want.with(Gfp::HIGHMEM);
+        }
+        let mut done = 0;
+        while done < len {
+            let mut frames = [Pfn::NONE; BATCH];
+            let mut count = 0;
+            while count < BATCH && done + count * Self::SLOT < len {
+                let Some(frame) = pages.alloc_pages(m, want, Self::ORDER, None) else { break };
+                let slot = at + done + count * Self::SLOT;
+                if !m.map_frame(slot, frame) {
+                    pages.free_pages(m, frame, Self::ORDER, true);
+                    break;
+                }
+                let page = m.page(frame);
+                if gfp.has(Gfp::ZERO) && !page.has(flag::ZERO) {
+                    zero(slot, Self::SLOT);
+                }
+                page.set_kind(Kind::Vmalloc, Self::ORDER);
+                page.set_word(area as u64);
+                frames[count] = frame;
+                count += 1;
+            }
+            let first = at + done;
+            if count > 0 {
+                let mut space = self.space.lock(m);
+                space.index.update(m, first, count * Self::SLOT, false, |slot, _| {
+                    Slot::zero(Self::LEVEL, frames[(slot - first) / Self::SLOT]).dirtied(0, false)
+                });
+            }
+            done += count * Self::SLOT;
+            if count < BATCH && done < len {
+                self.drop_slots(m, pages, at, done);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Unmaps `[at, at + len)`, marks its slots empty and gives owned frames back.
+    pub(super) fn drop_slots<P: FrameSource<M>>(&self, m: &M, pages: &P, at: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
+        m.unmap(at, len);
+        self.forget(m, at, len, |frame| {
+            let page = m.page(frame);
+            page.set_kind(Kind::Allocated, Self::ORDER);
+            page.set_refs(1);
+            pages.free_pages(m, frame, Self::ORDER, true);
+        });
+    }
+
+    /// Marks the slots of `[at, at + len)` empty and hands the owned frames behind them to `each`, outside the lock.
+    pub(super) fn forget(&self, m: &M, at: usize, len: usize, mut each: impl FnMut(Pfn)) {
+        if !M::OWNS_FRAMES {
+            self.space.lock(m).index.update(m, at, len, false, |_, _| Slot::EMPTY);
+            return;
+        }
+        let mut done = 0;
+        while done < len {
+            let mut frames = [Pfn::NONE; BATCH];
+            let mut count = 0;
+            let part = (len - done).min(BATCH * Self::SLOT);
+            self.space.lock(m).index.update(m, at + done, part, false, |_, slot| {
+                if slot.state() == SlotState::Dirty {
+                    frames[count] = slot.frame();
+                    count += 1;
+                }
+                Slot::EMPTY
+            });
+            frames[..count].iter().for_each(|frame| each(*frame));
+            done += part;
+        }
+    }
+
+    /// Takes `area`, in transit with `mapped` bytes mapped, out of the window: its memory goes back, its addresses become
+    /// free, its first slot remembers that an area was freed here. Returns the pages it may have held.
+    pub(super) fn vacate<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, mapped: usize) -> u64 {
+        let start = area.start.get();
+        self.drop_slots(m, pages, start, mapped);
+        let charged = area.charged.get();
+        let mut space = self.space.lock(m);
+        space.index.update(m, start, Self::SLOT, false, |_, _| Slot::FREED);
+        space.charge(area, -(charged as isize));
+        space.release(area);
+        drop(space);
+        if M::OWNS_FRAMES {
+            return (mapped >> PAGE_SHIFT) as u64;
+        }
+        if charged > 0 {
+            pages.uncharge(charged as u64);
+        }
+        charged as u64
+    }
+
+    /// Makes `[from, to)`, in an area in transit, read zero. Whole slots are cleaned by the system where that is
+    /// cheaper than writing, and in any case with `prefer_clean`.
+    pub(super) fn blank(&self, m: &M, from: usize, to: usize, prefer_clean: bool) {
+        let mut at = from;
+        while at < to {
+            // The next run of slots that are all dirty, or all zero.
+            let first = at & !(Self::SLOT - 1);
+            let (mut dirty, mut end) = (false, first);
+            let most = ((to - first).div_ceil(Self::SLOT)).min(512) * Self::SLOT;
+            self.space.lock(m).index.look(m, first, most, |slot, entry| {
+                let is_dirty = entry.state() == SlotState::Dirty;
+                if slot == first {
+                    dirty = is_dirty;
+                }
+                if slot == end && is_dirty == dirty {
+                    end = slot + Self::SLOT;
+                }
+            });
+            let stop = end.max(first + Self::SLOT).min(to);
+            if dirty {
+                let whole = at == first && stop == end;
+                let long = (end - first) / Self::SLOT >= CLEAN_SLOTS;
+                let cleaned = !M::OWNS_FRAMES && whole && (prefer_clean || long) && m.clean(first, end - first);
+                if cleaned {
+                    self.space
+                        .lock(m)
+                        .index
+                        .update(m, first, end - first, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
+                } else {
+                    zero(at, stop - at);
+                }
+            }
+            at = stop;
+        }
+    }
+
+    /// Moves old memory into the fresh range `[start, start + len)`, from its beginning: retained ranges, oldest first (they
+    /// would go back to the system next), then free pageblocks of the buddy system. Returns the slots filled.
+    pub(super) fn donate<P: FrameSource<M>>(&self, m: &M, pages: &P, start: usize, len: usize) -> usize {
+        let refusals = self.refusals.load(Relaxed);
+        if refusals >= REFUSALS {
+            // Not for good: it may have been a fork, or a limit.
+            self.refusals.store(refusals + 1, Relaxed);
+            if !refusals.is_multiple_of(RETRY_EVERY) {
+                return 0;
+            }
+        }
+        let mut at = start;
+        let end = start + len;
+        while at < end {
+            let Some(moved) = self.donate_retained(m, pages, at, end - at) else { break };
+            if moved == 0 {
+                return (at - start) / Self::SLOT;
+            }
+            at += moved;
+        }
+        let buddy_end = end.min(at + FROM_BUDDY * Self::SLOT);
+        while at < buddy_end {
+            let Some(block) = pages.take_backed(m) else { break };
+            if !m.map_frame(at, block) {
+                pages.free_pages(m, block, Order::PAGEBLOCK, true);
+                self.refusals.fetch_add(1, Relaxed);
+                break;
+            }
+            pages.free_clean(m, block, Order::PAGEBLOCK, true);
+            self.refusals.store(0, Relaxed);
+            at += Self::SLOT;
+        }
+        (at - start) / Self::SLOT
+    }
+
+    /// Moves up to `len` bytes of the oldest suitable retained range to `at`. `None` where there is no such range; else the bytes
+    /// moved, 0 where the machine refused.
+    fn donate_retained<P: FrameSource<M>>(&self, m: &M, pages: &P, at: usize, len: usize) -> Option<usize> {
+        let source = {
+            let mut space = self.space.lock(m);
+            let mut candidate = space.oldest();
+            // A few tries only; ranges from before a fork may be shared, and are refused.
+            let mut chosen = None;
+            for _ in 0..8 {
+                let Some(area) = candidate else { break };
+                let survey = self.survey(m, &mut space, area.start.get(), area.len.get());
+                if survey.dirty > 0 && !survey.shared {
+                    chosen = Some(area);
+                    break;
+                }
+                candidate = area.newer.get();
+            }
+            let source = chosen?;
+            space.take(source);
+            // What is not needed stays. Without a node for the rest all of it is given up.
+            if source.len.get() > len
+                && let Some(rest) = space.split(source, len, PAGE_SHIFT)
+            {
+                space.retain(rest);
+            }
+            source
+        };
+        let from = source.start.get();
+        let part = source.len.get().min(len);
+        let moved = match m.move_mapping(from, at, part) {
+            Ok(()) => part,
+            Err(prefix) => prefix & !(Self::SLOT - 1),
+        };
+        if moved > 0 {
+            self.refusals.store(0, Relaxed);
+        } else {
+            self.refusals.fetch_add(1, Relaxed);
+        }
+        if moved == 0 {
+            let mut space = self.space.lock(m);
+            space.retain(source);
+        } else {
+            self.vacate(m, pages, source, source.len.get());
+        }
+        Some(moved)
+    }
+}

@@ -1,0 +1,207 @@
+//! Every fallible call fails in turn; and particular ways through the layer.
+
+use std::vec;
+use std::vec::Vec;
+
+use super::model::{Op, step};
+use super::{Live, Rng, World, check, fill, is_zero};
+use crate::gfp::Gfp;
+use crate::machine::Machine;
+use crate::machine::sim::{Bare, Call, Flavour, Hosted};
+use crate::types::PAGE_SIZE;
+
+/// A short story with every kind of step, in which the `k`-th call fails (or all from then on). Nothing is lost or leaked.
+fn story<F: Flavour>(k: u64, all_after: bool, ops: &[Op]) -> bool {
+    let w = World::<F>::new(2048, if F::OWNS_FRAMES { 300 } else { 48 }, u64::MAX);
+    let mut live = Vec::new();
+    if all_after {
+        w.m.fail_from(k);
+    } else {
+        w.m.fail_at(k);
+    }
+    for (i, op) in ops.iter().enumerate() {
+        step(&w, &mut live, *op, i as u64 + 1, 8);
+        w.v.verify(&w.m).unwrap_or_else(|wrong| panic!("{wrong} with call {k} failing, after step {i}: {op:?}"));
+        for area in &live {
+            check(area, area.size);
+        }
+    }
+    let failed = w.m.failed_calls() > 0;
+    w.m.fail_at(0);
+    w.end(live);
+    failed
+}
+
+fn every_call<F: Flavour>(most: usize, steps: usize, seed: u64) {
+    let mut rng = Rng(seed);
+    let mut ops: Vec<Op> = (0..steps).map(|_| Op::random(&mut rng, most)).collect();
+    let slot = World::<F>::slot() / PAGE_SIZE;
+    // Sure to be there: old memory donated, an area grown in place, one that must move, one that is cut.
+    ops.extend([
+        Op::Alloc { pages: 3 * slot, align: 0, zero: false },
+        Op::Free { which: 0 },
+        Op::Alloc { pages: 7 * slot, align: 0, zero: false },
+        Op::Realloc { which: 0, pages: 9 * slot, zero: true },
+        Op::Alloc { pages: 2 * slot, align: 0, zero: true },
+        Op::Realloc { which: 0, pages: 14 * slot, zero: false },
+        Op::Realloc { which: 1, pages: slot, zero: false },
+    ]);
+    for all_after in [false, true] {
+        let mut k = 1;
+        while story::<F>(k, all_after, &ops) {
+            // All of the beginning, then a sample.
+            k += if k < 60 { 1 } else { k / 16 };
+        }
+        assert!(k > 10, "the story makes too few calls");
+    }
+}
+
+#[test]
+fn any_call_may_fail_with_owned_frames() {
+    every_call::<Bare>(24, 24, 0x4242);
+}
+
+#[test]
+fn any_call_may_fail_hosted() {
+    every_call::<Hosted>(2500, 12, 0x4243);
+}
+
+#[test]
+fn a_freed_range_is_reused_without_a_call() {
+    let w = World::<Hosted>::new(1024, 64, u64::MAX);
+    let size = 6 << 20;
+    let first = w.alloc(size, 1, Gfp::KERNEL).unwrap();
+    w.free(first).unwrap();
+    w.m.forbid_calls(|| {
+        let p = w.v.alloc(&w.m, &w.pages, size, 1, Gfp::ATOMIC).unwrap().as_ptr();
+        assert_eq!(p.addr(), first);
+        w.v.free(&w.m, &w.pages, p, false).unwrap();
+    });
+    assert_eq!(w.m.calls(Call::MapFresh), 1);
+    w.end(vec![]);
+}
+
+#[test]
+fn old_memory_moves_into_a_larger_area() {
+    let w = World::<Hosted>::new(1024, 64, u64::MAX);
+    let small = Live { at: w.alloc(4 << 20, 1, Gfp::KERNEL).unwrap(), size: 4 << 20, seed: 1 };
+    fill(&small);
+    w.free(small.at).unwrap();
+    let backed = w.m.backed_at(small.at, small.size);
+    let big = w.alloc(10 << 20, 1, Gfp::KERNEL).unwrap();
+    assert_ne!(big, small.at);
+    assert!(w.v.stats(&w.m).donated >= 2);
+    assert!(w.m.backed_at(big, 10 << 20) >= backed, "the old memory is there");
+    w.end(vec![Live { at: big, size: 0, seed: 0 }]);
+}
+
+#[test]
+fn fresh_zeroed_memory_is_not_written() {
+    let w = World::<Hosted>::new(1024, 64, u64::MAX);
+    let at = w.alloc(8 << 20, 1, Gfp::KERNEL | Gfp::ZERO).unwrap();
+    assert_eq!(w.m.backed_at(at, 8 << 20), 0);
+    assert!(is_zero(at, 0, 8 << 20));
+    w.end(vec![Live { at, size: 0, seed: 0 }]);
+}
+
+/// Growing by 4 KiB steps takes few calls, and none of the contents are copied; the usable size stays exact.
+#[test]
+fn growing_by_pages_is_cheap() {
+    let w = World::<Hosted>::new(1024, 512, u64::MAX);
+    let mut area = Live { at: w.alloc(2 << 20, 1, Gfp::KERNEL).unwrap(), size: 2 << 20, seed: 7 };
+    fill(&area);
+    // A neighbour stands in the way sooner or later.
+    let other = w.alloc(2 << 20, 1, Gfp::KERNEL).unwrap();
+    let marker = area;
+    while area.size < 256 << 20 {
+        area.size += PAGE_SIZE;
+        area.at = w.realloc(area.at, area.size, Gfp::KERNEL).unwrap();
+    }
+    assert_eq!(w.size(area.at), area.size);
+    check(&Live { at: area.at, ..marker }, marker.size);
+    let calls = w.m.calls(Call::MapFresh) + w.m.calls(Call::MoveMapping);
+    assert!(calls < 60, "{calls} calls for 65024 steps");
+    assert_eq!(w.v.stats(&w.m).copied, 0);
+    w.v.verify(&w.m).unwrap();
+    w.end(vec![Live { at: area.at, size: 0, seed: 0 }, Live { at: other, size: 0, seed: 0 }]);
+}
+
+/// After a refused move the contents are complete all the same.
+#[test]
+fn refused_moves_are_copied() {
+    for partial in [false, true] {
+        let w = World::<Hosted>::new(1024, 64, u64::MAX);
+        w.m.set_partial_moves(partial);
+        let area = Live { at: w.alloc(8 << 20, 1, Gfp::KERNEL).unwrap(), size: 8 << 20, seed: 3 };
+        let wall = w.alloc(2 << 20, 1, Gfp::KERNEL).unwrap();
+        assert_eq!(wall, area.at + area.size, "the window is too small for room");
+        fill(&area);
+        // Fails the move, which is the call after that for the fresh range.
+        w.m.fail_at(2);
+        let at = w.realloc(area.at, 12 << 20, Gfp::KERNEL).unwrap();
+        assert_eq!(w.m.failed_calls(), 1);
+        check(&Live { at, ..area }, area.size);
+        assert!(w.v.stats(&w.m).copied > 0);
+        w.verify();
+        w.end(vec![Live { at, size: 0, seed: 0 }, Live { at: wall, size: 0, seed: 0 }]);
+    }
+}
+
+/// Lazy, bounded, aged.
+#[test]
+fn retained_ranges_age() {
+    let w = World::<Hosted>::new(1024, 512, u64::MAX);
+    let a = w.alloc(4 << 20, 1, Gfp::KERNEL).unwrap();
+    let b = w.alloc(6 << 20, 1, Gfp::KERNEL).unwrap();
+    w.m.set_now(100);
+    w.free(a).unwrap();
+    w.m.set_now(5_000);
+    w.free(b).unwrap();
+    assert_eq!(w.v.age(&w.m, &w.pages, 10_000), 0);
+    assert_eq!(w.v.age(&w.m, &w.pages, 10_100), 1024);
+    assert_eq!(w.v.stats(&w.m).retained_bytes, 6 << 20);
+    assert_eq!(w.v.age(&w.m, &w.pages, 15_000), 1536);
+    assert_eq!(w.m.slots_used(), 0);
+    // Bound: much more than the peak is not kept.
+    let areas: Vec<usize> = (0..40).map(|_| w.alloc(8 << 20, 1, Gfp::KERNEL).unwrap()).collect();
+    let peak = w.v.stats(&w.m).peak_bytes;
+    for at in areas {
+        w.free(at).unwrap();
+        assert!(w.v.stats(&w.m).retained_bytes <= peak);
+    }
+    let _ = w.m.now_ms();
+    w.end(vec![]);
+}
+
+/// H1: frames behind an area need not be adjacent; H2: it is used again only after its purge, or as what it is.
+#[test]
+fn frames_behind_an_area_are_scattered() {
+    let w = World::<Bare>::new(64, 128, u64::MAX);
+    // Every second frame is free.
+    let held: Vec<_> =
+        (0..64).filter_map(|_| w.pages.alloc_pages(&w.m, Gfp::KERNEL, crate::types::Order::ZERO, None)).collect();
+    for pfn in held.iter().step_by(2) {
+        w.pages.free_pages(&w.m, *pfn, crate::types::Order::ZERO, true);
+    }
+    let area = Live {
+        at: w.alloc(8 * PAGE_SIZE, 1, Gfp::KERNEL.without(Gfp::HIGHMEM)).unwrap(),
+        size: 8 * PAGE_SIZE,
+        seed: 4,
+    };
+    fill(&area);
+    check(&area, area.size);
+    let frames: Vec<_> = (0..8).map(|i| w.m.mapped(area.at + i * PAGE_SIZE).unwrap()).collect();
+    let guard = w.m.slots_used();
+    assert_eq!(guard, 8, "the guard is not mapped");
+    assert!(w.m.mapped(area.at + 8 * PAGE_SIZE).is_none());
+    assert!(frames.iter().all(|pfn| crate::machine::Frames::page(&w.m, *pfn).kind() == crate::page::Kind::Vmalloc));
+    w.free(area.at).unwrap();
+    let again = w.alloc(8 * PAGE_SIZE, 1, Gfp::KERNEL | Gfp::ZERO).unwrap();
+    assert_eq!(again, area.at);
+    assert!(is_zero(again, 0, 8 * PAGE_SIZE));
+    w.free(again).unwrap();
+    for pfn in held.iter().skip(1).step_by(2) {
+        w.pages.free_pages(&w.m, *pfn, crate::types::Order::ZERO, true);
+    }
+    w.end(vec![]);
+}

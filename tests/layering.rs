@@ -40,9 +40,12 @@ const UNSAFE: &[(&str, &str)] = &[
     ("machine/", "memory, system calls, assembly"),
     ("zone/raw.rs", "the table of pageblocks, clearing pages"),
     ("slab/", "objects are raw memory"),
-    ("vmalloc/mod.rs", "areas are raw memory, raw locks around fork"),
     ("mm/mod.rs", "routing of raw addresses to the layers"),
     ("mm/realloc.rs", "copies"),
+    ("vmalloc/node.rs", "nodes in raw pages"),
+    ("vmalloc/index.rs", "tables in raw pages"),
+    ("vmalloc/backing.rs", "zeroes and copies what the areas hold"),
+    ("vmalloc/mod.rs", "gives pages to nodes and tables; locks across a fork"),
     ("global.rs", "the static instance and GlobalAlloc"),
 ];
 

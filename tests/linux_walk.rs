@@ -215,7 +215,8 @@ fn walk(call: Call, all: &[Section]) -> usize {
         assert_eq!(BREAKPOINT.load(SeqCst), 0, "{call:?} did not come to {at:#x}");
         if section.body.contains(&at) {
             assert_eq!(RESUMED.load(SeqCst), section.abort, "{call:?} went on in its section at {at:#x}");
-            assert!(Linux.restarts() > restarts);
+            let counted = matches!(call, Call::PopAgain | Call::PushAgain | Call::Replace);
+            assert!(!counted || Linux.restarts() > restarts);
         } else {
             assert_eq!(RESUMED.load(SeqCst), at, "{call:?} was aborted outside of its section at {at:#x}");
             outside += 1;

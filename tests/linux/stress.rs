@@ -273,8 +273,11 @@ pub fn measure(m: &Linux, cache: u8) -> f64 {
     let start = std::time::Instant::now();
     for _ in 0..ROUNDS {
         unsafe {
-            let object = std::hint::black_box(m.pop_again(cache));
-            if !object.is_null() {
+            let mut object = std::hint::black_box(m.pop(cache));
+            if object.is_null() {
+                object = m.pop_again(cache);
+            }
+            if !object.is_null() && !m.push(cache, object) {
                 m.push_again(cache, object);
             }
         }
@@ -288,14 +291,14 @@ impl World {
     pub fn touch(&self, m: &Linux, times: usize) -> usize {
         let mut done = 0;
         for _ in 0..times {
-            let got = unsafe { m.pop(self.cache) };
+            let got = unsafe { m.pop_again(self.cache) };
             if got.is_null() {
                 continue;
             }
             let index = got.addr() / 16 - 1;
             self.take(index);
             self.give(index);
-            if !unsafe { m.push(self.cache, got) } {
+            if !unsafe { m.push_again(self.cache, got) } {
                 self.spilled[self.spill.fetch_add(1, SeqCst)].store(index, SeqCst);
             }
             done += 1;

@@ -262,6 +262,10 @@ pub trait Context {
     fn enter(&self) -> u32;
     /// Counts the caller out.
     fn leave(&self);
+    /// Changes in a process that is a copy of another one, however it came about. Cheap.
+    fn generation(&self) -> u32 {
+        0
+    }
 }
 
 /// Telling the user.

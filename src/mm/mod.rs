@@ -15,7 +15,7 @@ mod realloc;
 mod stats;
 
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub use stats::{Stats, Violation};
 
@@ -55,6 +55,10 @@ pub struct Mm<M: Machine> {
     aged_ms: AtomicU64,
     /// Pages given back to the system.
     returned: AtomicU64,
+    /// What [`Context::generation`](crate::machine::Context::generation) said last.
+    generation: AtomicU32,
+    /// The process lost the holder of a lock.
+    crippled: AtomicBool,
     hooks: Hooks<M>,
 }
 
@@ -77,6 +81,8 @@ impl<M: Machine> Mm<M> {
         Mm {
             machine,
             hooks,
+            generation: AtomicU32::new(0),
+            crippled: AtomicBool::new(false),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
             key: AtomicUsize::new(0),
@@ -142,6 +148,7 @@ impl<M: Machine> Mm<M> {
                 // Odd, so that it is no address and no small number that a program might store.
                 self.key.store(m.random() as usize | 1, Ordering::Relaxed);
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
+                self.generation.store(m.generation(), Ordering::Relaxed);
                 self.small.store(MAX_SMALL + 1, Ordering::Relaxed);
             }
             m.leave();
@@ -340,7 +347,16 @@ impl<M: Machine> Mm<M> {
             self.start();
         }
         let nested = self.machine.enter() > 0;
-        let gfp = if nested { gfp.atomic() } else { gfp };
+        if !nested && self.machine.generation() != self.generation.load(Ordering::Relaxed) {
+            self.after_raw_fork();
+        }
+        let gfp = if nested {
+            gfp.atomic()
+        } else if self.is_crippled() {
+            gfp.without(Gfp::DIRECT_RECLAIM)
+        } else {
+            gfp
+        };
         if gfp.may_block() {
             self.drain_deferred();
             self.age();
@@ -348,6 +364,23 @@ impl<M: Machine> Mm<M> {
         let result = body(gfp);
         self.machine.leave();
         result
+    }
+
+    /// Whether the process lost the holder of a lock, so that no lock may be waited for.
+    fn is_crippled(&self) -> bool {
+        self.crippled.load(Ordering::Relaxed)
+    }
+
+    /// This process is the child of a `clone` that ran no handlers, and this thread its only one. A lock that is held now was
+    /// held by a thread that the child does not have: it will never be given back, and what it guards may be half changed.
+    /// From then on locks are only tried; what they guard is lost, and other classes serve.
+    #[cold]
+    fn after_raw_fork(&self) {
+        let m = &self.machine;
+        self.generation.store(m.generation(), Ordering::Relaxed);
+        if self.slab.any_lock_held(m) || self.vmalloc.any_lock_held(m) || self.pages.any_lock_held(m) {
+            self.crippled.store(true, Ordering::Relaxed);
+        }
     }
 
     /// An object of size class `id`, its first word cleared.
@@ -446,7 +479,7 @@ impl<M: Machine> Mm<M> {
     /// are left to it: it goes on in the child, too.
     pub fn fork_prepare(&self) {
         let m = &self.machine;
-        let may_block = m.enter() == 0;
+        let may_block = m.enter() == 0 && !self.is_crippled();
         self.slab.lock_all(m, may_block);
         self.vmalloc.lock_all(m, may_block);
         self.pages.lock_all(m, may_block);
@@ -464,6 +497,7 @@ impl<M: Machine> Mm<M> {
             self.vmalloc.unlock_all(m);
             self.slab.unlock_all(m);
         }
+        self.generation.store(m.generation(), Ordering::Relaxed);
         m.leave();
     }
 }

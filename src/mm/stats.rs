@@ -46,8 +46,11 @@ impl fmt::Display for Violation {
 impl core::error::Error for Violation {}
 
 impl<M: Machine> Mm<M> {
-    /// What the allocator holds.
+    /// What the allocator holds; nothing where that cannot be found out (a raw fork's child whose locks are lost).
     pub fn stats(&self) -> Stats {
+        if self.is_crippled() {
+            return Stats::default();
+        }
         let m = &self.machine;
         let zones = self.pages.stats(m);
         let free = zones.total(|zone| zone.free) + zones.pcp_pages;
@@ -66,6 +69,9 @@ impl<M: Machine> Mm<M> {
     /// The sink's.
     pub fn write_stats(&self, out: &mut dyn Write) -> fmt::Result {
         let m = &self.machine;
+        if self.is_crippled() {
+            return writeln!(out, "no statistics: a thread that this process does not have holds a lock");
+        }
         writeln!(
             out,
             "{:<14} {:>6} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>11} {:>9} {:>9}",
@@ -106,11 +112,15 @@ impl<M: Machine> Mm<M> {
         writeln!(out, "calls: {} on the slow path, {} to the system", stats.slab.slow_calls, m.system_calls())
     }
 
-    /// Checks the whole heap: every layer's invariants. Threads may go on meanwhile.
+    /// Checks the whole heap: every layer's invariants. Threads may go on meanwhile. In a raw fork's child whose locks are
+    /// lost nothing can be checked.
     ///
     /// # Errors
     /// What contradicts what.
     pub fn verify(&self) -> Result<(), Violation> {
+        if self.is_crippled() {
+            return Ok(());
+        }
         let m = &self.machine;
         self.slab.verify(m).map_err(|(cache, what)| Violation { place: "cache", cache, what })?;
         self.pages.verify(m).map_err(|what| Violation { place: "pages", cache: 0, what })?;

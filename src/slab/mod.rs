@@ -556,6 +556,11 @@ impl<M: Machine> Slab<M> {
         self.ids().flat_map(|id| self.caches[id as usize].nodes().take(m.nr_nodes()))
     }
 
+    /// Whether any lock is held.
+    pub fn any_lock_held(&self, m: &M) -> bool {
+        self.registry.is_held() || self.nodes(m).any(|node| node.barn.is_held() || node.slabs.is_held())
+    }
+
     /// Takes every lock for `fork`: see [`Lock::lock_for_fork`].
     pub fn lock_all(&self, m: &M, may_block: bool) {
         self.registry.lock_for_fork(m, may_block);

@@ -99,6 +99,11 @@ impl<T> Lock<T> {
         }
     }
 
+    /// Whether somebody holds it at this moment.
+    pub fn is_held(&self) -> bool {
+        self.word.load(Ordering::Relaxed) != FREE
+    }
+
     fn raw_lock<P: Park>(&self, park: &P) {
         if self.try_word() || self.spin::<P>() {
             return;

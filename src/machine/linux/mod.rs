@@ -73,6 +73,11 @@ impl Context for Linux {
     fn leave(&self) {
         tls::add(tls::DEPTH, u32::MAX);
     }
+
+    #[inline]
+    fn generation(&self) -> u32 {
+        fork::generation()
+    }
 }
 
 impl Report for Linux {

@@ -378,7 +378,7 @@ impl<M: Machine> Mm<M> {
     fn after_raw_fork(&self) {
         let m = &self.machine;
         self.generation.store(m.generation(), Ordering::Relaxed);
-        if self.slab.any_lock_held(m) || self.vmalloc.any_lock_held(m) || self.pages.any_lock_held(m) {
+        if self.slab.any_lock_held(m) || self.vmalloc.any_lock_held() || self.pages.any_lock_held() {
             self.crippled.store(true, Ordering::Relaxed);
         }
     }

@@ -446,6 +446,11 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
+    /// Whether the lock is held.
+    pub fn any_lock_held(&self) -> bool {
+        self.space.is_held()
+    }
+
     /// Takes the lock before a `fork`; see [`Lock::lock_for_fork`].
     pub fn lock_all(&self, m: &M, may_block: bool) {
         self.space.lock_for_fork(m, may_block);

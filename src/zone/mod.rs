@@ -281,6 +281,13 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.uncharge(pages);
     }
 
+    /// Whether any lock is held.
+    pub fn any_lock_held(&self) -> bool {
+        self.making.is_held()
+            || self.pcps.iter().any(|(_, pcp)| pcp.is_held())
+            || self.zones.as_flattened().iter().any(|cell| cell.lock.is_held())
+    }
+
     /// Takes every lock, in order, for `fork`: see [`crate::sync::Lock::lock_for_fork`].
     pub fn lock_all(&self, m: &M, may_block: bool) {
         self.making.lock_for_fork(m, may_block);

@@ -143,8 +143,9 @@ impl<M: Machine> Mm<M> {
             (self.hooks.before)(self);
             let up = m.init();
             if up {
-                self.pages.init(m, &self.options());
-                self.vmalloc.init(m);
+                let options = self.options();
+                self.pages.init(m, &options);
+                self.vmalloc.set_decay_ms(options.decay_ms);
                 // Odd, so that it is no address and no small number that a program might store.
                 self.key.store(m.random() as usize | 1, Ordering::Relaxed);
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);

@@ -58,7 +58,7 @@ impl<M: Machine> Mm<M> {
             slab: self.slab.stats(m),
             pages_in_use: zones.total(|zone| zone.managed).saturating_sub(free),
             pages_free: free,
-            vmalloc_bytes: 0,
+            vmalloc_bytes: self.vmalloc.stats(m).busy_bytes as u64,
             pages_returned: zones.discarded,
         }
     }
@@ -109,6 +109,22 @@ impl<M: Machine> Mm<M> {
             zones.total(|zone| zone.backed),
             zones.discarded,
         )?;
+        let areas = self.vmalloc.stats(m);
+        writeln!(
+            out,
+            "vmalloc: {} areas of {} bytes in use, {} ranges of {} bytes retained; {} reused, {} placed, {} slots filled by \
+             moving, {} grown, {} moved, {} bytes copied",
+            areas.busy,
+            areas.busy_bytes,
+            areas.retained,
+            areas.retained_bytes,
+            areas.reused,
+            areas.placed,
+            areas.donated,
+            areas.grown,
+            areas.moved,
+            areas.copied,
+        )?;
         writeln!(out, "calls: {} on the slow path, {} to the system", stats.slab.slow_calls, m.system_calls())
     }
 
@@ -123,6 +139,7 @@ impl<M: Machine> Mm<M> {
         }
         let m = &self.machine;
         self.slab.verify(m).map_err(|(cache, what)| Violation { place: "cache", cache, what })?;
+        self.vmalloc.verify(m).map_err(|what| Violation { place: "vmalloc", cache: 0, what })?;
         self.pages.verify(m).map_err(|what| Violation { place: "pages", cache: 0, what })?;
         Ok(())
     }

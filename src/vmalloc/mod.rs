@@ -136,9 +136,6 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Nothing to do at start: the window is opened by the first request, so that small programs pay nothing.
-    pub fn init(&self, _m: &M) {}
-
     /// Sets how long freed ranges are kept, in milliseconds.
     pub fn set_decay_ms(&self, ms: u32) {
         self.decay_ms.store(ms, Relaxed);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::{Result, shell};
 
-/// Every symbol that the shared library exports, apart from its own `slabwright_…`: no fewer, so that no call reaches
+/// Every symbol that the shared library exports, apart from its own `slw_…`: no fewer, so that no call reaches
 /// another allocator, and no more, so that nothing else is overridden.
 const SYMBOLS: &[&str] = &[
     // C and POSIX
@@ -39,7 +39,12 @@ const SYMBOLS: &[&str] = &[
     "__libc_valloc",
     "__libc_pvalloc",
     "__libc_cfree",
+    "__libc_reallocarray",
+    "__libc_mallopt",
+    "__libc_mallinfo",
     "__posix_memalign",
+    // Its child must not allocate on the parent's memory unseen.
+    "vfork",
     // BSD, macOS, jemalloc
     "reallocf",
     "malloc_size",
@@ -70,6 +75,9 @@ const SYMBOLS: &[&str] = &[
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
 ];
 
+/// Symbols that only the shared library has: the static one leaves them to the C library.
+const SHARED_ONLY: &[&str] = &["vfork"];
+
 /// Static TLS that a preloaded or dlopened library may take: the loader's surplus is small and shared.
 const MOST_STATIC_TLS: u64 = 64;
 
@@ -78,7 +86,7 @@ pub fn check(library: &Path) -> Vec<(&'static str, Result)> {
     let archive = library.with_extension("a");
     vec![
         ("the shared library exports every symbol and no other", exports(library)),
-        ("the static library defines every symbol in one object", one_object(&archive)),
+        ("the static library defines C in one object, and C++ in one", objects(&archive)),
         ("the shared library needs only libc and the loader", needed(library)),
         ("no relocations in code, never unloaded", dynamic(library)),
         ("at most 64 bytes of static TLS, none by call", tls(library)),
@@ -91,7 +99,7 @@ fn readelf(option: &str, file: &Path) -> Result<String> {
 }
 
 fn nm(options: &[&str], file: &Path) -> Result<String> {
-    shell::output(Command::new("nm").args(options).arg(file).env("LC_ALL", "C"))
+    shell::output(Command::new("nm").arg("--quiet").args(options).arg(file).env("LC_ALL", "C"))
 }
 
 /// Complains about `wrong`, if there is any.
@@ -110,10 +118,12 @@ fn exports(library: &Path) -> Result {
     let have: BTreeSet<&str> = listing.lines().filter_map(|line| line.split(' ').next()).map(plain).collect();
     let want: BTreeSet<&str> = SYMBOLS.iter().copied().collect();
     none("missing", &want - &have)?;
-    none("exported too", have.difference(&want).filter(|name| !name.starts_with("slabwright_")))
+    none("exported too", have.difference(&want).filter(|name| !name.starts_with("slw_")))
 }
 
-fn one_object(archive: &Path) -> Result {
+/// A linker that takes one symbol of a family from the archive must get the whole family, or it would take the others from
+/// the C library, or the C++ library, and define some twice.
+fn objects(archive: &Path) -> Result {
     let listing = nm(&["--print-file-name", "--defined-only", "--extern-only", "--format=posix"], archive)?;
     let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for line in listing.lines() {
@@ -124,10 +134,17 @@ fn one_object(archive: &Path) -> Result {
             members.entry(symbol).or_default().push(member);
         }
     }
-    none("missing", SYMBOLS.iter().filter(|s| !members.contains_key(*s)))?;
+    let wanted = || SYMBOLS.iter().copied().filter(|symbol| !SHARED_ONLY.contains(symbol));
+    none("missing", wanted().filter(|symbol| !members.contains_key(symbol)))?;
     none("defined twice", members.iter().filter(|(_, m)| m.len() > 1).map(|(s, _)| s))?;
-    let objects: BTreeSet<&str> = members.values().flatten().copied().collect();
-    if objects.len() > 1 { none("several objects", objects) } else { Ok(()) }
+    for cxx in [false, true] {
+        let family = members.iter().filter(|(symbol, _)| symbol.starts_with("_Z") == cxx);
+        let objects: BTreeSet<&str> = family.flat_map(|(_, members)| members.iter().copied()).collect();
+        if objects.len() > 1 {
+            none("several objects", objects)?;
+        }
+    }
+    Ok(())
 }
 
 fn needed(library: &Path) -> Result {

@@ -52,6 +52,8 @@ const MODES: &[(&str, &[(&str, &str)])] = &[
 const OWN_LINE: &str = "slabwright: ";
 /// Begins the statistics, the one such line that is no complaint.
 const STATISTICS: &str = "slabwright: statistics";
+/// Begins their last line.
+const LAST_STATISTIC: &str = "calls: ";
 
 struct Program {
     name: String,
@@ -219,13 +221,21 @@ fn served(dir: &Path) -> Result {
     Ok(())
 }
 
-/// The last lines of what a run wrote to its error output.
+/// The last lines of what a run wrote to its error output, without the statistics.
 fn tail(dir: &Path) -> String {
     let mut text = String::new();
     for name in ["stderr", "served"] {
         let bytes = fs::read(dir.join(name)).unwrap_or_default();
         let all = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = all.lines().collect();
+        let mut statistics = false;
+        let mut lines = Vec::new();
+        for line in all.lines() {
+            statistics |= line.contains(STATISTICS);
+            if !statistics {
+                lines.push(line);
+            }
+            statistics &= !line.starts_with(LAST_STATISTIC);
+        }
         for line in &lines[lines.len().saturating_sub(8)..] {
             text.push_str("\n            | ");
             text.extend(line.chars().take(200));

@@ -34,7 +34,8 @@ impl Outcome {
             }
             Err(error) => {
                 println!("  FAILED  {name}: {error}");
-                self.failed.push(format!("{name}: {error}"));
+                let error = error.to_string();
+                self.failed.push(format!("{name}: {}", error.lines().next().unwrap_or_default()));
             }
         }
     }

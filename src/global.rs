@@ -89,18 +89,6 @@ pub unsafe fn free(block: *mut u8) {
     unsafe { MM.free(block) }
 }
 
-/// Frees a block that [`malloc`] gave for `size` bytes.
-///
-/// # Safety
-/// As for [`Mm::free_sized`]; a null block is allowed.
-#[inline(always)]
-pub unsafe fn free_sized(block: *mut u8, size: usize) {
-    if !block.is_null() {
-        // SAFETY: the caller's condition.
-        unsafe { MM.free_sized(block, size, 1) }
-    }
-}
-
 /// Gives a block another size, which is not 0; null without memory, and then the block is untouched.
 ///
 /// # Safety
@@ -121,7 +109,8 @@ pub unsafe fn usable_size(block: *const u8) -> usize {
     unsafe { MM.usable_size(block) }
 }
 
-/// Bytes that a request of `size` would be given; `size` itself where it cannot be served.
+/// Bytes that a request of `size` would be given at least; `size` itself where it cannot be served or only
+/// its page run's start colour will tell.
 pub fn good_size(size: usize) -> usize {
     if size <= MAX_SMALL {
         class_size(class_of(size) as usize)

@@ -50,14 +50,15 @@ pub(crate) unsafe fn dealloc(p: Ptr) {
     unsafe { heap::free(p.cast()) }
 }
 
+/// The size is not believed: C++ passes a wrong one where a base class lacks its virtual destructor, and looking the block
+/// up costs less than handing out a foreign one.
+///
 /// # Safety
-/// `p` is null or a live block of `size` bytes as requested.
+/// `p` is null or a live block.
 #[inline(always)]
-pub(crate) unsafe fn dealloc_sized(p: Ptr, size: usize) {
-    if !p.is_null() {
-        // SAFETY: by contract.
-        unsafe { heap::free_sized(p.cast(), size) }
-    }
+pub(crate) unsafe fn dealloc_sized(p: Ptr, _size: usize) {
+    // SAFETY: by contract.
+    unsafe { heap::free(p.cast()) }
 }
 
 #[inline(always)]

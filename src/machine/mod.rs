@@ -262,6 +262,8 @@ pub trait Context {
     fn enter(&self) -> u32;
     /// Counts the caller out.
     fn leave(&self);
+    /// Names the calling thread: a multiple of 32, not 0, and the same in the copy of it that a fork makes.
+    fn thread(&self) -> usize;
     /// Changes in a process that is a copy of another one, however it came about. Cheap.
     fn generation(&self) -> u32 {
         0

@@ -126,6 +126,14 @@ impl<M: Machine> Mm<M> {
         Defect::Foreign
     }
 
+    /// Frees a block that was deferred.
+    pub(super) fn free_deferred(&self, address: *mut u8) {
+        if let Some(pfn) = self.machine.pfn(address) {
+            self.machine.page(pfn).claim(Kind::Isolated, Kind::Run);
+        }
+        self.free_large(address, Gfp::MALLOC);
+    }
+
     /// Frees what is no object of a size class.
     pub(super) fn free_large(&self, address: *mut u8, gfp: Gfp) {
         let (m, pages) = (&self.machine, &self.pages);
@@ -141,7 +149,7 @@ impl<M: Machine> Mm<M> {
                     Err(Defect::DoubleFree)
                 } else {
                     if !pages.free_run(m, range, gfp.may_block()) {
-                        head.claim(Kind::Isolated, Kind::Run);
+                        // Isolated meanwhile: a second free is still found out.
                         self.defer(address);
                     }
                     Ok(())

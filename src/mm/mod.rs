@@ -23,9 +23,9 @@ use crate::config::Options;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of};
-use crate::slab::{Slab, class_of_tag, may_start_object};
-use crate::sync::{Deferred, Lock, Phase, Startup};
+use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_size};
+use crate::slab::{Slab, class_of_tag, starts_object};
+use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
 use crate::vmalloc::Vmalloc;
 use crate::zone::PageAllocator;
@@ -42,7 +42,7 @@ pub struct Mm<M: Machine> {
     /// Sizes below are small: one more than [`MAX_SMALL`], and 0 until the instance is up, so that the first call falls
     /// into the slow path without a branch of its own.
     small: AtomicUsize,
-    /// What the first word of a freed small object holds: a second free finds it there and looks more closely.
+    /// What [`mark_of`] a freed small object holds: a second free finds it there and looks more closely.
     key: AtomicUsize,
     options: Lock<Options>,
     pages: PageAllocator<M>,
@@ -150,7 +150,8 @@ impl<M: Machine> Mm<M> {
                 self.key.store(m.random() as usize | 1, Ordering::Relaxed);
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
                 self.generation.store(m.generation(), Ordering::Relaxed);
-                self.small.store(MAX_SMALL + 1, Ordering::Relaxed);
+                // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.
+                self.small.store(MAX_SMALL + 1, Ordering::Release);
             }
             m.leave();
             up
@@ -177,12 +178,13 @@ impl<M: Machine> Mm<M> {
     /// [`Mm::alloc`] as far as this CPU's main sheaf serves it; null where the slow path has to be asked.
     #[inline(always)]
     pub fn alloc_fast(&self, size: usize) -> *mut u8 {
-        if size < self.small.load(Ordering::Relaxed) {
+        if size < self.small.load(Ordering::Acquire) {
+            let id = class_of(size);
             // SAFETY: rows hold valid sheaves.
-            let object = unsafe { self.machine.pop(class_of(size)) };
+            let object = unsafe { self.machine.pop(id) };
             if !object.is_null() {
-                // SAFETY: the object is ours and at least a word long.
-                unsafe { clear_key(object) };
+                // SAFETY: the object is ours and of that class.
+                unsafe { clear_key(id, object) };
                 return object;
             }
         }
@@ -227,7 +229,7 @@ impl<M: Machine> Mm<M> {
             return self.bracket(gfp, |gfp| self.alloc_large(size, align, gfp));
         };
         let mut object = ptr::null_mut();
-        if self.small.load(Ordering::Relaxed) != 0 {
+        if self.small.load(Ordering::Acquire) != 0 {
             // SAFETY: rows hold valid sheaves.
             object = unsafe { self.machine.pop(id) };
         }
@@ -235,9 +237,9 @@ impl<M: Machine> Mm<M> {
             object = self.bracket(Gfp::MALLOC, |gfp| self.alloc_class(id, gfp));
         }
         if !object.is_null() {
-            // SAFETY: the object is ours and at least `size` bytes long.
+            // SAFETY: the object is ours, of that class, and at least `size` bytes long.
             unsafe {
-                clear_key(object);
+                clear_key(id, object);
                 if zero {
                     ptr::write_bytes(object, 0, size);
                 }
@@ -254,7 +256,7 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn free(&self, block: *mut u8) {
         let tag = self.machine.class_at(block);
         if tag != 0 {
-            if may_start_object(tag, block.addr()) {
+            if starts_object(tag, block.addr()) {
                 // SAFETY: the page is a slab's of this class, and an object starts there.
                 unsafe { self.free_class(class_of_tag(tag), block) };
             } else {
@@ -292,13 +294,13 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     unsafe fn free_class(&self, id: u8, block: *mut u8) {
         let key = self.key.load(Ordering::Relaxed);
-        let word: *mut usize = block.cast();
-        // SAFETY: the first word of the object; the push gives it up.
+        let mark = mark_of(id, block);
+        // SAFETY: a word of the object; the push gives it up.
         unsafe {
-            if word.read() == key {
+            if mark.read() == key {
                 return self.free_suspect(id, block);
             }
-            word.write(key);
+            mark.write(key);
             if self.machine.push(id, block) {
                 return;
             }
@@ -351,13 +353,8 @@ impl<M: Machine> Mm<M> {
         if !nested && self.machine.generation() != self.generation.load(Ordering::Relaxed) {
             self.after_raw_fork();
         }
-        let gfp = if nested {
-            gfp.atomic()
-        } else if self.is_crippled() {
-            gfp.without(Gfp::DIRECT_RECLAIM)
-        } else {
-            gfp
-        };
+        // A nested call may enter the system, but not wait for what the one it interrupted may hold.
+        let gfp = if nested || self.is_crippled() { gfp.without(Gfp::DIRECT_RECLAIM) } else { gfp };
         if gfp.may_block() {
             self.drain_deferred();
             self.age();
@@ -406,8 +403,8 @@ impl<M: Machine> Mm<M> {
                 .unwrap_or(ptr::null_mut());
         }
         if !object.is_null() {
-            // SAFETY: the object is ours and at least a word long.
-            unsafe { clear_key(object) };
+            // SAFETY: the object is ours and of that class, or of a larger one.
+            unsafe { clear_key(id, object) };
         }
         object
     }
@@ -429,7 +426,7 @@ impl<M: Machine> Mm<M> {
             let at: *mut u8 = ptr::with_exposed_provenance_mut(block);
             // SAFETY: `defer` wrote the link; the block was nobody's since.
             block = unsafe { at.cast::<usize>().read() };
-            self.free_large(at, Gfp::MALLOC);
+            self.free_deferred(at);
         }
     }
 
@@ -480,10 +477,11 @@ impl<M: Machine> Mm<M> {
     /// are left to it: it goes on in the child, too.
     pub fn fork_prepare(&self) {
         let m = &self.machine;
-        let may_block = m.enter() == 0 && !self.is_crippled();
-        self.slab.lock_all(m, may_block);
-        self.vmalloc.lock_all(m, may_block);
-        self.pages.lock_all(m, may_block);
+        m.enter();
+        let fork = self.fork();
+        self.slab.lock_all(m, fork);
+        self.vmalloc.lock_all(m, fork);
+        self.pages.lock_all(m, fork);
     }
 
     /// Gives the locks back after a `fork`, in the parent and in the child.
@@ -492,25 +490,43 @@ impl<M: Machine> Mm<M> {
     /// [`Mm::fork_prepare`] ran before on this thread (or the parent's that it is the copy of).
     pub unsafe fn fork_done(&self) {
         let m = &self.machine;
+        let fork = self.fork();
         // SAFETY: the caller's condition.
         unsafe {
-            self.pages.unlock_all(m);
-            self.vmalloc.unlock_all(m);
-            self.slab.unlock_all(m);
+            self.pages.unlock_all(m, fork);
+            self.vmalloc.unlock_all(m, fork);
+            self.slab.unlock_all(m, fork);
         }
         self.generation.store(m.generation(), Ordering::Relaxed);
         m.leave();
     }
+
+    /// The fork that this thread is at, being counted in for it.
+    fn fork(&self) -> Fork {
+        let depth = self.machine.enter() as usize;
+        self.machine.leave();
+        Fork { token: self.machine.thread() + depth % 32, may_block: depth == 1 && !self.is_crippled() }
+    }
+}
+
+/// The word of an object of size class `id` that marks it as free: the second one, since programs that write to freed
+/// memory (a destructor that stores its vtable again) mostly do so at the start. Class 1 is one word long.
+#[inline(always)]
+fn mark_of(id: u8, object: *mut u8) -> *mut usize {
+    object.cast::<usize>().wrapping_add(usize::from(id != 1))
 }
 
 /// Clears the word that would mark an object as free.
 ///
 /// # Safety
-/// The object is the caller's.
+/// The object is of size class `id` or a larger one, and the caller's.
 #[inline(always)]
-unsafe fn clear_key(object: *mut u8) {
-    // SAFETY: objects are at least a word long and aligned to one.
-    unsafe { object.cast::<usize>().write(0) };
+unsafe fn clear_key(id: u8, object: *mut u8) {
+    // SAFETY: objects are aligned to a word, and of two words but for class 1.
+    unsafe { mark_of(id, object).write(0) };
 }
+
+/// Words of the smallest class.
+const _: () = assert!(class_size(1) == size_of::<u64>() && class_size(2) >= 2 * size_of::<usize>());
 
 const _: () = assert!(PAGE_SIZE > MAX_SMALL / 8);

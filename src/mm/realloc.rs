@@ -9,8 +9,8 @@ use super::large::Block;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::slab::class_of_tag;
 use crate::slab::classes::{MAX_SMALL, class_align, class_of, class_size};
+use crate::slab::{class_of_tag, starts_object};
 use crate::types::{PAGE_SIZE, PfnRange};
 
 /// A block that grows beyond this becomes a vmalloc area, which from then on moves without copying.
@@ -56,8 +56,9 @@ impl<M: Machine> Mm<M> {
         if block.is_null() {
             return self.alloc(size);
         }
-        let id = class_of_tag(self.machine.class_at(block));
-        if id != 0 {
+        let tag = self.machine.class_at(block);
+        if tag != 0 && starts_object(tag, block.addr()) {
+            let id = class_of_tag(tag);
             let usable = class_size(id as usize);
             // In place where it fits, would not waste half, and the object may pass for one of the smaller class, to which a
             // sized free adds it.

@@ -41,13 +41,13 @@ use layout::{MapPlace, SlabLayout};
 use node::{FRESH, slab_of};
 pub use report::{CacheStats, SlabStats};
 use sheaf::Sheaf;
-pub use tag::{class_of_tag, may_start_object};
+pub use tag::{class_of_tag, starts_object};
 
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{MAX_CACHES, Machine, Word, misuse, no_sheaf};
 use crate::page::{Kind, PageList};
-use crate::sync::{Deferred, Lock};
+use crate::sync::{Deferred, Fork, Lock};
 use crate::types::{Pfn, PfnRange};
 use crate::zone::PageAllocator;
 
@@ -562,11 +562,11 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Takes every lock for `fork`: see [`Lock::lock_for_fork`].
-    pub fn lock_all(&self, m: &M, may_block: bool) {
-        self.registry.lock_for_fork(m, may_block);
+    pub fn lock_all(&self, m: &M, fork: Fork) {
+        self.registry.lock_for_fork(m, fork);
         for node in self.nodes(m) {
-            node.barn.lock_for_fork(m, may_block);
-            node.slabs.lock_for_fork(m, may_block);
+            node.barn.lock_for_fork(m, fork);
+            node.slabs.lock_for_fork(m, fork);
         }
     }
 
@@ -574,16 +574,16 @@ impl<M: Machine> Slab<M> {
     ///
     /// # Safety
     /// The caller (or the process it is the fork of) took them by [`Slab::lock_all`].
-    pub unsafe fn unlock_all(&self, m: &M) {
+    pub unsafe fn unlock_all(&self, m: &M, fork: Fork) {
         for node in self.nodes(m) {
             // SAFETY: the caller's condition.
             unsafe {
-                node.barn.unlock_after_fork(m);
-                node.slabs.unlock_after_fork(m);
+                node.barn.unlock_after_fork(m, fork);
+                node.slabs.unlock_after_fork(m, fork);
             }
         }
         // SAFETY: the caller's condition.
-        unsafe { self.registry.unlock_after_fork(m) };
+        unsafe { self.registry.unlock_after_fork(m, fork) };
     }
 }
 

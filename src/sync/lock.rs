@@ -8,7 +8,7 @@
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 // Never contended, so nothing for loom; and a mutant's atomics lack it.
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicUsize;
 
 use super::atomic::{AtomicU32, Ordering};
 use super::cell::{Access, UnsafeCell, access};
@@ -30,11 +30,20 @@ pub trait Park {
     fn wake(&self, word: &AtomicU32);
 }
 
+/// A fork in progress. Two may be at it at once: one on another thread, or one in a handler that interrupted the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Fork {
+    /// Not 0, and no other fork's: made of thread and depth of nesting.
+    pub token: usize,
+    /// Whether locks may be waited for.
+    pub may_block: bool,
+}
+
 /// A value guarded by a sleeping lock.
 pub struct Lock<T> {
     word: AtomicU32,
-    /// The holder is a fork in progress.
-    forking: AtomicBool,
+    /// The fork in progress that holds it, 0 for none.
+    fork: AtomicUsize,
     value: UnsafeCell<T>,
 }
 
@@ -48,13 +57,13 @@ impl<T> Lock<T> {
     /// An unlocked lock around `value`.
     #[cfg(not(loom))]
     pub const fn new(value: T) -> Lock<T> {
-        Lock { word: AtomicU32::new(FREE), forking: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Lock { word: AtomicU32::new(FREE), fork: AtomicUsize::new(0), value: UnsafeCell::new(value) }
     }
 
     /// An unlocked lock around `value` (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub fn new(value: T) -> Lock<T> {
-        Lock { word: AtomicU32::new(FREE), forking: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Lock { word: AtomicU32::new(FREE), fork: AtomicUsize::new(0), value: UnsafeCell::new(value) }
     }
 
     /// Takes the lock, sleeping where it must.
@@ -77,24 +86,24 @@ impl<T> Lock<T> {
     }
 
     /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. Where the
-    /// caller may hold it itself (a signal handler that interrupted a slow path) `may_block` is false: the lock is tried for a
-    /// while, and if it is not to be had it is left to its holder.
-    pub fn lock_for_fork<P: Park>(&self, park: &P, may_block: bool) {
-        if may_block {
+    /// caller may hold it itself (a signal handler that interrupted a slow path) the fork may not block: the lock is tried for
+    /// a while, and if it is not to be had it is left to its holder.
+    pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) {
+        if fork.may_block {
             self.raw_lock(park);
         } else if !(0..FORK_TRIES).any(|_| self.try_word() || self.spin::<P>()) {
             return;
         }
-        self.forking.store(true, Ordering::Relaxed);
+        self.fork.store(fork.token, Ordering::Relaxed);
     }
 
     /// Gives the lock back after a `fork`, in parent and child, if [`Lock::lock_for_fork`] took it.
     ///
     /// # Safety
-    /// The fork that took it was this thread's, or that of the thread which this one is the copy of.
-    pub unsafe fn unlock_after_fork<P: Park>(&self, park: &P) {
-        if self.forking.load(Ordering::Relaxed) {
-            self.forking.store(false, Ordering::Relaxed);
+    /// `fork` is this thread's, or that of the thread which this one is the copy of.
+    pub unsafe fn unlock_after_fork<P: Park>(&self, park: &P, fork: Fork) {
+        if self.fork.load(Ordering::Relaxed) == fork.token {
+            self.fork.store(0, Ordering::Relaxed);
             self.release(park);
         }
     }

@@ -7,7 +7,7 @@ mod startup;
 
 pub use crossbeam_utils::CachePadded;
 pub use deferred::Deferred;
-pub use lock::{Guard, Lock, Park};
+pub use lock::{Fork, Guard, Lock, Park};
 
 pub use startup::{Phase, Startup};
 

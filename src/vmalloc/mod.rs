@@ -38,7 +38,7 @@ use crate::gfp::Gfp;
 use crate::machine::{Machine, non_null};
 use crate::paging::Level;
 use crate::paging::x86_64::{Slot, SlotState};
-use crate::sync::{Guard, Lock};
+use crate::sync::{Fork, Guard, Lock};
 use crate::types::{Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use index::Index;
 use node::{Ref, State};
@@ -449,8 +449,8 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Takes the lock before a `fork`; see [`Lock::lock_for_fork`].
-    pub fn lock_all(&self, m: &M, may_block: bool) {
-        self.space.lock_for_fork(m, may_block);
+    pub fn lock_all(&self, m: &M, fork: Fork) {
+        self.space.lock_for_fork(m, fork);
     }
 
     /// Gives it back after the fork, in parent and child, and takes note that what is mapped now may be shared.
@@ -458,10 +458,10 @@ impl<M: Machine> Vmalloc<M> {
     /// # Safety
     /// As for [`Lock::unlock_after_fork`].
     #[allow(unsafe_code)]
-    pub unsafe fn unlock_all(&self, m: &M) {
+    pub unsafe fn unlock_all(&self, m: &M, fork: Fork) {
         self.generation.fetch_add(1, Relaxed);
         // SAFETY: as required of the caller.
-        unsafe { self.space.unlock_after_fork(m) }
+        unsafe { self.space.unlock_after_fork(m, fork) }
     }
 
     /// Checks everything that must hold, slots and frames included.

@@ -36,7 +36,7 @@ use self::raw::{BlockMap, Owner, PcpTable};
 use crate::config::Options;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
 use crate::page::{Kind, Page, flag};
-use crate::sync::{CachePadded, Guard, Lock};
+use crate::sync::{CachePadded, Fork, Guard, Lock};
 use crate::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn, PfnRange};
 
 /// All zones, from the lowest.
@@ -289,10 +289,10 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Takes every lock, in order, for `fork`: see [`crate::sync::Lock::lock_for_fork`].
-    pub fn lock_all(&self, m: &M, may_block: bool) {
-        self.making.lock_for_fork(m, may_block);
-        self.pcps.iter().for_each(|(_, pcp)| pcp.lock_for_fork(m, may_block));
-        self.zones.as_flattened().iter().for_each(|cell| cell.lock.lock_for_fork(m, may_block));
+    pub fn lock_all(&self, m: &M, fork: Fork) {
+        self.making.lock_for_fork(m, fork);
+        self.pcps.iter().for_each(|(_, pcp)| pcp.lock_for_fork(m, fork));
+        self.zones.as_flattened().iter().for_each(|cell| cell.lock.lock_for_fork(m, fork));
     }
 }
 

@@ -9,7 +9,7 @@ use super::fallback::MigrateType;
 use super::percpu::Pcp;
 use crate::machine::{Frames, MAX_NODES, Machine, NR_ZONES};
 use crate::page::flag;
-use crate::sync::Lock;
+use crate::sync::{Fork, Lock};
 use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 
 /// Pageblocks that one leaf of the table describes: a page of bytes, 8 GiB of memory.
@@ -203,13 +203,13 @@ impl<M: Machine> PageAllocator<M> {
     ///
     /// # Safety
     /// The caller, or the parent it was forked from, holds all locks through `lock_all`.
-    pub unsafe fn unlock_all(&self, m: &M) {
+    pub unsafe fn unlock_all(&self, m: &M, fork: Fork) {
         // SAFETY: as the caller promises; no reference into what a lock guards outlives a call. While `making` is held no
         // per-CPU lists are made, so these are the ones that were locked.
         unsafe {
-            self.zones.as_flattened().iter().for_each(|cell| cell.lock.unlock_after_fork(m));
-            self.pcps.iter().for_each(|(_, pcp)| pcp.unlock_after_fork(m));
-            self.making.unlock_after_fork(m);
+            self.zones.as_flattened().iter().for_each(|cell| cell.lock.unlock_after_fork(m, fork));
+            self.pcps.iter().for_each(|(_, pcp)| pcp.unlock_after_fork(m, fork));
+            self.making.unlock_after_fork(m, fork);
         }
     }
 }

@@ -75,6 +75,11 @@ impl Context for Linux {
     }
 
     #[inline]
+    fn thread(&self) -> usize {
+        tls::base()
+    }
+
+    #[inline]
     fn generation(&self) -> u32 {
         fork::generation()
     }

@@ -124,9 +124,10 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
     for word in &row.words.0 {
         word.store(no_sheaf(), Relaxed);
     }
-    // Release, pairs with the Acquire above; sections see the words because they find the row after this store.
-    row.state.store(ROW_LIVE, Release);
+    // Published before it is live: a drain that takes a live row out of the table must not find it put in again.
     publish(cpu, row);
+    // Release, pairs with the Acquire above; sections see the words because `publish` is a Release, too.
+    row.state.store(ROW_LIVE, Release);
     Some(row)
 }
 
@@ -145,10 +146,14 @@ pub(super) fn after_fork() {
         let state = row.state.load(Relaxed);
         match state & ROW_BITS {
             ROW_NONE => continue,
-            ROW_MAKING if state & !ROW_BITS != me() => row.state.store(ROW_NONE, Relaxed),
+            ROW_MAKING if state & !ROW_BITS != me() => {
+                // Sections may have used it already.
+                let published = core::ptr::eq(ROWTAB.cpus[cpu].load(Relaxed), row);
+                row.state.store(if published { ROW_LIVE } else { ROW_NONE }, Relaxed);
+            }
             ROW_DRAINED if state & !ROW_BITS != me() => {
-                row.state.store(ROW_LIVE, Relaxed);
                 publish(cpu, row);
+                row.state.store(ROW_LIVE, Relaxed);
             }
             _ => {}
         }
@@ -479,9 +484,9 @@ unsafe impl PerCpu for Linux {
         if rseq::mode() == Mode::Lock && taken {
             row.lock.store(0, Release);
         }
-        // Before the table: whoever finds the row there must be able to read it.
-        row.state.store(ROW_LIVE, Release);
+        // Published before it is live, as in `live_row`.
         publish(cpu, row);
+        row.state.store(ROW_LIVE, Release);
         taken
     }
 }

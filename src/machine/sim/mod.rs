@@ -443,6 +443,13 @@ impl<F: Flavour> Context for Simulated<F> {
         self.here(|here| here.depth = here.depth.checked_sub(1).expect("leave without enter"));
         self.call(Call::Leave);
     }
+
+    fn thread(&self) -> usize {
+        #[repr(align(32))]
+        struct Name(u8);
+        std::thread_local!(static NAME: Name = const { Name(0) });
+        NAME.with(|name| (&raw const name.0).addr())
+    }
 }
 
 impl<F: Flavour> Report for Simulated<F> {

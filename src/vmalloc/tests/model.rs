@@ -6,8 +6,11 @@ use super::{Live, Rng, World, check, fill, is_zero, pointer};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::sim::{Bare, Flavour, Hosted, Lent};
+use crate::sync::Fork;
 use crate::types::PAGE_SIZE;
 use crate::vmalloc::FreeError;
+
+const FORK: Fork = Fork { token: 1, may_block: true };
 
 /// One step; indices are taken modulo what there is.
 #[derive(Clone, Copy, Debug)]
@@ -110,9 +113,9 @@ pub fn step<F: Flavour>(w: &World<F>, live: &mut Vec<Live>, op: Op, seed: u64, m
             w.v.age(&w.m, &w.pages, crate::machine::Machine::now_ms(&w.m));
         }
         Op::Fork => {
-            w.v.lock_all(&w.m, true);
+            w.v.lock_all(&w.m, FORK);
             // SAFETY: taken above.
-            unsafe { w.v.unlock_all(&w.m) }
+            unsafe { w.v.unlock_all(&w.m, FORK) }
         }
         Op::Misuse { which } => {
             if let Some(i) = pick(which, live) {

@@ -19,7 +19,7 @@ use crate::config::{self, Options};
 use crate::gfp::Gfp;
 use crate::machine::Report;
 use crate::machine::linux::{self, Linux};
-use crate::mm::{Hooks, Mm, Stats, Violation};
+use crate::mm::{Hooks, MAX_RUN, Mm, RUN_STEP, Stats, Violation};
 use crate::slab::classes::{MAX_SMALL, class_aligned, class_of, class_size};
 use crate::types::PAGE_SIZE;
 
@@ -109,14 +109,14 @@ pub unsafe fn usable_size(block: *const u8) -> usize {
     unsafe { MM.usable_size(block) }
 }
 
-/// Bytes that a request of `size` would be given at least; `size` itself where it cannot be served or only
-/// its page run's start colour will tell.
+/// Bytes that may be used of what a request of `size` is given, at least; `size` itself where it cannot be served. A page
+/// run may give more: that depends on its start colour.
 pub fn good_size(size: usize) -> usize {
     if size <= MAX_SMALL {
-        class_size(class_of(size) as usize)
-    } else {
-        size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(size)
+        return class_size(class_of(size) as usize);
     }
+    let unit = if size <= MAX_RUN { RUN_STEP } else { PAGE_SIZE };
+    size.checked_next_multiple_of(unit).unwrap_or(size)
 }
 
 /// Gives everything back to the system that can be given; whether anything went.

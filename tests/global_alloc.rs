@@ -98,3 +98,19 @@ fn every_layout_is_aligned_zeroed_and_kept_over_realloc() {
     }
     ALLOCATOR.verify().unwrap();
 }
+
+#[test]
+fn a_good_size_is_usable() {
+    for size in (1..20_000).step_by(7).chain((1 << 20..5 << 20).step_by(99_991)) {
+        let good = slabwright::global::good_size(size);
+        assert!(good >= size);
+        for _ in 0..4 {
+            let block = slabwright::global::malloc(size);
+            // SAFETY: the block is live, and freed once.
+            unsafe {
+                assert!(slabwright::global::usable_size(block) >= good, "{size}");
+                slabwright::global::free(block);
+            }
+        }
+    }
+}

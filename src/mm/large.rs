@@ -11,8 +11,8 @@ use crate::page::Kind;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::vmalloc::FreeError;
 
-/// Distance of start colours.
-const LINE: usize = 64;
+/// Distance of start colours: a cache line. A run of a size that is a multiple of it is wholly usable.
+pub const RUN_STEP: usize = 64;
 
 /// What stands at an address.
 pub(super) enum Block {
@@ -59,9 +59,9 @@ impl<M: Machine> Mm<M> {
         };
         let Some(head) = head else { return ptr::null_mut() };
         let room = count * PAGE_SIZE - size;
-        let offset = if align <= LINE && room >= LINE {
+        let offset = if align <= RUN_STEP && room >= RUN_STEP {
             let colour = self.colour.fetch_add(1, Ordering::Relaxed) as usize;
-            colour % (room.min(PAGE_SIZE - LINE) / LINE + 1) * LINE
+            colour % (room.min(PAGE_SIZE - RUN_STEP) / RUN_STEP + 1) * RUN_STEP
         } else {
             0
         };

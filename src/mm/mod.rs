@@ -17,6 +17,7 @@ mod stats;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+pub use large::RUN_STEP;
 pub use stats::{Stats, Violation};
 
 use crate::config::Options;

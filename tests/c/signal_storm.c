@@ -19,16 +19,20 @@ static __thread unsigned turn;
 static void handler(int number) {
     (void)number;
     signals++;
+    // Handlers of different signals interrupt each other, too: who takes a block out of its place owns it.
     unsigned i = turn++ % KEPT;
-    if (kept[i]) {
-        CHECK(marked(kept[i], 64, i));
-        free(kept[i]);
+    void *p = __atomic_exchange_n(&kept[i], NULL, __ATOMIC_SEQ_CST);
+    if (p) {
+        CHECK(marked(p, 64, i));
+        free(p);
     }
     size_t size = 64 + (turn * 37) % bound;
-    kept[i] = malloc(size);
+    p = malloc(size);
     // A handler may be refused: it interrupted what it would have to wait for.
-    if (kept[i])
-        mark(kept[i], 64, i);
+    if (p) {
+        mark(p, 64, i);
+        free(__atomic_exchange_n(&kept[i], p, __ATOMIC_SEQ_CST));
+    }
 }
 
 static volatile int stop;

@@ -73,9 +73,9 @@ __attribute__((unused)) static long status_kb(const char *name) {
     return proc_kb("/proc/self/status", name);
 }
 
-// Resident memory. The one in status is off by up to some hundred kB; this walks the page tables.
+// Resident memory that is no file's. The one in status is off by up to some hundred kB; this walks the page tables.
 __attribute__((unused)) static long resident_kb(void) {
-    return proc_kb("/proc/self/smaps_rollup", "Rss");
+    return proc_kb("/proc/self/smaps_rollup", "Anonymous");
 }
 
 #endif

@@ -54,6 +54,8 @@ pub struct Mm<M: Machine> {
     /// Start colour of the next page run.
     colour: AtomicU32,
     aged_ms: AtomicU64,
+    slabs_aged_ms: AtomicU64,
+    decay_ms: AtomicU32,
     /// Pages given back to the system.
     returned: AtomicU64,
     /// What [`Context::generation`](crate::machine::Context::generation) said last.
@@ -94,6 +96,8 @@ impl<M: Machine> Mm<M> {
             deferred: Deferred::new(),
             colour: AtomicU32::new(0),
             aged_ms: AtomicU64::new(0),
+            slabs_aged_ms: AtomicU64::new(0),
+            decay_ms: AtomicU32::new(0),
             returned: AtomicU64::new(0),
         }
     }
@@ -147,6 +151,7 @@ impl<M: Machine> Mm<M> {
                 let options = self.options();
                 self.pages.init(m, &options);
                 self.vmalloc.set_decay_ms(options.decay_ms);
+                self.decay_ms.store(options.decay_ms, Ordering::Relaxed);
                 // Odd, so that it is no address and no small number that a program might store.
                 self.key.store(m.random() as usize | 1, Ordering::Relaxed);
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
@@ -441,6 +446,12 @@ impl<M: Machine> Mm<M> {
         // One thread wins the interval.
         if self.aged_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let (m, pages) = (&self.machine, &self.pages);
+            let slabs = self.slabs_aged_ms.load(Ordering::Relaxed);
+            // What lies idle for half the time goes to the page layer, where it lies idle for the rest of it.
+            if now.wrapping_sub(slabs) >= u64::from(self.decay_ms.load(Ordering::Relaxed) / 2) {
+                self.slabs_aged_ms.store(now, Ordering::Relaxed);
+                self.slab.age(m, pages);
+            }
             let gone = self.vmalloc.age(m, pages, now) + pages.age(m, now);
             self.returned.fetch_add(gone, Ordering::Relaxed);
         }
@@ -480,6 +491,7 @@ impl<M: Machine> Mm<M> {
         let m = &self.machine;
         m.enter();
         let fork = self.fork();
+        self.options.lock_for_fork(m, fork);
         self.slab.lock_all(m, fork);
         self.vmalloc.lock_all(m, fork);
         self.pages.lock_all(m, fork);
@@ -497,6 +509,7 @@ impl<M: Machine> Mm<M> {
             self.pages.unlock_all(m, fork);
             self.vmalloc.unlock_all(m, fork);
             self.slab.unlock_all(m, fork);
+            self.options.unlock_after_fork(m, fork);
         }
         self.generation.store(m.generation(), Ordering::Relaxed);
         m.leave();

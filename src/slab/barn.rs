@@ -13,6 +13,8 @@ const LIMIT: u32 = 10;
 struct Stack {
     head: usize,
     len: u32,
+    /// Least length since the last [`Barn::idle`]: so many were not needed.
+    low: u32,
 }
 
 /// Full and empty sheaves. Guarded by the lock around it.
@@ -22,7 +24,7 @@ pub struct Barn {
 }
 
 impl Stack {
-    const NEW: Stack = Stack { head: 0, len: 0 };
+    const NEW: Stack = Stack { head: 0, len: 0, low: 0 };
 
     fn push(&mut self, mut sheaf: Sheaf) -> Result<(), Sheaf> {
         if self.len >= LIMIT {
@@ -44,6 +46,7 @@ impl Stack {
         let mut sheaf = unsafe { Sheaf::from_word(self.head, capacity) }?;
         self.head = sheaf.take_link();
         self.len -= 1;
+        self.low = self.low.min(self.len);
         Some(sheaf)
     }
 }
@@ -74,6 +77,14 @@ impl Barn {
     /// An empty sheaf.
     pub fn take_empty(&mut self, capacity: u16) -> Option<Sheaf> {
         self.empty.pop(capacity)
+    }
+
+    /// How many sheaves with objects, and empty ones, lay here all the time since the last call.
+    pub fn idle(&mut self) -> (u32, u32) {
+        let idle = (self.full.low, self.empty.low);
+        self.full.low = self.full.len;
+        self.empty.low = self.empty.len;
+        idle
     }
 
     /// Sheaves with objects, and empty ones.

@@ -534,6 +534,30 @@ impl<M: Machine> Slab<M> {
         }
     }
 
+    /// Gives back what was not needed since the last call: sheaves that lay in the barns all the time, kept empties.
+    pub fn age(&self, m: &M, pages: &PageAllocator<M>) {
+        for id in self.ids() {
+            let (cache, layout) = (&self.caches[id as usize], self.layout(id));
+            if cache.slow_allocs.load(Ordering::Relaxed) == 0 && id != SHEAF_CACHE {
+                continue;
+            }
+            for node in cache.nodes().take(m.nr_nodes()) {
+                let (full, empty) = node.barn.lock(m).idle();
+                for n in 0..full + empty {
+                    let mut barn = node.barn.lock(m);
+                    let sheaf =
+                        if n < full { barn.take_full(layout.capacity) } else { barn.take_empty(layout.capacity) };
+                    drop(barn);
+                    let Some(sheaf) = sheaf else { continue };
+                    self.dissolve(m, pages, sheaf, Gfp::KERNEL);
+                }
+                let mut release = PageList::new();
+                node.slabs.lock(m).age(m, layout, &mut release);
+                self.release(m, pages, id, release, Gfp::KERNEL);
+            }
+        }
+    }
+
     /// [`Slab::flush`], then gives every empty slab back to the page allocator.
     pub fn shrink(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
         self.flush(m, pages, only);

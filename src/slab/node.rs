@@ -35,6 +35,8 @@ pub struct NodeSlabs {
     /// Objects with a free bit, over all slabs.
     pub free: u64,
     next_colour: u32,
+    /// Fewest kept empties since the last [`NodeSlabs::age`].
+    empty_low: u32,
 }
 
 /// One slab, by its head.
@@ -102,6 +104,7 @@ impl NodeSlabs {
             slabs: 0,
             free: 0,
             next_colour: 0,
+            empty_low: 0,
         }
     }
 
@@ -117,6 +120,7 @@ impl NodeSlabs {
             let to = (!full).then(|| slab.bucket());
             if bucket != to || full {
                 self.list(bucket).remove(head, |p| m.page(p));
+                self.empty_low = self.empty_low.min(self.empty.len());
                 match to {
                     Some(to) => self.partial[to].push_front(head, |p| m.page(p)),
                     None => slab.page().clear(flag::PARTIAL),
@@ -255,7 +259,18 @@ impl NodeSlabs {
 
     /// Moves all kept empties to `release`.
     pub fn shrink<M: Machine>(&mut self, m: &M, layout: &SlabLayout, release: &mut PageList) {
-        while let Some(head) = self.empty.pop_front(|p| m.page(p)) {
+        self.release_empties(m, layout, self.empty.len(), release);
+    }
+
+    /// Moves the kept empties that were not needed since the last call to `release`.
+    pub fn age<M: Machine>(&mut self, m: &M, layout: &SlabLayout, release: &mut PageList) {
+        self.release_empties(m, layout, self.empty_low, release);
+        self.empty_low = self.empty.len();
+    }
+
+    fn release_empties<M: Machine>(&mut self, m: &M, layout: &SlabLayout, count: u32, release: &mut PageList) {
+        for _ in 0..count {
+            let Some(head) = self.empty.pop_back(|p| m.page(p)) else { break };
             self.forget(m, layout, head);
             release.push_front(head, |p| m.page(p));
         }

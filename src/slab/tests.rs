@@ -327,3 +327,28 @@ fn atomic_frees_defer_what_they_cannot_lock() {
     assert_eq!(w.in_use(), 0);
     w.verify();
 }
+
+#[test]
+fn what_lies_idle_goes_back() {
+    let w = world(1, Hostile::default());
+    let id = 33;
+    let objects: Vec<usize> = (0..400).map(|_| w.alloc(id)).collect();
+    for object in objects {
+        w.free(id, object);
+    }
+    let slabs = |w: &World| {
+        let mut slabs = 0;
+        w.slab.for_each_cache(&w.m, |_, c| slabs += if c.id == id { c.slabs } else { 0 });
+        slabs
+    };
+    let before = slabs(&w);
+    w.slab.age(&w.m, &w.pages);
+    // What was needed since the last look stays; what was not goes at the next.
+    w.slab.age(&w.m, &w.pages);
+    w.slab.age(&w.m, &w.pages);
+    let capacity = w.slab.layout(id).capacity as usize;
+    let per_slab = w.slab.layout(id).objects as usize;
+    assert!(slabs(&w) <= 2 * capacity.div_ceil(per_slab) + 2, "{} of {before}", slabs(&w));
+    assert!(before > slabs(&w));
+    w.verify();
+}

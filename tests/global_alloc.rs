@@ -77,7 +77,7 @@ fn every_layout_is_aligned_zeroed_and_kept_over_realloc() {
             // SAFETY: the layout's size is not 0; the block is used within its size and freed with its layout.
             unsafe {
                 let block = ALLOCATOR.alloc_zeroed(layout);
-                assert!(!block.is_null() && block.addr() % align == 0, "{layout:?}");
+                assert!(!block.is_null() && block.addr().is_multiple_of(align), "{layout:?}");
                 let bytes = std::slice::from_raw_parts_mut(block, size);
                 assert!(bytes.iter().all(|byte| *byte == 0), "{layout:?}");
                 bytes.iter_mut().enumerate().for_each(|(n, byte)| *byte = n as u8);
@@ -87,7 +87,7 @@ fn every_layout_is_aligned_zeroed_and_kept_over_realloc() {
                     let kept = layout.size().min(grown);
                     block = ALLOCATOR.realloc(block, layout, grown);
                     layout = Layout::from_size_align(grown, align).unwrap();
-                    assert!(!block.is_null() && block.addr() % align == 0, "{layout:?}");
+                    assert!(!block.is_null() && block.addr().is_multiple_of(align), "{layout:?}");
                     let bytes = std::slice::from_raw_parts_mut(block, grown);
                     assert!(bytes[..kept].iter().enumerate().all(|(n, byte)| *byte == n as u8), "{layout:?}");
                     bytes.iter_mut().enumerate().for_each(|(n, byte)| *byte = n as u8);

@@ -140,7 +140,8 @@ impl<M: Machine> Mm<M> {
         let done = match self.block_at(address, gfp.may_block()) {
             Err(defect) => Err(defect),
             Ok(Block::Object(id)) => {
-                self.slab.free_slow(m, pages, id, address, gfp);
+                // SAFETY: an object of that cache that is not free; the caller of `free` gives it up.
+                unsafe { self.slab.free_slow(m, pages, id, address, gfp) };
                 Ok(())
             }
             Ok(Block::Run(range, _)) => {

@@ -318,7 +318,10 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     fn free_full(&self, id: u8, block: *mut u8) {
-        self.bracket(Gfp::MALLOC, |gfp| self.slab.free_slow(&self.machine, &self.pages, id, block, gfp));
+        self.bracket(Gfp::MALLOC, |gfp| {
+            // SAFETY: `free_class`'s caller gave the object up.
+            unsafe { self.slab.free_slow(&self.machine, &self.pages, id, block, gfp) }
+        });
     }
 
     /// The object looks as if it were free already, or the pointer as if it were none of ours.
@@ -331,7 +334,8 @@ impl<M: Machine> Mm<M> {
             let found = if double { Err(Defect::DoubleFree) } else { self.slab.cache_of(m, block, gfp.may_block()) };
             match found {
                 Err(defect) => misuse(m, defect, block.addr(), self.slab.name(id)),
-                Ok(id) => self.slab.free_slow(m, pages, id, block, gfp),
+                // SAFETY: an object of that cache that is not free; the caller of `free` gives it up.
+                Ok(id) => unsafe { self.slab.free_slow(m, pages, id, block, gfp) },
             }
         });
     }

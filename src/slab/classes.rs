@@ -55,7 +55,7 @@ static CLASS_OF: [u8; TABLE_ALLOC] = table();
 /// The smallest class that holds `size` bytes, which is at most [`MAX_SMALL`]. Size 0 is served as 1.
 #[inline(always)]
 pub fn class_of(size: usize) -> u8 {
-    let index = (size + 7) / 8;
+    let index = (size + 7) >> 3;
     debug_assert!(index < TABLE_LEN);
     // The mask keeps no index that is in range from itself: it only shows that the table is never left.
     CLASS_OF[index & (TABLE_ALLOC - 1)]

@@ -105,8 +105,10 @@ impl<M: Machine> Slab<M> {
         match self.cache_of(m, object, gfp.may_block()) {
             Ok(id) if id == cache.0 => {
                 // SAFETY: rows hold valid sheaves; the object is of this cache and the caller gives it up.
-                if !unsafe { m.push(cache.0, object) } {
-                    self.free_slow(m, pages, cache.0, object, gfp);
+                unsafe {
+                    if !m.push(cache.0, object) {
+                        self.free_slow(m, pages, cache.0, object, gfp);
+                    }
                 }
             }
             Ok(_) => misuse(m, Defect::WrongCache, object.addr(), self.name(cache.0)),

@@ -148,9 +148,12 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Frees `object` of cache `id` when the current CPU's main sheaf was full.
+    ///
+    /// # Safety
+    /// `object` is of that cache (or of a larger size class) and the caller gives it up.
     #[cold]
     #[inline(never)]
-    pub fn free_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
+    pub unsafe fn free_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
         self.caches[id as usize].slow_frees.fetch_add(1, Ordering::Relaxed);
         if gfp.may_block() {
             self.drain_deferred(m, pages);

@@ -164,7 +164,7 @@ const fn sentinel(capacity: u16) -> usize {
 
 /// Whether the sheaf named `word` is full ([`no_sheaf`] is).
 pub fn is_full(word: usize) -> bool {
-    (word + SLOT) % SHEAF_BYTES == 0
+    (word + SLOT).is_multiple_of(SHEAF_BYTES)
 }
 
 /// Number of objects in the sheaf named `word`, whose capacity is `capacity`.

@@ -37,8 +37,10 @@ impl World {
     fn free(&self, id: u8, object: usize) {
         let object = ptr::with_exposed_provenance_mut(object);
         // SAFETY: the object is the test's.
-        if !unsafe { self.m.push(id, object) } {
-            self.slab.free_slow(&self.m, &self.pages, id, object, Gfp::KERNEL);
+        unsafe {
+            if !self.m.push(id, object) {
+                self.slab.free_slow(&self.m, &self.pages, id, object, Gfp::KERNEL);
+            }
         }
     }
 

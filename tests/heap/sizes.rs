@@ -25,7 +25,7 @@ fn world<M: Host>(mm: &Mm<M>) -> World<'_, M> {
 /// Frees down to `keep` blocks and checks the heap.
 fn settle<M: Host>(world: &mut World<'_, M>, keep: usize) {
     while world.live() > keep {
-        world.apply(Op::Free { pick: world.live() / 2, sized: world.live() % 2 == 0 });
+        world.apply(Op::Free { pick: world.live() / 2, sized: world.live().is_multiple_of(2) });
     }
     world.verify();
 }

@@ -44,6 +44,10 @@ impl<M: Machine> Mm<M> {
             let area = self.vmalloc.alloc(&self.machine, &self.pages, size, align, gfp);
             block = area.map_or(ptr::null_mut(), |a| a.as_ptr());
         }
+        if block.is_null() && (MAX_RUN + 1..=Order::MAX.bytes()).contains(&size) && align <= PAGE_SIZE {
+            // The system gives no more addresses, but free blocks of the largest order may be there.
+            block = self.alloc_run(size, align, gfp);
+        }
         block
     }
 

@@ -233,13 +233,13 @@ mod tests {
 
     #[test]
     fn names_are_the_sizes() {
-        for id in 1..=NR_CLASSES {
-            let text = STATIC_NAMES[id].strip_prefix("kmalloc-").unwrap();
+        for (id, name) in STATIC_NAMES.iter().enumerate().take(NR_CLASSES + 1).skip(1) {
+            let text = name.strip_prefix("kmalloc-").unwrap();
             let size = match text.strip_suffix('k') {
                 Some(k) => k.parse::<usize>().unwrap() * 1024,
                 None => text.parse().unwrap(),
             };
-            assert_eq!(size, class_size(id), "{}", STATIC_NAMES[id]);
+            assert_eq!(size, class_size(id), "{name}");
         }
     }
 }

@@ -78,8 +78,7 @@ mod tests {
 
     #[test]
     fn only_starts_of_objects_pass() {
-        for class in 1..=NR_CLASSES {
-            let layout = STATIC_LAYOUTS[class];
+        for (class, layout) in STATIC_LAYOUTS.iter().enumerate().take(NR_CLASSES + 1).skip(1) {
             for colour in 0..layout.colours as usize {
                 let tag = tag(class as u8, colour);
                 assert_eq!(class_of_tag(tag) as usize, class);

@@ -75,9 +75,9 @@ fn op(rng: &mut u64, live: usize, cpus: usize, bias: u64) -> Op {
     let r = *rng >> 33;
     match r % 64 {
         0 => Op::RunOn(r as usize / 64 % cpus),
-        1 if r / 64 % 8 == 0 => Op::Flush(Some((r / 512 % NR_CLASSES as u64) as u8 + 1)),
-        2 if r / 64 % 32 == 0 => Op::Shrink,
-        3 if r / 64 % 32 == 0 => Op::Flush(None),
+        1 if (r / 64).is_multiple_of(8) => Op::Flush(Some((r / 512 % NR_CLASSES as u64) as u8 + 1)),
+        2 if (r / 64).is_multiple_of(32) => Op::Shrink,
+        3 if (r / 64).is_multiple_of(32) => Op::Flush(None),
         n if n < bias || live == 0 => {
             // Few classes at a time, so that their slabs fill and empty.
             let id = [1u8, 4, 5, 9, 21, 33][(r / 64 % 6) as usize];

@@ -7,3 +7,16 @@
 mod libc_abi;
 #[path = "../../src/process.rs"]
 mod process;
+
+// Where libc's area of restartable sequences is (`machine/linux/static_rseq.rs` in the core). Weak: an older libc has none.
+core::arch::global_asm!(
+    ".weak __rseq_offset",
+    ".weak __rseq_size",
+    ".weak slabwright_static_rseq",
+    ".hidden slabwright_static_rseq",
+    ".pushsection .data.rel.ro, \"aw\", @progbits",
+    ".balign 8",
+    "slabwright_static_rseq:",
+    ".quad __rseq_offset, __rseq_size",
+    ".popsection",
+);

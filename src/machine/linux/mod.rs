@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `memory` | address map, growth, giving back ([`Frames`](super::Frames)) |
 //! | `remap` | the vmalloc window, moving populations ([`Mapping`](super::Mapping)) |
-//! | `percpu`, `rseq`, `membarrier`, `tls` | rows of sheaves ([`PerCpu`](super::PerCpu)) |
+//! | `percpu`, `rseq`, `static_rseq`, `membarrier`, `tls` | rows of sheaves ([`PerCpu`](super::PerCpu)) |
 //! | [`fork`], `vfork` | children |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | `limits` | budgets, CPUs, nodes, clock, random bits |
@@ -21,6 +21,7 @@ mod park;
 mod percpu;
 mod remap;
 mod rseq;
+mod static_rseq;
 mod sys;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]

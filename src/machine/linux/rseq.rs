@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU32, Ordering::Relaxed};
 
-use super::{sys, tls};
+use super::{static_rseq, sys, tls};
 
 /// What precedes an abort handler, and what an area is registered with.
 const SIGNATURE: usize = 0x5305_3053;
@@ -102,7 +102,7 @@ pub(super) fn init(usable: bool) {
     OFFSET.store(own, Relaxed);
     let mode = if !usable || !ALLOWED.load(Relaxed) || !super::membarrier::register() {
         Mode::Lock
-    } else if let Some(offset) = libc_area() {
+    } else if let Some(offset) = static_rseq::area().or_else(libc_area) {
         OFFSET.store(offset, Relaxed);
         if cpu_id() >= 0 {
             Mode::Libc

@@ -201,6 +201,18 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     pub fn alloc_slow(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        if size < self.small.load(Ordering::Acquire) {
+            let id = class_of(size);
+            // A disturbed section, or a machine whose sections are locks: no need for more than another attempt.
+            // SAFETY: rows hold valid sheaves; the object is then ours and of that class.
+            unsafe {
+                let object = self.machine.pop_again(id);
+                if !object.is_null() {
+                    clear_key(id, object);
+                    return object;
+                }
+            }
+        }
         self.bracket(gfp, |gfp| {
             if size <= MAX_SMALL {
                 return self.alloc_class(class_of(size), gfp);
@@ -318,6 +330,11 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     fn free_full(&self, id: u8, block: *mut u8) {
+        // As in `alloc_slow`.
+        // SAFETY: rows hold valid sheaves; `free_class`'s caller gave the object up.
+        if unsafe { self.machine.push_again(id, block) } {
+            return;
+        }
         self.bracket(Gfp::MALLOC, |gfp| {
             // SAFETY: `free_class`'s caller gave the object up.
             unsafe { self.slab.free_slow(&self.machine, &self.pages, id, block, gfp) }

@@ -13,3 +13,5 @@ wait $clients
 kill -QUIT $server
 wait $server
 echo "server ended with $?"
+# The server makes its log its error output.
+cat logs/error.log >>served

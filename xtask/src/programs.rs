@@ -4,7 +4,8 @@
 //! all it starts. `$HERE` is the scripts' directory. Compared are the exit code, the standard output and every file that it
 //! leaves in `out/`. The error output of the program itself is appended to the file `served`: statistics must be in there,
 //! which shows that it was slabwright that served it. Comments at the top of a script say what it wants:
-//! `# needs: COMMAND…` (each is in [`PACKAGES`]), `# limit: SECONDS` for one run, `# alone` for one that wants all CPUs.
+//! `# needs: COMMAND…` (each is in [`PACKAGES`]), `# limit: SECONDS` for one run, `# alone` for one that wants all CPUs,
+//! `# modes: MODE…` if not all of [`MODES`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -61,6 +62,8 @@ struct Program {
     needs: Vec<String>,
     limit: Duration,
     alone: bool,
+    /// Modes to run in; all where empty.
+    modes: Vec<String>,
 }
 
 /// What a run left behind.
@@ -85,12 +88,15 @@ fn load(script: PathBuf) -> Result<Program> {
         needs: Vec::new(),
         limit: Duration::from_secs(LIMIT),
         alone: false,
+        modes: Vec::new(),
     };
     for line in text.lines().take_while(|line| line.starts_with('#')) {
         if let Some(needs) = line.strip_prefix("# needs: ") {
             program.needs = needs.split_whitespace().map(str::to_owned).collect();
         } else if let Some(limit) = line.strip_prefix("# limit: ") {
             program.limit = Duration::from_secs(limit.trim().parse()?);
+        } else if let Some(modes) = line.strip_prefix("# modes: ") {
+            program.modes = modes.split_whitespace().map(str::to_owned).collect();
         } else if line == "# alone" {
             program.alone = true;
         }
@@ -125,10 +131,20 @@ fn search_path() -> std::ffi::OsString {
     path
 }
 
+/// Whether Python has its test suite, which Debian packages apart.
+fn suite_is_there(path: &std::ffi::OsStr) -> bool {
+    let mut import = Command::new("python3");
+    import.env("PATH", path).args(["-c", "import test.test_dict"]).stderr(std::process::Stdio::null());
+    import.status().is_ok_and(|status| status.success())
+}
+
 fn missing(programs: &[Program]) -> Vec<String> {
     let path = search_path();
     let mut missing = Vec::new();
     for program in programs {
+        if program.name == "python-tests" && !suite_is_there(&path) {
+            missing.push("python-tests needs Python's test suite: apt-get install libpython3.X-testsuite".to_owned());
+        }
         for need in program.needs.iter().filter(|need| !is_command(need, &path)) {
             let package = PACKAGES.iter().find(|(command, _)| command == need).map_or("?", |(_, package)| package);
             missing.push(format!("{} needs `{need}`: apt-get install {package}", program.name));
@@ -320,7 +336,10 @@ fn test_all(options: &Options, outcome: &mut Outcome) -> Result {
         alone.iter().for_each(run);
     };
     run_all(programs.iter().map(|program| Job { program, mode: None }).collect());
-    let pairs = programs.iter().flat_map(|program| (0..modes.len()).map(move |mode| Job { program, mode: Some(mode) }));
+    let pairs = programs.iter().flat_map(|program| {
+        let wanted = |mode: &usize| program.modes.is_empty() || program.modes.iter().any(|name| name == modes[*mode].0);
+        (0..modes.len()).filter(wanted).map(move |mode| Job { program, mode: Some(mode) })
+    });
     run_all(pairs.collect());
     Ok(())
 }
@@ -348,8 +367,10 @@ mod tests {
 
     #[test]
     fn reads_the_head_of_a_script() {
-        let (read, dir) = program("head", "# What it does.\n# needs: sh cat\n# alone\necho\n# needs: no\n", 7);
+        let (read, dir) =
+            program("head", "# What it does.\n# needs: sh cat\n# alone\n# modes: verify\necho\n# needs: no\n", 7);
         assert_eq!((read.needs, read.alone), (vec!["sh".to_owned(), "cat".to_owned()], true));
+        assert_eq!(read.modes, ["verify"]);
         fs::remove_dir_all(dir).unwrap();
     }
 

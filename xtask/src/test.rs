@@ -66,7 +66,16 @@ const PARTS: &[Part] = &[
     }),
     ("doc", "the documentation builds without a warning", |_| {
         let mut doc = shell::cargo();
-        doc.args(["doc", "--quiet", "--no-deps", "--features", "sim", "--package", "slabwright"]);
+        doc.args([
+            "doc",
+            "--quiet",
+            "--no-deps",
+            "--document-private-items",
+            "--features",
+            "sim",
+            "--package",
+            "slabwright",
+        ]);
         Outcome::one("cargo doc", shell::run(doc.env("RUSTDOCFLAGS", "-D warnings")))
     }),
     ("build", "the release libraries", |_| Outcome::one("cargo build --release", shell::build_library(true).map(drop))),

@@ -3,6 +3,8 @@
 # limit: 400
 # modes: default verify
 # alone
+# Python keeps small objects in pools of its own, unless it is told not to.
+export PYTHONMALLOC=malloc
 python3 -m test -q test_dict >log 2>>served
 # Many tests want the error output of the interpreters they start to be empty.
 unset SLABWRIGHT_STATS

@@ -323,6 +323,7 @@ macro_rules! programs {
 programs! {
     semantics: "semantics.c";
     errno: "errno.c";
+    suites: "suites.c";
     extensions: "extensions.c";
     sizes: "sizes.c";
     aligned: "aligned.c";

@@ -160,6 +160,22 @@ fn fresh_mappings() {
     m.unmap(at, len);
 }
 
+#[test]
+fn locked_memory_goes_when_it_is_unmapped() {
+    let m = machine();
+    let at = slots(2);
+    let len = 2 * PAGEBLOCK_SIZE;
+    assert!(m.map_fresh(at, len));
+    bytes(at, len).fill(1);
+    // The advice that gives pages back is refused for the whole mapping as soon as one page of it is locked.
+    let locked = unsafe { libc::mlock(std::ptr::with_exposed_provenance(at + PAGE_SIZE), PAGE_SIZE) };
+    assert_eq!(locked, 0, "a page may be locked");
+    m.unmap(at, len);
+    assert!(m.map_fresh(at, len));
+    assert!(bytes(at, len).iter().all(|&b| b == 0));
+    m.unmap(at, len);
+}
+
 fn block_filled_with(m: &Linux, value: u8) -> PfnRange {
     let range = m.grow(0, ZoneKind::Movable, 1024).unwrap();
     frame_bytes(m, range).fill(value);

@@ -161,8 +161,9 @@ impl<M: Machine> Vmalloc<M> {
             // The next run of slots that are all dirty, or all zero.
             let first = at & !(Self::SLOT - 1);
             let (mut dirty, mut end) = (false, first);
-            let most = ((to - first).div_ceil(Self::SLOT)).min(512) * Self::SLOT;
-            self.space.lock(m).index.look(m, first, most, |slot, entry| {
+            // A slot that is blanked from its middle on is a run of its own: all others may be cleaned.
+            let slots = if at > first { 1 } else { (to - first).div_ceil(Self::SLOT).min(512) };
+            self.space.lock(m).index.look(m, first, slots * Self::SLOT, |slot, entry| {
                 let is_dirty = entry.state() == SlotState::Dirty;
                 if slot == first {
                     dirty = is_dirty;
@@ -173,9 +174,9 @@ impl<M: Machine> Vmalloc<M> {
             });
             let stop = end.max(first + Self::SLOT).min(to);
             if dirty {
-                let whole = at == first && stop == end;
+                // What the last slot holds beyond `to` is nobody's either.
                 let long = (end - first) / Self::SLOT >= CLEAN_SLOTS;
-                let cleaned = !M::OWNS_FRAMES && whole && (prefer_clean || long) && m.clean(first, end - first);
+                let cleaned = !M::OWNS_FRAMES && at == first && (prefer_clean || long) && m.clean(first, end - first);
                 if cleaned {
                     self.space
                         .lock(m)

@@ -8,6 +8,8 @@ use crate::machine::MAX_NODES;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE};
 
 static LIMIT: AtomicU64 = AtomicU64::new(0);
+/// Bytes that the system lets the process have, `u64::MAX` for no limit; 0 before they were asked for.
+static SYSTEM: AtomicU64 = AtomicU64::new(0);
 static ABORTS: AtomicBool = AtomicBool::new(Options::DEFAULT.abort);
 static CPUS: AtomicU32 = AtomicU32::new(0);
 static NODES: AtomicU32 = AtomicU32::new(0);
@@ -84,14 +86,25 @@ pub(super) fn bind(at: usize, len: usize, node: usize) {
     let _ = unsafe { sys::call(libc::SYS_mbind, [at, len, MPOL_PREFERRED_MANY, mask, 64, 0]) };
 }
 
-/// Pages that may be used: the least of the option, the resource limits and the limits of the control groups.
+/// Pages that may be used: the least of the option, the resource limits and the limits of the control groups. The
+/// system is asked once: a dozen system calls, and callers hold locks.
 pub(super) fn budget() -> u64 {
     let option = match LIMIT.load(Relaxed) {
         0 => u64::MAX,
         bytes => bytes,
     };
-    let least = option.min(sys::rlimit(libc::RLIMIT_DATA)).min(sys::rlimit(libc::RLIMIT_AS)).min(cgroup());
+    let least = option.min(system());
     if least == u64::MAX { u64::MAX } else { least >> PAGE_SHIFT }
+}
+
+fn system() -> u64 {
+    let known = SYSTEM.load(Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let least = sys::rlimit(libc::RLIMIT_DATA).min(sys::rlimit(libc::RLIMIT_AS)).min(cgroup()).max(1);
+    SYSTEM.store(least, Relaxed);
+    least
 }
 
 /// The least memory limit of the process's control group and those above it; `u64::MAX` for none.

@@ -35,10 +35,10 @@ use super::{Context, Machine, Report};
 use crate::config::Options;
 
 pub use memory::LOW_PAGES;
+pub use remap::can_move;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
-pub use remap::allow as allow_moves;
-pub use remap::can_move;
+pub use remap::{allow as allow_moves, moved_runs};
 pub use rseq::{Mode, mode};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]

@@ -24,6 +24,10 @@ const MAPPINGS: u32 = 65_530 / 8;
 /// First release whose `UFFDIO_MOVE` is trusted.
 const UFFD_MOVE_FROM: (u64, u64) = (6, 17);
 
+/// Bits of a slot in [`Moved`].
+const FILLED: u32 = 1;
+const FIRST: u32 = 2;
+
 const UNKNOWN: u8 = 0;
 const YES: u8 = 1;
 const NO: u8 = 2;
@@ -31,7 +35,7 @@ const NO: u8 = 2;
 static UFFD: AtomicU8 = AtomicU8::new(UNKNOWN);
 static MREMAP: AtomicU8 = AtomicU8::new(YES);
 static STRICT: AtomicU8 = AtomicU8::new(UNKNOWN);
-/// Address of the bit map of slots that `mremap` filled; 0 before the first.
+/// Address of two bit maps, of the slots that `mremap` filled and of the first slots of its runs; 0 before the first.
 static MOVED_BITS: AtomicUsize = AtomicUsize::new(0);
 static MOVED_RUNS: AtomicU32 = AtomicU32::new(0);
 
@@ -52,12 +56,12 @@ fn means_never(error: sys::Errno) -> bool {
     matches!(error.0, libc::EPERM | libc::ENOSYS | libc::EINVAL)
 }
 
-/// Slots of the window that hold a mapping made by `mremap`, a bit each.
+/// Slots of the window that hold a mapping made by `mremap`: two bits each, *filled* and *first of its run*.
 struct Moved;
 
 impl Moved {
     fn bits(create: bool) -> Option<&'static [AtomicU32]> {
-        let words = memory::vmalloc_window().len() / SLOT / 32 + 1;
+        let words = memory::vmalloc_window().len() / SLOT / 16 + 1;
         let mut at = MOVED_BITS.load(Acquire);
         if at == 0 && create {
             let fresh = sys::mmap(0, words * 4, RW, 0).ok()?;
@@ -85,27 +89,40 @@ impl Moved {
             MOVED_RUNS.fetch_sub(1, Relaxed);
             return false;
         }
-        for slot in Moved::slots(start, len) {
-            bits[slot / 32].fetch_or(1 << (slot % 32), Relaxed);
+        for (nth, slot) in Moved::slots(start, len).enumerate() {
+            let as_what = if nth == 0 { FILLED | FIRST } else { FILLED };
+            bits[slot / 16].fetch_or(as_what << (slot % 16 * 2), Relaxed);
         }
         true
     }
 
     fn any(start: usize, len: usize) -> bool {
-        Moved::bits(false)
-            .is_some_and(|bits| Moved::slots(start, len).any(|s| bits[s / 32].load(Relaxed) & 1 << (s % 32) != 0))
+        Moved::bits(false).is_some_and(|bits| {
+            Moved::slots(start, len).any(|s| bits[s / 16].load(Relaxed) & FILLED << (s % 16 * 2) != 0)
+        })
     }
 
-    /// Forgets the slots of a range; whether there were any. Runs are counted by their slots then: an estimate that
-    /// never lets the count fall behind for runs of one slot, which is what scattered frames make.
+    /// Forgets the slots of a range; whether there were any. What remains of a run behind the range is a run of its own.
     fn forget(start: usize, len: usize) -> bool {
         let Some(bits) = Moved::bits(false) else { return false };
-        let mut found = 0;
-        for slot in Moved::slots(start, len) {
-            found += bits[slot / 32].fetch_and(!(1 << (slot % 32)), Relaxed) >> (slot % 32) & 1;
+        let slots = Moved::slots(start, len);
+        let (mut any, mut runs) = (false, 0);
+        for slot in slots.clone() {
+            let shift = slot % 16 * 2;
+            let was = bits[slot / 16].fetch_and(!((FILLED | FIRST) << shift), Relaxed) >> shift;
+            any |= was & FILLED != 0;
+            runs += was >> 1 & 1;
         }
-        let _ = MOVED_RUNS.fetch_update(Relaxed, Relaxed, |runs| Some(runs.saturating_sub(found)));
-        found != 0
+        // Another thread may have that slot in hand: then the count is off by one for a while, and no more.
+        if any && let Some(word) = bits.get(slots.end / 16) {
+            let shift = slots.end % 16 * 2;
+            if word.load(Relaxed) >> shift & (FILLED | FIRST) == FILLED {
+                word.fetch_or(FIRST << shift, Relaxed);
+                MOVED_RUNS.fetch_add(1, Relaxed);
+            }
+        }
+        let _ = MOVED_RUNS.fetch_update(Relaxed, Relaxed, |known| Some(known.saturating_sub(runs)));
+        any
     }
 }
 
@@ -335,15 +352,29 @@ unsafe impl Mapping for Linux {
         let moved = Moved::forget(start, len);
         if memory::sparse() {
             sys::munmap(start, len);
-        } else if moved || strict() {
-            // A new mapping merges with its neighbours, whatever was here, and is not accounted for.
-            let _ = sys::mmap(start, len, libc::PROT_NONE, libc::MAP_FIXED);
+            return;
+        }
+        // Locked pages (`mlock`) are not given back by advice; contents that stayed would be taken for zero later.
+        if !moved && !strict() && sys::madvise(start, len, libc::MADV_DONTNEED).is_ok() {
+            sys::mprotect(start, len, libc::PROT_NONE);
+            return;
+        }
+        // A new mapping merges with its neighbours, whatever was here, and is not accounted for.
+        if sys::mmap(start, len, libc::PROT_NONE, libc::MAP_FIXED).is_ok() {
             memory::advise_vmalloc_part(start, len);
-        } else {
-            let _ = sys::madvise(start, len, libc::MADV_DONTNEED);
+        } else if sys::mprotect(start, len, RW) {
+            // SAFETY: the range is the caller's to give up, and it is mapped: changing the protection of a hole fails.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(start).write_bytes(0, len) };
             sys::mprotect(start, len, libc::PROT_NONE);
         }
     }
+}
+
+/// Mappings that moving is believed to have added so far, for tests.
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub fn moved_runs() -> u32 {
+    MOVED_RUNS.load(Relaxed)
 }
 
 /// Whether the process can move populations at all, as far as is known by now.

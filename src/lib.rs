@@ -61,3 +61,8 @@ macro_rules! without_std {
 macro_rules! without_std {
     ($($item:item)*) => {};
 }
+
+/// The examples of the README are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,6 +2,7 @@
 
 mod elf;
 mod programs;
+mod readme;
 mod run;
 mod shell;
 mod test;

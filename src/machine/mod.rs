@@ -50,7 +50,7 @@ pub const SHEAF_SLOTS: usize = 256;
 pub const SHEAF_BYTES: usize = SHEAF_SLOTS * size_of::<usize>();
 
 /// A word of a per-CPU row. Each holds the address of the top slot of a sheaf (see [`crate::slab::sheaf`]), or
-/// [`PerCpu::EMPTY_WORD`]'s address where there is no sheaf.
+/// [`no_sheaf`] where there is no sheaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Word {
     /// The sheaf that allocations pop and frees push.

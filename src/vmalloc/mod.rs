@@ -1,6 +1,6 @@
 //! vmalloc: requests above 2 MiB get contiguous addresses over memory that need not be adjacent.
 //!
-//! * Addresses come from an augmented free tree ([`tree`]); an explicit page table ([`index`]) says what each slot holds.
+//! * Addresses come from an augmented free tree (`tree`); an explicit page table (`index`) says what each slot holds.
 //! * `free` is lazy: the range stays mapped (*retained*) and serves a later request of its size without any system call, until it is
 //!   too old, or there is too much of it; then it is purged in batches.
 //! * A request that no retained range fits gets fresh addresses, into which old memory is *moved* where there is

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 
 use slabwright::machine::linux::{self, Linux};
 use slabwright::machine::{Frames, Machine, Mapping};
-use slabwright::types::PAGEBLOCK_SIZE;
+use slabwright::mm::Mm;
+use slabwright::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
 
 /// The counts are the process's.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -53,4 +54,56 @@ fn limits_are_asked_for_once() {
     let calls = m.system_calls();
     assert_eq!(m.budget(), budget);
     assert_eq!(m.system_calls(), calls, "callers hold locks");
+}
+
+#[test]
+fn a_source_of_several_mappings_moves_without_new_ones() {
+    let _alone = ALONE.lock().unwrap();
+    let m = Linux;
+    assert!(m.init());
+    let (from, to) = (m.window().start + 128 * SLOT, m.window().start + 256 * SLOT);
+    let before = linux::moved_runs();
+    let moves_cleanly = |several: bool| {
+        let len = 4 * SLOT;
+        assert!(m.map_fresh(from, len) && m.map_fresh(to, len));
+        let source = std::ptr::with_exposed_provenance_mut::<u8>(from);
+        unsafe { source.write_bytes(5, len) };
+        if several {
+            // A flag of one half only: the kernel keeps two mappings.
+            assert_eq!(unsafe { libc::madvise(source.add(2 * SLOT).cast(), 2 * SLOT, libc::MADV_DONTDUMP) }, 0);
+        }
+        let moved = m.move_mapping(from, to, len).is_ok();
+        if moved {
+            let target = std::ptr::with_exposed_provenance::<u8>(to);
+            assert!((0..len).step_by(511).all(|at| unsafe { target.add(at).read() } == 5));
+        }
+        let clean = moved && linux::moved_runs() == before;
+        m.unmap(to, len);
+        m.unmap(from, len);
+        clean
+    };
+    if !moves_cleanly(false) {
+        return; // This kernel moves by mappings only, or not at all.
+    }
+    assert!(moves_cleanly(true));
+    assert!(moves_cleanly(false), "the refusal of one range is not for good");
+}
+
+#[test]
+fn zeroing_an_old_range_gives_its_memory_back() {
+    static MM: Mm<Linux> = Mm::new(Linux);
+    let _alone = ALONE.lock().unwrap();
+    // Not whole slots: what lies behind the size is nobody's and need not be written around.
+    let len = 32 * SLOT - 3 * PAGE_SIZE;
+    let first = MM.alloc(len);
+    unsafe { first.write_bytes(7, len) };
+    unsafe { MM.free(first) };
+    let again = MM.alloc_zeroed(len);
+    assert_eq!(again, first, "a freed range of the size serves");
+    let mut map = vec![0u8; len / PAGE_SIZE];
+    assert_eq!(unsafe { libc::mincore(again.cast(), len, map.as_mut_ptr()) }, 0);
+    let resident = map.iter().filter(|&&page| page & 1 != 0).count();
+    assert!(resident <= map.len() / 16, "{resident} pages were written");
+    assert!((0..len).step_by(509).all(|at| unsafe { again.add(at).read() } == 0));
+    unsafe { MM.free(again) };
 }

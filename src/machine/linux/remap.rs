@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 use core::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicUsize,
+    AtomicBool, AtomicU8, AtomicU32, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
@@ -33,6 +33,8 @@ const YES: u8 = 1;
 const NO: u8 = 2;
 
 static UFFD: AtomicU8 = AtomicU8::new(UNKNOWN);
+/// Whether a move succeeded.
+static UFFD_MOVED: AtomicBool = AtomicBool::new(false);
 static MREMAP: AtomicU8 = AtomicU8::new(YES);
 static STRICT: AtomicU8 = AtomicU8::new(UNKNOWN);
 /// Address of two bit maps, of the slots that `mremap` filled and of the first slots of its runs; 0 before the first.
@@ -171,26 +173,28 @@ impl Uffd {
         Some(Uffd { fd, start, len })
     }
 
+    /// Notes a refusal; `EINVAL` is about one range where others were moved before.
     fn refused(error: sys::Errno) {
-        if means_never(error) {
+        if means_never(error) && !(error.0 == libc::EINVAL && UFFD_MOVED.load(Relaxed)) {
             UFFD.store(NO, Relaxed);
         }
     }
 
     /// Moves what is at `from` to `to`; the bytes that moved, which are fewer than `len` where the kernel refused some page.
     fn pull(&self, to: usize, from: usize, len: usize) -> usize {
-        let mut moved = 0;
-        let mut tries = 0;
+        let (mut moved, mut tries, mut most) = (0, 0, len);
         while moved < len {
-            let mut request =
-                [(to + moved) as u64, (from + moved) as u64, (len - moved) as u64, Uffd::ALLOW_SRC_HOLES, 0];
+            let part = most.min(len - moved);
+            let mut request = [(to + moved) as u64, (from + moved) as u64, part as u64, Uffd::ALLOW_SRC_HOLES, 0];
             let result = Uffd::ioctl(self.fd, Uffd::MOVE, &mut request);
-            let step = (request[4] as i64).max(0) as usize;
+            let step = if result.is_ok() { part } else { (request[4] as i64).max(0) as usize };
             moved += step;
             match result {
-                Ok(_) => return len,
+                Ok(_) => UFFD_MOVED.store(true, Relaxed),
                 // Interrupted, or the address space is changing: a few more times.
                 Err(sys::Errno(libc::EAGAIN)) if step > 0 || tries < 16 => tries += 1,
+                // The range spans mappings that the kernel did not merge: slot by slot, each lies in one.
+                Err(sys::Errno(libc::EINVAL)) if part > SLOT => most = SLOT,
                 Err(error) => {
                     if moved == 0 {
                         Uffd::refused(error);

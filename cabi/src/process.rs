@@ -125,15 +125,21 @@ impl Write for Output {
     }
 }
 
-/// `vfork`, whose child must not allocate on its parent's restartable sequences.
-///
-/// # Safety
-/// As for `vfork` of POSIX.
-#[unsafe(no_mangle)]
-#[unsafe(naked)]
-pub unsafe extern "C" fn vfork() -> c_int {
-    naked_asm!(".cfi_startproc", "jmp {vfork}", ".cfi_endproc", vfork = sym linux::vfork)
+macro_rules! vfork {
+    ($($name:ident)*) => {$(
+        /// `vfork`, whose child must not allocate on its parent's restartable sequences.
+        ///
+        /// # Safety
+        /// As for `vfork` of POSIX.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() -> c_int {
+            naked_asm!(".cfi_startproc", "jmp {vfork}", ".cfi_endproc", vfork = sym linux::vfork)
+        }
+    )*};
 }
+
+vfork!(vfork __vfork);
 
 slabwright_core::without_std! {
     #[panic_handler]

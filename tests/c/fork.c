@@ -5,7 +5,7 @@
 
 #include "check.h"
 
-enum { THREADS = 4, FORKS = 500, BLOCKS = 64 };
+enum { THREADS = 4, FORKS = 200, BLOCKS = 64 };
 static volatile int stop;
 
 static void *noise(void *argument) {

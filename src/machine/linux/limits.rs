@@ -1,6 +1,9 @@
 //! What the system says about itself: limits, CPUs, nodes, the clock, random bits, options.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::num::NonZero;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use once_cell::race::OnceNonZeroUsize;
 
 use super::sys;
 use crate::config::Options;
@@ -8,11 +11,16 @@ use crate::machine::MAX_NODES;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE};
 
 static LIMIT: AtomicU64 = AtomicU64::new(0);
-/// Bytes that the system lets the process have, `u64::MAX` for no limit; 0 before they were asked for.
-static SYSTEM: AtomicU64 = AtomicU64::new(0);
+/// Bytes that the system lets the process have, `usize::MAX` for no limit.
+static SYSTEM: OnceNonZeroUsize = OnceNonZeroUsize::new();
 static ABORTS: AtomicBool = AtomicBool::new(Options::DEFAULT.abort);
-static CPUS: AtomicU32 = AtomicU32::new(0);
-static NODES: AtomicU32 = AtomicU32::new(0);
+static CPUS: OnceNonZeroUsize = OnceNonZeroUsize::new();
+static NODES: OnceNonZeroUsize = OnceNonZeroUsize::new();
+
+/// What `ask` says at first; at least 1.
+fn once(cell: &OnceNonZeroUsize, ask: impl FnOnce() -> usize) -> usize {
+    cell.get_or_init(|| NonZero::new(ask()).unwrap_or(NonZero::<usize>::MIN)).get()
+}
 
 /// Keeps the parts of `options` that concern the machine.
 pub(super) fn configure(options: &Options) {
@@ -27,16 +35,12 @@ pub(super) fn aborts() -> bool {
 
 /// CPUs that can ever run, at least 1 and at most `most`.
 pub(super) fn cpus(most: usize) -> usize {
-    let known = CPUS.load(Relaxed);
-    if known != 0 {
-        return known as usize;
-    }
-    let mut buffer = [0; 64];
-    let possible = sys::read_file(c"/sys/devices/system/cpu/possible", &mut buffer).and_then(sys::list_max);
-    // Where that is not to be read: as many as the kernel's CPU masks have bits.
-    let count = possible.map_or_else(mask_bits, |highest| highest as usize + 1).clamp(1, most);
-    CPUS.store(count as u32, Relaxed);
-    count
+    once(&CPUS, || {
+        let mut buffer = [0; 64];
+        let possible = sys::read_file(c"/sys/devices/system/cpu/possible", &mut buffer).and_then(sys::list_max);
+        // Where that is not to be read: as many as the kernel's CPU masks have bits.
+        possible.map_or_else(mask_bits, |highest| highest as usize + 1).clamp(1, most)
+    })
 }
 
 fn mask_bits() -> usize {
@@ -49,20 +53,16 @@ fn mask_bits() -> usize {
 
 /// Memory nodes, folded to [`MAX_NODES`].
 pub(super) fn nodes() -> usize {
-    let known = NODES.load(Relaxed);
-    if known != 0 {
-        return known as usize;
-    }
-    const MEMS_ALLOWED: usize = 1 << 2;
-    // The kernel wants room for all nodes it could have: up to 1024.
-    let mut mask = [0u64; 16];
-    let at = (&raw mut mask).expose_provenance();
-    // SAFETY: the kernel writes at most as many bits as said.
-    let done = unsafe { sys::call(libc::SYS_get_mempolicy, [0, at, size_of_val(&mask) * 8, 0, MEMS_ALLOWED, 0]) };
-    let highest = (0..1024).rev().find(|bit| done.is_ok() && mask[bit / 64] & 1 << (bit % 64) != 0);
-    let count = (highest.unwrap_or(0) + 1).min(MAX_NODES);
-    NODES.store(count as u32, Relaxed);
-    count
+    once(&NODES, || {
+        const MEMS_ALLOWED: usize = 1 << 2;
+        // The kernel wants room for all nodes it could have: up to 1024.
+        let mut mask = [0u64; 16];
+        let at = (&raw mut mask).expose_provenance();
+        // SAFETY: the kernel writes at most as many bits as said.
+        let done = unsafe { sys::call(libc::SYS_get_mempolicy, [0, at, size_of_val(&mask) * 8, 0, MEMS_ALLOWED, 0]) };
+        let highest = (0..1024).rev().find(|bit| done.is_ok() && mask[bit / 64] & 1 << (bit % 64) != 0);
+        (highest.unwrap_or(0) + 1).min(MAX_NODES)
+    })
 }
 
 /// The memory node the caller runs on, folded to [`MAX_NODES`].
@@ -93,18 +93,18 @@ pub(super) fn budget() -> u64 {
         0 => u64::MAX,
         bytes => bytes,
     };
-    let least = option.min(system());
+    let least = option.min(match system() {
+        usize::MAX => u64::MAX,
+        bytes => bytes as u64,
+    });
     if least == u64::MAX { u64::MAX } else { least >> PAGE_SHIFT }
 }
 
-fn system() -> u64 {
-    let known = SYSTEM.load(Relaxed);
-    if known != 0 {
-        return known;
-    }
-    let least = sys::rlimit(libc::RLIMIT_DATA).min(sys::rlimit(libc::RLIMIT_AS)).min(cgroup()).max(1);
-    SYSTEM.store(least, Relaxed);
-    least
+fn system() -> usize {
+    once(&SYSTEM, || {
+        let least = sys::rlimit(libc::RLIMIT_DATA).min(sys::rlimit(libc::RLIMIT_AS)).min(cgroup());
+        usize::try_from(least).unwrap_or(usize::MAX)
+    })
 }
 
 /// The least memory limit of the process's control group and those above it; `u64::MAX` for none.

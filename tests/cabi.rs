@@ -392,10 +392,24 @@ fn symbols() {
             assert!(defined.contains(&name.as_str()), "{name} is missing");
         }
     }
+    // The header declares what is there, and all of it.
+    let header =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("include/slabwright.h")).expect("header");
+    let mut declared: Vec<&str> = header
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("slw_"))
+        .collect();
+    declared.sort_unstable();
+    declared.dedup();
+    let mut own: Vec<&str> = defined.iter().copied().filter(|name| name.starts_with("slw_")).collect();
+    own.sort_unstable();
+    assert_eq!(declared, own);
     let strange: Vec<_> = defined
         .iter()
         .filter(|name| !names.split_whitespace().any(|n| n == **name))
-        .filter(|name| !["_Zn", "_Zd", "slw_", "__libc_", "vfork", "__vfork"].iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| {
+            !["_Zn", "_Zd", "slw_", "__libc_", "vfork", "__vfork"].iter().any(|prefix| name.starts_with(prefix))
+        })
         .collect();
     assert!(strange.is_empty(), "{strange:?} leave the library");
 }

@@ -57,7 +57,8 @@ fn check_frames(m: &Linux, range: PfnRange) {
         assert_eq!(m.page(pfn).word(), u64::from(pfn.0));
         m.page(pfn).set_word(0);
     }
-    for page in frame_bytes(m, range).chunks_mut(PAGE_SIZE).step_by(97) {
+    // Not everywhere: what is touched is backed, by huge pages.
+    for page in frame_bytes(m, range).chunks_mut(PAGE_SIZE).take(600).step_by(97) {
         assert!(page.iter().all(|&b| b == 0));
         page.fill(0xa5);
     }

@@ -14,9 +14,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use slabwright::config::Options;
-use slabwright::machine::linux::{Linux, Mode, fail_after, fork, mode, vfork};
+use slabwright::machine::linux::{Linux, Mode, allow_moves, fail_after, fork, mode, vfork};
 use slabwright::machine::{Frames, Machine, Mapping, PerCpu, Word, ZoneKind};
-use slabwright::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, PfnRange};
+use slabwright::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
 use stress::World;
 
 const IN_CHILD: &str = "LINUX_PROCESS_TEST";
@@ -58,12 +58,16 @@ fn start(rseq: bool) -> Linux {
     Linux
 }
 
-fn both_modes(name: &str) -> Option<Linux> {
+fn modes(name: &str) -> Option<Linux> {
     if std::env::var_os(IN_CHILD).is_some() {
-        return Some(start(argument() == "rseq"));
+        return Some(start(argument() != "lock"));
     }
-    for mode in ["rseq", "lock"] {
-        child(name, mode, |_| ());
+    for mode in ["rseq", "own", "lock"] {
+        child(name, mode, |command| {
+            if mode == "own" {
+                command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+            }
+        });
     }
     None
 }
@@ -144,6 +148,56 @@ fn little_data() {
         let total = exhaust(&m);
         assert!((20 << 20..100 << 20).contains(&total), "{total} bytes");
         assert_eq!(m.budget(), (100 << 20) / PAGE_SIZE as u64);
+    }
+}
+
+fn mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+}
+
+#[test]
+fn each_way_of_moving() {
+    for way in ["uffd", "mremap", "none"] {
+        if child("each_way_of_moving", way, |_| ()) {
+            let m = start(true);
+            let way = argument();
+            allow_moves(way == "uffd", way == "mremap");
+            let n = 20;
+            let len = n * PAGEBLOCK_SIZE;
+            let range = m.grow(0, ZoneKind::Movable, 2 * n as u32 * PAGEBLOCK_PAGES).unwrap();
+            // Every second block, backwards: no two adjoin.
+            let frames: Vec<Pfn> = (0..n as u32).rev().map(|k| range.start.add(2 * k * PAGEBLOCK_PAGES)).collect();
+            let (from, to) = (m.window().start + len, m.window().start + 3 * len);
+            let byte = |at: usize| unsafe { &mut *std::ptr::with_exposed_provenance_mut::<u8>(at) };
+            let before = mappings();
+            for round in 0..3 {
+                for (nth, &frame) in frames.iter().enumerate() {
+                    let at = m.virt(frame).expose_provenance();
+                    (0..PAGEBLOCK_SIZE).step_by(PAGE_SIZE).for_each(|page| *byte(at + page) = nth as u8 + 1);
+                }
+                assert!(m.map_fresh(from, len) && m.map_fresh(to, len));
+                let mapped = m.map_frames(from, &frames);
+                if way == "none" {
+                    assert_eq!(mapped, 0);
+                    assert_eq!(m.move_mapping(from, to, len), Err(0));
+                } else if mapped == n {
+                    for at in (0..len).step_by(PAGE_SIZE) {
+                        assert_eq!(*byte(from + at), (at / PAGEBLOCK_SIZE) as u8 + 1);
+                    }
+                    assert_eq!(m.move_mapping(from, to, len), Ok(()));
+                    for at in (0..len).step_by(PAGE_SIZE) {
+                        assert_eq!(*byte(to + at), (at / PAGEBLOCK_SIZE) as u8 + 1);
+                        assert_eq!(*byte(from + at), 0);
+                    }
+                }
+                println!("\n:: {way}: {mapped} of {n} moved, {} mappings more", mappings() as isize - before as isize);
+                m.unmap(from, len);
+                m.unmap(to, len);
+                // The runs' own mappings are gone, but for the window's border that huge pages were advised for.
+                assert!(mappings() <= before + 4, "round {round}: {} mappings, {before} before", mappings());
+            }
+            return;
+        }
     }
 }
 
@@ -269,7 +323,7 @@ extern "C" fn on_alarm(_: i32) {
 #[test]
 fn signal_handlers_use_the_same_rows() {
     static M: Linux = Linux;
-    if both_modes("signal_handlers_use_the_same_rows").is_some() {
+    if modes("signal_handlers_use_the_same_rows").is_some() {
         WORLD.get_or_init(|| World::new(7));
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -317,7 +371,7 @@ fn exit(ok: bool, worked: bool) -> ! {
 fn children_of_a_threaded_parent() {
     static M: Linux = Linux;
     static FORKS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
-    if both_modes("children_of_a_threaded_parent").is_some() {
+    if modes("children_of_a_threaded_parent").is_some() {
         assert!(fork::install(
             || _ = FORKS[0].fetch_add(1, SeqCst),
             || _ = FORKS[1].fetch_add(1, SeqCst),
@@ -378,7 +432,7 @@ extern "C" fn vfork_child() -> ! {
 #[test]
 fn vfork_children_of_a_threaded_parent() {
     static M: Linux = Linux;
-    if both_modes("vfork_children_of_a_threaded_parent").is_some() {
+    if modes("vfork_children_of_a_threaded_parent").is_some() {
         meanwhile(&M, 3, || {
             let mut worked = 0;
             for _ in 0..200 {

@@ -75,7 +75,11 @@ fn rseq(area: usize, len: usize, flags: usize) -> Result<(), sys::Errno> {
 /// Offset of the area that libc registered; `None` where it registered none.
 #[cfg(target_env = "gnu")]
 fn libc_area() -> Option<isize> {
-    // Only where the symbol exists: a failing `dlsym` allocates its message.
+    // A failing `dlsym` allocates its message; so only where the symbol exists and there is a loader to ask. A static program is
+    // left to locks.
+    if sys::auxv(libc::AT_BASE) == 0 {
+        return None;
+    }
     // SAFETY: returns a static string.
     let version = unsafe { core::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) }.to_bytes();
     let mut parts = version.split(|&c| c == b'.').map(sys::number);
@@ -110,8 +114,7 @@ pub(super) fn init(usable: bool) {
             OFFSET.store(own, Relaxed);
             Mode::Lock
         }
-    } else if rseq(tls::base(), AREA_BYTES, 0).is_ok() {
-        tls::set(tls::STATE, REGISTERED);
+    } else if exit::prepare() && register_area() {
         Mode::Own
     } else {
         Mode::Lock
@@ -125,9 +128,60 @@ pub(super) fn register_thread() -> bool {
     if mode() != Mode::Own || tls::get(tls::STATE) != FRESH {
         return false;
     }
-    let done = rseq(tls::base(), AREA_BYTES, 0).is_ok();
+    register_area()
+}
+
+fn register_area() -> bool {
+    let done = rseq(tls::base(), AREA_BYTES, 0).is_ok() && exit::attach();
     tls::set(tls::STATE, if done { REGISTERED } else { REFUSED });
     done
+}
+
+/// Where libc keeps a thread's storage until the thread has left user space, an area may stay registered.
+#[cfg(target_env = "gnu")]
+mod exit {
+    pub(super) fn prepare() -> bool {
+        true
+    }
+
+    pub(super) fn attach() -> bool {
+        true
+    }
+}
+
+/// musl unmaps the storage of a detached thread a moment before it exits; the kernel would write to it in between. So
+/// the destructor of a key takes the registration back. (Setting a key's value does not allocate there.)
+#[cfg(not(target_env = "gnu"))]
+mod exit {
+    use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use super::{AREA_BYTES, REFUSED, UNREGISTER, rseq, tls};
+
+    static KEY: AtomicU32 = AtomicU32::new(0);
+
+    unsafe extern "C" fn detach(_: *mut core::ffi::c_void) {
+        if rseq(tls::base(), AREA_BYTES, UNREGISTER).is_ok() {
+            tls::set(tls::STATE, REFUSED);
+        }
+    }
+
+    pub(super) fn prepare() -> bool {
+        let mut key = 0;
+        // SAFETY: `key` is written; the destructor lives as long as the program.
+        let done = unsafe { libc::pthread_key_create(&mut key, Some(detach)) } == 0;
+        KEY.store(key, Relaxed);
+        done
+    }
+
+    pub(super) fn attach() -> bool {
+        // SAFETY: a key of our own; the value only has to differ from null.
+        let done = unsafe { libc::pthread_setspecific(KEY.load(Relaxed), tls::base() as *const _) } == 0;
+        if !done {
+            // SAFETY: it looks at no argument.
+            unsafe { detach(core::ptr::null_mut()) };
+        }
+        done
+    }
 }
 
 /// What [`suspend`] took away: the length it was registered with, 0 for nothing.

@@ -8,7 +8,7 @@
 
 #include "check.h"
 
-enum { SLOTS = 4096, STEPS = 400000 };
+enum { SLOTS = 4096, STEPS = 200000 };
 
 struct block {
     size_t size;

@@ -11,6 +11,10 @@
 //! `ROWTAB[-1]` and `ROWTAB[-2]` (threads without registration), CPUs without a row and rows being drained show [`DUMMY`], whose
 //! words are at the end of the zero sheaf and read as empty and as full at once.
 //!
+//! Measured (2 CPUs, Linux 6.18): a pop and a push inlined 1.5–1.7 ns, under locks 26–34 ns; a drain 0.25 µs of the caller's own
+//! row, 0.35–0.43 µs of a busy CPU's. Rejected: labels out of the pop (outputs and labels together are not stable Rust), and
+//! retrying in the section itself (under single-stepping it would never end).
+//!
 //! Without restartable sequences `ROWTAB` stays all dummies, and the cold paths do the same work under a lock in the row, which
 //! is only ever tried: its holder may be the very thread that a signal handler interrupted.
 

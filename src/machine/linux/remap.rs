@@ -4,6 +4,7 @@
 //! * `UFFDIO_MOVE` (from Linux 6.17 here: 6.8 has it, later releases fixed its races) leaves the mappings alone and moves
 //!   huge pages whole. The descriptor lives for one call only; it is unregistered before it is closed, because a fork in
 //!   between would keep it open in the child.
+//!   Where frames turn out to be backed by small pages, the other way is preferred for a while: see [`SLOW_NS`].
 //! * `mremap(DONTUNMAP)` moves page tables, but leaves a mapping of its own per run, of which a process may have only so
 //!   many: an eighth of the default limit is ours. [`Moved`] remembers such slots; unmapping them merges their mappings again.
 
@@ -13,7 +14,7 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-use super::{Linux, memory, sys};
+use super::{Linux, limits, memory, sys};
 use crate::machine::{Frames, Mapping};
 use crate::types::{PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn};
 
@@ -23,6 +24,13 @@ const SLOT: usize = PAGEBLOCK_SIZE;
 const MAPPINGS: u32 = 65_530 / 8;
 /// First release whose `UFFDIO_MOVE` is trusted.
 const UFFD_MOVE_FROM: (u64, u64) = (6, 17);
+
+/// A slot that takes longer was moved by small pages. Measured on 2 CPUs, 64 MiB from 32 scattered frames: by `UFFDIO_MOVE`
+/// 100–170 µs where they are huge pages, but 2–120 *milliseconds* by 4 KiB pages (each is flushed on every CPU that the process
+/// has run on), which is more than fresh pages cost; by `mremap` 170–350 µs either way.
+const SLOW_NS: u64 = 60_000;
+/// Calls that go by page tables once a slow move was seen.
+const SMALL_PAGES_FOR: u32 = 64;
 
 /// Bits of a slot in [`Moved`].
 const FILLED: u32 = 1;
@@ -36,6 +44,8 @@ static UFFD: AtomicU8 = AtomicU8::new(UNKNOWN);
 /// Whether a move succeeded.
 static UFFD_MOVED: AtomicBool = AtomicBool::new(false);
 static MREMAP: AtomicU8 = AtomicU8::new(YES);
+/// Calls that are still to prefer page tables.
+static SMALL_PAGES: AtomicU32 = AtomicU32::new(0);
 static STRICT: AtomicU8 = AtomicU8::new(UNKNOWN);
 /// Address of two bit maps, of the slots that `mremap` filled and of the first slots of its runs; 0 before the first.
 static MOVED_BITS: AtomicUsize = AtomicUsize::new(0);
@@ -180,17 +190,28 @@ impl Uffd {
         }
     }
 
-    /// Moves what is at `from` to `to`; the bytes that moved, which are fewer than `len` where the kernel refused some page.
-    fn pull(&self, to: usize, from: usize, len: usize) -> usize {
-        let (mut moved, mut tries, mut most) = (0, 0, len);
+    /// Moves what is at `from` to `to`; the bytes that moved, which are fewer than `len` where the kernel refused some page,
+    /// or where it is slow and the caller not `patient`. The first slot is moved alone to find that out.
+    fn pull(&self, to: usize, from: usize, len: usize, patient: bool) -> usize {
+        let (mut moved, mut tries, mut most) = (0, 0, if patient { len } else { SLOT });
         while moved < len {
             let part = most.min(len - moved);
             let mut request = [(to + moved) as u64, (from + moved) as u64, part as u64, Uffd::ALLOW_SRC_HOLES, 0];
+            let start = limits::now_ns();
             let result = Uffd::ioctl(self.fd, Uffd::MOVE, &mut request);
             let step = if result.is_ok() { part } else { (request[4] as i64).max(0) as usize };
             moved += step;
             match result {
-                Ok(_) => UFFD_MOVED.store(true, Relaxed),
+                Ok(_) => {
+                    UFFD_MOVED.store(true, Relaxed);
+                    if !patient && part == SLOT && moved == SLOT {
+                        if limits::now_ns().saturating_sub(start) > SLOW_NS {
+                            SMALL_PAGES.store(SMALL_PAGES_FOR, Relaxed);
+                            break;
+                        }
+                        most = len;
+                    }
+                }
                 // Interrupted, or the address space is changing: a few more times.
                 Err(sys::Errno(libc::EAGAIN)) if step > 0 || tries < 16 => tries += 1,
                 // The range spans mappings that the kernel did not merge: slot by slot, each lies in one.
@@ -256,6 +277,20 @@ fn mremap(from: usize, to: usize, len: usize) -> bool {
     }
 }
 
+/// Moves `[from, from + len)` by page tables, whole or by slots; the bytes that moved.
+fn move_tables(from: usize, to: usize, len: usize) -> usize {
+    if len == 0 || !Moved::any(from, len) && mremap(from, to, len) {
+        return len;
+    }
+    let moved = |&at: &usize| mremap(from + at, to + at, SLOT.min(len - at));
+    (0..len).step_by(SLOT).take_while(moved).map(|at| SLOT.min(len - at)).sum()
+}
+
+/// Whether moves page by page were found slow lately.
+fn small_pages() -> bool {
+    SMALL_PAGES.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
 /// Forbids ways of moving, for tests.
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
@@ -295,57 +330,61 @@ unsafe impl Mapping for Linux {
         // Page tables left at the destination would make the kernel split huge pages.
         let _ = sys::madvise(at, len, libc::MADV_DONTNEED);
         let address = |frame: Pfn| self.virt(frame).expose_provenance();
-        let Some(uffd) = Uffd::open(at, len) else {
-            let slots = (at..at + len).step_by(SLOT);
-            return slots.zip(frames).take_while(|&(slot, &frame)| mremap(address(frame), slot, SLOT)).count();
+        let tables = |first: usize| {
+            let slots = (first..frames.len()).map(|nth| (at + nth * SLOT, address(frames[nth])));
+            slots.take_while(|&(slot, frame)| mremap(frame, slot, SLOT)).count()
         };
-        let mut moved = 0;
-        for run in frames.chunk_by(|a, b| b.0 == a.0 + PAGEBLOCK_PAGES) {
-            let bytes = uffd.pull(at + moved, address(run[0]), run.len() * SLOT);
-            moved += bytes;
-            if bytes < run.len() * SLOT {
-                break;
+        let mut mapped = if small_pages() { tables(0) } else { 0 };
+        if mapped == frames.len() {
+            return mapped;
+        }
+        let start = at + mapped * SLOT;
+        if let Some(uffd) = Uffd::open(start, len - mapped * SLOT) {
+            let mut moved = 0;
+            for run in frames[mapped..].chunk_by(|a, b| b.0 == a.0 + PAGEBLOCK_PAGES) {
+                let bytes = uffd.pull(start + moved, address(run[0]), run.len() * SLOT, false);
+                moved += bytes;
+                if bytes < run.len() * SLOT || SMALL_PAGES.load(Relaxed) != 0 {
+                    break;
+                }
             }
+            drop(uffd);
+            let torn = moved % SLOT;
+            if torn != 0 {
+                // A frame that was given up for its pages has no contents to lose.
+                let _ = sys::madvise(start + moved - torn, SLOT, libc::MADV_DONTNEED);
+                return mapped + moved / SLOT;
+            }
+            mapped += moved / SLOT;
         }
-        drop(uffd);
-        let torn = moved % SLOT;
-        if torn != 0 {
-            // A frame that was given up for its pages has no contents to lose.
-            let _ = sys::madvise(at + moved - torn, SLOT, libc::MADV_DONTNEED);
-        }
-        moved / SLOT
+        mapped + tables(mapped)
     }
 
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize> {
         let _ = sys::madvise(to, len, libc::MADV_DONTNEED);
-        if let Some(uffd) = Uffd::open(to, len) {
-            let moved = uffd.pull(to, from, len);
-            drop(uffd);
-            if moved == len {
-                return Ok(());
+        let mut done = if small_pages() { move_tables(from, to, len) } else { 0 };
+        for patient in [false, true] {
+            if done < len
+                && let Some(uffd) = Uffd::open(to + done, len - done)
+            {
+                let moved = done + uffd.pull(to + done, from + done, len - done, patient);
+                drop(uffd);
+                // A slot that it stopped in is finished by copying.
+                done = moved.next_multiple_of(SLOT).min(len);
+                if done > moved {
+                    // SAFETY: both are open and the caller's; the rest of the slot at `to` is not populated.
+                    unsafe {
+                        let source = core::ptr::with_exposed_provenance::<u8>(from + moved);
+                        let target = core::ptr::with_exposed_provenance_mut::<u8>(to + moved);
+                        target.copy_from_nonoverlapping(source, done - moved);
+                    }
+                    let _ = sys::madvise(from + moved, done - moved, libc::MADV_DONTNEED);
+                    break;
+                }
             }
-            // The slot that it stopped in is finished by copying.
-            let whole = moved.next_multiple_of(SLOT).min(len);
-            // SAFETY: both are open and the caller's; the rest of the slot at `to` is not populated.
-            unsafe {
-                let source = core::ptr::with_exposed_provenance::<u8>(from + moved);
-                let target = core::ptr::with_exposed_provenance_mut::<u8>(to + moved);
-                target.copy_from_nonoverlapping(source, whole - moved);
-            }
-            if whole > moved {
-                let _ = sys::madvise(from + moved, whole - moved, libc::MADV_DONTNEED);
-            }
-            return if whole == len { Ok(()) } else { Err(whole) };
+            done += move_tables(from + done, to + done, len - done);
         }
-        if !Moved::any(from, len) && mremap(from, to, len) {
-            return Ok(());
-        }
-        for at in (0..len).step_by(SLOT) {
-            if !mremap(from + at, to + at, SLOT.min(len - at)) {
-                return Err(at);
-            }
-        }
-        Ok(())
+        if done == len { Ok(()) } else { Err(done) }
     }
 
     fn clean(&self, start: usize, len: usize) -> bool {

@@ -12,6 +12,7 @@
 
 mod large;
 mod realloc;
+mod reserve;
 mod stats;
 
 use core::ptr;
@@ -20,6 +21,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 pub use large::RUN_STEP;
 pub use stats::{Stats, Violation};
 
+use self::reserve::Reserve;
 use crate::config::Options;
 use crate::error::Defect;
 use crate::gfp::Gfp;
@@ -62,6 +64,7 @@ pub struct Mm<M: Machine> {
     generation: AtomicU32,
     /// The process lost the holder of a lock.
     crippled: AtomicBool,
+    reserve: Reserve,
     hooks: Hooks<M>,
 }
 
@@ -86,6 +89,7 @@ impl<M: Machine> Mm<M> {
             hooks,
             generation: AtomicU32::new(0),
             crippled: AtomicBool::new(false),
+            reserve: Reserve::new(),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
             key: AtomicUsize::new(0),
@@ -385,6 +389,7 @@ impl<M: Machine> Mm<M> {
         if gfp.may_block() {
             self.drain_deferred();
             self.age();
+            self.fill_reserve();
         }
         let result = body(gfp);
         self.machine.leave();
@@ -428,12 +433,36 @@ impl<M: Machine> Mm<M> {
                 .find(|o| !o.is_null())
                 .or_else(|| others().skip(1).map(|id| self.slab.alloc_direct(m, pages, id, gfp)).find(|o| !o.is_null()))
                 .unwrap_or(ptr::null_mut());
+            if object.is_null() && id <= Reserve::class() {
+                object = self.reserve.take();
+            }
         }
         if !object.is_null() {
             // SAFETY: the object is ours and of that class, or of a larger one.
             unsafe { clear_key(id, object) };
         }
         object
+    }
+
+    /// Keeps objects at hand for handlers, if there is memory left.
+    #[inline]
+    fn fill_reserve(&self) {
+        let gfp = Gfp::NOIO | Gfp::NORETRY;
+        self.reserve.refill(
+            || {
+                if !self.is_up() {
+                    return ptr::null_mut();
+                }
+                self.slab.alloc_direct(&self.machine, &self.pages, Reserve::class(), gfp)
+            },
+            |object| self.unreserve(object),
+        );
+    }
+
+    /// Gives an object of the reserve back.
+    fn unreserve(&self, object: *mut u8) {
+        // SAFETY: the object is of that class and nobody's.
+        unsafe { self.slab.free_direct(&self.machine, &self.pages, object, Gfp::KERNEL) };
     }
 
     /// Keeps a block of the page or vmalloc layer for the next slow path that may block.
@@ -485,6 +514,7 @@ impl<M: Machine> Mm<M> {
             return false;
         }
         let (m, pages) = (&self.machine, &self.pages);
+        self.reserve.drain(|object| self.unreserve(object));
         self.slab.shrink(m, pages, None);
         let gone = self.vmalloc.purge(m, pages);
         self.returned.fetch_add(gone, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 use core::fmt::{self, Write};
 
 use super::Mm;
+use super::reserve::Reserve;
 use crate::machine::Machine;
 use crate::slab::SlabStats;
 use crate::types::PAGE_SIZE;
@@ -109,6 +110,7 @@ impl<M: Machine> Mm<M> {
             zones.total(|zone| zone.backed),
             zones.discarded,
         )?;
+        writeln!(out, "reserve for handlers: {} objects of {} bytes", self.reserve.len(), Reserve::SIZE)?;
         let areas = self.vmalloc.stats(m);
         writeln!(
             out,

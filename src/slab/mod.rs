@@ -179,6 +179,14 @@ impl<M: Machine> Slab<M> {
         self.free_objects(m, pages, &[object.expose_provenance()], gfp);
     }
 
+    /// Frees `object` straight into its slab.
+    ///
+    /// # Safety
+    /// `object` came from [`Slab::alloc_direct`] and the caller gives it up.
+    pub unsafe fn free_direct(&self, m: &M, pages: &PageAllocator<M>, object: *mut u8, gfp: Gfp) {
+        self.free_objects(m, pages, &[object.expose_provenance()], gfp);
+    }
+
     /// Objects that a sheaf of cache `id` holds.
     fn capacity(&self, id: u8) -> u16 {
         self.layout(id).capacity

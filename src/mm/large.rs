@@ -27,7 +27,9 @@ pub(super) enum Block {
 impl<M: Machine> Mm<M> {
     /// `size` bytes, more than a class serves or at an alignment that none has.
     pub(super) fn alloc_large(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
-        if size > isize::MAX as usize || !self.is_up() {
+        // What no window holds is refused before anything is given up for it.
+        let most = self.machine.window().len().max(Order::MAX.bytes());
+        if size.max(align) > most || !self.is_up() {
             return ptr::null_mut();
         }
         let block = self.try_large(size, align, gfp);

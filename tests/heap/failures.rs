@@ -67,3 +67,24 @@ fn bare() {
 fn hosted() {
     every_call_fails::<Hosted>();
 }
+
+/// A size that no window holds costs nothing that was kept.
+#[test]
+fn the_impossible_is_refused_at_once() {
+    let sim = machine::<Lent>();
+    let mm = heap(&sim);
+    let blocks: Vec<_> = (0..3).map(|_| mm.alloc(4 << 20)).collect();
+    for block in blocks {
+        assert!(!block.is_null());
+        // SAFETY: allocated above, freed once.
+        unsafe { mm.free(block) };
+    }
+    let (returned, free) = (mm.stats().pages_returned, mm.stats().pages_free);
+    for size in [isize::MAX as usize, 1 << 40, (64 << 20) + 1] {
+        assert!(mm.alloc(size).is_null());
+        assert!(mm.alloc_aligned(size, 64, false).is_null());
+    }
+    assert!(mm.alloc_aligned(64, 1 << 40, true).is_null());
+    assert_eq!((mm.stats().pages_returned, mm.stats().pages_free), (returned, free));
+    mm.verify().expect("heap");
+}

@@ -59,17 +59,71 @@ fn run(which: usize) {
     }
 }
 
+/// The lock of glibc's list of streams. Its `fork` takes that after all handlers have run; who holds it then
+/// (`fflush(NULL)` does, and opens memory streams) may be waiting for a lock of ours. So it is taken first.
+#[cfg(target_env = "gnu")]
+mod streams {
+    use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    unsafe extern "C" {
+        fn _IO_list_lock();
+        fn _IO_list_unlock();
+        fn _IO_list_resetlock();
+        static __libc_single_threaded: core::ffi::c_char;
+    }
+
+    /// Written and read by the holder only.
+    static HELD: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn lock() {
+        // SAFETY: a byte of the C library; it changes when this thread creates another or joins the last.
+        let needed = unsafe { (&raw const __libc_single_threaded).read_volatile() == 0 };
+        if needed {
+            // SAFETY: a recursive lock, given back by `unlock` or `reset` of this fork.
+            unsafe { _IO_list_lock() };
+        }
+        HELD.store(needed, Relaxed);
+    }
+
+    pub(super) fn unlock() {
+        if HELD.load(Relaxed) {
+            // SAFETY: `lock` took it.
+            unsafe { _IO_list_unlock() };
+        }
+    }
+
+    /// In the child, where `fork` has reset it once already.
+    pub(super) fn reset() {
+        if HELD.load(Relaxed) {
+            // SAFETY: this thread is the only one, and its copy of the lock was taken by `lock`.
+            unsafe { _IO_list_resetlock() };
+        }
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+mod streams {
+    pub(super) fn lock() {}
+
+    pub(super) fn unlock() {}
+
+    pub(super) fn reset() {}
+}
+
 extern "C" fn prepare() {
+    streams::lock();
     run(0);
 }
 
 extern "C" fn parent() {
     run(1);
+    streams::unlock();
 }
 
 extern "C" fn child() {
     generation();
     run(2);
+    streams::reset();
 }
 
 /// Has `fork` call these: before it, after it in the parent, after it in the child (where rows are in order again by then).

@@ -126,9 +126,13 @@ impl<M: Machine> Mm<M> {
         &self.vmalloc
     }
 
-    /// The options it was started with.
+    /// The options it was started with; the defaults in a handler that interrupted what holds their lock (a fork).
     pub fn options(&self) -> Options {
-        *self.options.lock(&self.machine)
+        let nested = self.machine.enter() > 0;
+        let options = self.options.acquire(&self.machine, !nested && !self.is_crippled());
+        let copy = options.map_or(Options::DEFAULT, |options| *options);
+        self.machine.leave();
+        copy
     }
 
     /// Sets the options; only before the start.
@@ -152,7 +156,7 @@ impl<M: Machine> Mm<M> {
             (self.hooks.before)(self);
             let up = m.init();
             if up {
-                let options = self.options();
+                let options = *self.options.lock(m);
                 self.pages.init(m, &options);
                 self.vmalloc.set_decay_ms(options.decay_ms);
                 self.decay_ms.store(options.decay_ms, Ordering::Relaxed);

@@ -53,8 +53,6 @@ pub struct Mm<M: Machine> {
     vmalloc: Vmalloc<M>,
     /// Blocks freed where a lock was not to be had, linked through their first word.
     deferred: Deferred,
-    /// Start colour of the next page run.
-    colour: AtomicU32,
     aged_ms: AtomicU64,
     slabs_aged_ms: AtomicU64,
     decay_ms: AtomicU32,
@@ -98,7 +96,6 @@ impl<M: Machine> Mm<M> {
             slab: Slab::new(),
             vmalloc: Vmalloc::new(),
             deferred: Deferred::new(),
-            colour: AtomicU32::new(0),
             aged_ms: AtomicU64::new(0),
             slabs_aged_ms: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),

@@ -52,8 +52,13 @@ impl<M: Machine> PageAllocator<M> {
             return None;
         }
         let no_fault = M::LENT && gfp.has(Gfp::HIGH) && !gfp.may_block();
-        let pfn = pcp.pop(bin, |p| m.page(p), |page| !no_fault || !page.has(flag::UNBACKED))?;
-        Some(Taken { range: PfnRange::new(pfn, pages), state: m.page(pfn).flags() & STATE })
+        let listed = pcp.pop(bin, |p| m.page(p), |page| !no_fault || !page.has(flag::UNBACKED));
+        let range = match listed {
+            Some(pfn) => PfnRange::new(pfn, pages),
+            None if bin.is_run() && !no_fault => pcp.pop_larger(pages, |p| m.page(p))?,
+            None => return None,
+        };
+        Some(Taken { range, state: m.page(range.start).flags() & STATE })
     }
 
     /// The zone whose lists serve a request: the highest that suits, but not an empty one above NORMAL.
@@ -74,7 +79,7 @@ impl<M: Machine> PageAllocator<M> {
         let page = m.page(range.start);
         let (kind, node) = (page.zone(), page.node());
         let Some(mut pcp) = self.pcps.get(m.cpu(), kind).and_then(|pcp| pcp.try_lock(m)) else { return false };
-        if node != pcp.node() || !pcp.takes(range.pages) {
+        if node != pcp.node() || !(pcp.takes(range.pages) || self.widen(m, &mut pcp, kind, range.pages)) {
             return false;
         }
         page.set_home(kind, node);
@@ -84,6 +89,15 @@ impl<M: Machine> PageAllocator<M> {
             self.evict(m, &mut pcp, kind, excess, may_block);
         }
         true
+    }
+
+    /// Sets what a CPU's lists may keep by what the zone has now; whether that has room for `pages`.
+    #[cold]
+    fn widen(&self, m: &M, pcp: &mut Guard<'_, Pcp, M>, kind: usize, pages: u32) -> bool {
+        let node = pcp.node();
+        let Some(cell) = self.zones.get(node).map(|zones| &zones[kind]) else { return false };
+        pcp.set_up(node, percpu::high(cell.managed.load(Relaxed), m.nr_cpus()));
+        pcp.takes(pages)
     }
 
     /// Puts at least `pages` pages from the cold ends of a CPU's lists back into the buddy system.

@@ -11,12 +11,12 @@ use crate::page::{Kind, flag};
 use crate::types::{Order, Pfn, PfnRange};
 
 impl<M: Machine> PageAllocator<M> {
-    /// Allocates exactly `pages` adjacent frames, 1 to 1024, aligned to the next power of two; [`Kind::Run`], whose `word` is the
-    /// number. Flags and failure as for [`PageAllocator::alloc_pages`].
+    /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. Exactly so many, or up to an eighth
+    /// more where a run of that size was freed here before. Flags and failure as for [`PageAllocator::alloc_pages`].
     pub fn alloc_run(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>) -> Option<Pfn> {
         let order = Order::holding(pages as usize).filter(|_| pages > 0)?;
         let taken = self.get(m, gfp, order, pages, node, Bin::run(pages))?;
-        m.page(taken.range.start).set_word(u64::from(pages));
+        m.page(taken.range.start).set_word(u64::from(taken.range.pages));
         Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
     }
 

@@ -95,8 +95,9 @@ impl Output {
     fn flush(&mut self) {
         let mut rest = &self.bytes[..self.len];
         while !rest.is_empty() {
+            // Not `write`, where a thread that is to be cancelled would end.
             // SAFETY: `rest` is readable for its length.
-            let written = unsafe { libc::write(self.fd, rest.as_ptr().cast(), rest.len()) };
+            let written = unsafe { libc::syscall(libc::SYS_write, self.fd, rest.as_ptr(), rest.len()) };
             if written > 0 {
                 rest = &rest[written as usize..];
             } else if written == 0 || error() != libc::EINTR {

@@ -1,5 +1,6 @@
 //! The project's commands, called as `cargo xtask COMMAND`.
 
+mod bench;
 mod elf;
 mod programs;
 mod readme;
@@ -20,6 +21,10 @@ cargo xtask COMMAND
       --part NAME          only this part (repeatable); --list names them
       --program NAME       only this program of the part `programs` (repeatable)
       --library PATH       another allocator's shared library for the part `programs`
+  bench                    compare with other allocators; tables also in target/bench
+      --quick              3 rounds instead of 7; --rounds N
+      --only NAME          only this workload or group (repeatable)
+      --peers A,B          only these allocators besides slabwright
   i386                     build and boot the bare-metal image
 ";
 
@@ -61,6 +66,19 @@ fn command() -> Result<ExitCode> {
                 }
             }
             test::test(&options)
+        }
+        "bench" => {
+            let mut options = bench::Options::default();
+            while let Some(arg) = args.next()? {
+                match arg {
+                    Long("quick") => options.quick = true,
+                    Long("rounds") => options.rounds = args.value()?.parse()?,
+                    Long("only") => options.only.push(args.value()?.string()?),
+                    Long("peers") => options.peers = args.value()?.string()?.split(',').map(str::to_owned).collect(),
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            bench::bench(&options)
         }
         "i386" => Err("the i386 machine is not built yet; only the hosted allocator is there so far".into()),
         other => Err(format!("there is no command `{other}`\n\n{USAGE}").into()),

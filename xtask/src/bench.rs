@@ -1,0 +1,272 @@
+//! `cargo xtask bench`: slabwright and other allocators on the same workloads.
+//!
+//! Each workload (`benches/workloads.c`) is one process under one allocator, all preloaded as shared libraries in the same way. A
+//! round runs it under each allocator in turn, so that what disturbs the machine disturbs all of them. Reported are medians.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use crate::{Result, shell};
+
+#[derive(Default)]
+pub struct Options {
+    /// Fewer rounds.
+    pub quick: bool,
+    /// Rounds; 0 for 7, or 3 where quick.
+    pub rounds: usize,
+    /// Names of workloads or groups; all where empty.
+    pub only: Vec<String>,
+    /// Names of peers; all that are installed where empty.
+    pub peers: Vec<String>,
+}
+
+/// Another allocator.
+struct Peer {
+    name: &'static str,
+    /// File name of its library; empty for the C library's own malloc.
+    library: &'static str,
+    package: &'static str,
+}
+
+const PEERS: &[Peer] = &[
+    Peer { name: "glibc", library: "", package: "libc6" },
+    Peer { name: "jemalloc", library: "libjemalloc.so.2", package: "libjemalloc2" },
+    Peer { name: "tcmalloc", library: "libtcmalloc_minimal.so.4", package: "libtcmalloc-minimal4" },
+    Peer { name: "mimalloc2", library: "libmimalloc.so.2.0", package: "libmimalloc2.0" },
+];
+const OWN: &str = "slabwright";
+
+/// Most seconds for one run.
+const LIMIT: u64 = 120;
+
+/// What one run cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cost {
+    /// Seconds of the work.
+    time: f64,
+    /// Seconds of CPU, user and system.
+    cpu: f64,
+    /// Most resident KiB.
+    peak: f64,
+    /// Resident KiB when the work was done.
+    last: f64,
+}
+
+/// Names and units of the figures, and how to get at them.
+type Figure = (&'static str, &'static str, fn(&Cost) -> f64);
+const FIGURES: &[Figure] = &[
+    ("time", "ms", |cost| cost.time * 1e3),
+    ("CPU time", "ms", |cost| cost.cpu * 1e3),
+    ("peak resident", "MiB", |cost| cost.peak / 1024.0),
+    ("resident at the end", "MiB", |cost| cost.last / 1024.0),
+];
+
+/// The library `name` in the folders where distributions put them.
+fn find(name: &str) -> Option<PathBuf> {
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"]
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.exists())
+}
+
+/// Allocators to run: name and library.
+fn allocators(wanted: &[String]) -> Result<Vec<(&'static str, Option<PathBuf>)>> {
+    if let Some(unknown) = wanted.iter().find(|name| !PEERS.iter().any(|peer| peer.name == **name)) {
+        let known: Vec<&str> = PEERS.iter().map(|peer| peer.name).collect();
+        return Err(format!("there is no peer `{unknown}`, only {}", known.join(", ")).into());
+    }
+    let mut all = Vec::new();
+    for peer in PEERS {
+        let asked = wanted.iter().any(|name| name == peer.name);
+        if !wanted.is_empty() && !asked {
+            continue;
+        }
+        match (peer.library, find(peer.library)) {
+            ("", _) => all.push((peer.name, None)),
+            (_, Some(library)) => all.push((peer.name, Some(library))),
+            _ if asked => return Err(format!("{} is not here: apt-get install {}", peer.name, peer.package).into()),
+            _ => eprintln!("left out: {} (apt-get install {})", peer.name, peer.package),
+        }
+    }
+    all.push((OWN, Some(shell::build_library(false)?)));
+    Ok(all)
+}
+
+/// Compiles the workloads; the program.
+fn compile() -> Result<PathBuf> {
+    let dir = shell::target().join("bench");
+    std::fs::create_dir_all(&dir)?;
+    let program = dir.join("workloads");
+    let source = shell::root().join("benches/workloads.c");
+    shell::run(Command::new("gcc").args(["-O2", "-Wall", "-pthread"]).arg(source).arg("-o").arg(&program))?;
+    Ok(program)
+}
+
+/// Runs `name` once.
+fn measure(program: &Path, name: &str, library: Option<&Path>) -> Result<Cost> {
+    let result = program.with_file_name("result");
+    let mut command = Command::new(program);
+    command.arg(name).stdout(std::fs::File::create(&result)?).stderr(Stdio::inherit());
+    match library {
+        Some(library) => command.env("LD_PRELOAD", library),
+        None => command.env_remove("LD_PRELOAD"),
+    };
+    match shell::limited(&mut command, Duration::from_secs(LIMIT))? {
+        shell::End::Status(status) if status.success() => {}
+        shell::End::Status(status) => return Err(format!("{status}").into()),
+        shell::End::TimeLimit => return Err(format!("more than {LIMIT} s").into()),
+    }
+    let text = std::fs::read_to_string(&result)?;
+    let numbers: Vec<f64> = text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?;
+    match numbers[..] {
+        [time, cpu, peak, last] => Ok(Cost { time, cpu, peak, last }),
+        _ => Err(format!("cannot read `{text}`").into()),
+    }
+}
+
+/// The value in the middle, and half the distance between the quartiles relative to it.
+fn median(values: &[f64]) -> (f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |part: f64| {
+        let place = part * (sorted.len() - 1) as f64;
+        let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+        low + (high - low) * place.fract()
+    };
+    let middle = at(0.5);
+    (middle, if middle > 0.0 { (at(0.75) - at(0.25)) / 2.0 / middle } else { 0.0 })
+}
+
+/// A row of a table: what it costs under each allocator, and the spread.
+type Row = (String, Vec<Option<(f64, f64)>>);
+
+/// Slabwright's ratio to the best of the others.
+fn ratio(cells: &[Option<(f64, f64)>]) -> Option<f64> {
+    let (own, others) = cells.split_last()?;
+    let best = others.iter().flatten().map(|(value, _)| *value).min_by(f64::total_cmp)?;
+    Some((*own)?.0 / best).filter(|ratio| ratio.is_finite())
+}
+
+/// A Markdown table, the worst ratios first; the geometric mean below.
+fn table(title: &str, unit: &str, names: &[&str], rows: &[Row]) -> String {
+    let mut text = format!("\n### {title} ({unit})\n\n| workload | {} | ratio to best peer |\n", names.join(" | "));
+    writeln!(text, "|---|{}", "--:|".repeat(names.len() + 1)).unwrap();
+    let mut sorted: Vec<&Row> = rows.iter().collect();
+    sorted.sort_by(|a, b| ratio(&b.1).unwrap_or(f64::MAX).total_cmp(&ratio(&a.1).unwrap_or(f64::MAX)));
+    for (workload, cells) in sorted {
+        let shown = cells.iter().map(|cell| match cell {
+            Some((value, spread)) => format!("{value:.1} ±{:.0} %", spread * 100.0),
+            None => "failed".to_owned(),
+        });
+        let shown: Vec<String> = shown.collect();
+        let ratio = ratio(cells).map_or("-".to_owned(), |ratio| format!("**{ratio:.2}**"));
+        writeln!(text, "| {workload} | {} | {ratio} |", shown.join(" | ")).unwrap();
+    }
+    let ratios: Vec<f64> = rows.iter().filter_map(|(_, cells)| ratio(cells)).filter(|ratio| *ratio > 0.0).collect();
+    if !ratios.is_empty() {
+        let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
+        writeln!(text, "\nGeometric mean of the ratios: {mean:.2}").unwrap();
+    }
+    text
+}
+
+/// Runs all that is asked for; the tables go to the output and, with the figures of every run, to `target/bench`.
+pub fn bench(options: &Options) -> Result<ExitCode> {
+    let program = compile()?;
+    let allocators = allocators(&options.peers)?;
+    let listing = shell::output(Command::new(&program).arg("--list"))?;
+    let workloads: Vec<(&str, &str)> = listing
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(group, name)| {
+            options.only.is_empty() || options.only.iter().any(|only| only == name || only == group)
+        })
+        .collect();
+    if workloads.is_empty() {
+        return Err(format!("no such workload; there are\n{listing}").into());
+    }
+    let rounds = match options.rounds {
+        0 if options.quick => 3,
+        0 => 7,
+        rounds => rounds,
+    };
+    let names: Vec<&str> = allocators.iter().map(|(name, _)| *name).collect();
+    let mut tables: Vec<Vec<Row>> = vec![Vec::new(); FIGURES.len()];
+    let mut csv = "group,workload,allocator,round,seconds,cpu_seconds,peak_kib,last_kib\n".to_owned();
+    for (group, workload) in &workloads {
+        let mut costs: BTreeMap<&str, Vec<Cost>> = BTreeMap::new();
+        let mut failed: BTreeMap<&str, String> = BTreeMap::new();
+        for round in 0..rounds {
+            for (name, library) in &allocators {
+                eprint!("\r{workload}: round {} of {rounds}, {name:<12}", round + 1);
+                std::io::stderr().flush()?;
+                if failed.contains_key(name) {
+                    continue;
+                }
+                match measure(&program, workload, library.as_deref()) {
+                    Ok(cost) => {
+                        let Cost { time, cpu, peak, last } = cost;
+                        writeln!(csv, "{group},{workload},{name},{round},{time},{cpu},{peak},{last}")?;
+                        costs.entry(name).or_default().push(cost);
+                    }
+                    Err(error) => {
+                        failed.insert(name, error.to_string());
+                    }
+                }
+            }
+        }
+        for ((_, _, figure), rows) in FIGURES.iter().zip(&mut tables) {
+            let cell = |name: &&str| {
+                let costs = costs.get(name).filter(|_| !failed.contains_key(name))?;
+                Some(median(&costs.iter().map(figure).collect::<Vec<_>>()))
+            };
+            rows.push(((*workload).to_owned(), names.iter().map(cell).collect()));
+        }
+        let shown = |rows: &Vec<Row>| {
+            rows.last().and_then(|(_, cells)| ratio(cells)).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+        };
+        eprintln!("\r{workload:<24} time {:>6}  peak {:>6}            ", shown(&tables[0]), shown(&tables[2]));
+        failed.iter().for_each(|(name, error)| eprintln!("    {name} failed: {error}"));
+    }
+    let mut report = String::new();
+    for ((title, unit, _), rows) in FIGURES.iter().zip(&tables) {
+        report += &table(title, unit, &names, rows);
+    }
+    let dir = shell::target().join("bench");
+    std::fs::write(dir.join("results.csv"), csv)?;
+    std::fs::write(dir.join("results.md"), &report)?;
+    println!("{report}");
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_spread() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]).0, 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).0, 2.5);
+        assert_eq!(median(&[5.0]), (5.0, 0.0));
+        assert_eq!(median(&[1.0, 2.0, 3.0, 4.0, 5.0]), (3.0, 1.0 / 3.0));
+    }
+
+    #[test]
+    fn ratio_is_to_the_best_of_the_others() {
+        let cells = [Some((4.0, 0.0)), None, Some((2.0, 0.0)), Some((3.0, 0.0))];
+        assert_eq!(ratio(&cells), Some(1.5));
+        assert_eq!(ratio(&[Some((4.0, 0.0)), None]), None);
+    }
+
+    #[test]
+    fn the_worst_row_comes_first() {
+        let row = |name: &str, own: f64| (name.to_owned(), vec![Some((1.0, 0.0)), Some((own, 0.1))]);
+        let text = table("time", "ms", &["peer", OWN], &[row("good", 0.5), row("bad", 2.0)]);
+        assert!(text.find("bad").unwrap() < text.find("good").unwrap());
+        assert!(text.ends_with("Geometric mean of the ratios: 1.00\n"));
+    }
+}

@@ -1,6 +1,5 @@
 # gcc: C that a script wrote, optimised, whole-program too; assembler, archiver and linker with it. The results run.
 # needs: gcc perl
-# limit: 120
 perl "$HERE/source.pl" 100 >generated.c
 gcc -O2 -g -fdebug-prefix-map="$PWD"=. -Wall -c generated.c -o out/generated.o 2>>served
 gcc -O2 -flto=2 -fno-ident generated.c "$HERE/main.c" -o program 2>>served

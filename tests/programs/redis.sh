@@ -1,6 +1,5 @@
 # redis-server under redis-benchmark: large values, deletions, expiry, snapshots by fork, scripts.
 # needs: redis-server redis-benchmark
-# limit: 120
 socket=$PWD/socket
 # A server that is asked for its own malloc's name would differ; the work does not.
 redis-server --port 0 --unixsocket "$socket" --save '' --appendonly no --daemonize no --dir "$PWD" \

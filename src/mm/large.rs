@@ -120,10 +120,12 @@ impl<M: Machine> Mm<M> {
 
     /// The page is inside of something: of a live block, or of a free one. (A tail that was never a head says "offline".)
     fn tail_defect(&self, pfn: Pfn) -> Defect {
-        // No block crosses the boundary of a largest one.
-        let largest = pfn.0 & !(Order::MAX.pages() - 1);
-        for head in (largest..pfn.0).rev().map(Pfn) {
-            match self.machine.page(head).kind() {
+        let m = &self.machine;
+        let at = m.virt(pfn);
+        // A run that grew may begin in the largest block before this one.
+        for back in 1..Order::MAX.pages() as usize {
+            let Some(head) = m.pfn(at.wrapping_sub(back * PAGE_SIZE)) else { break };
+            match m.page(head).kind() {
                 Kind::Tail | Kind::Offline => {}
                 Kind::Buddy | Kind::Pcp | Kind::Isolated => return Defect::DoubleFree,
                 _ => return Defect::Interior,

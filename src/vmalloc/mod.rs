@@ -36,6 +36,7 @@ pub use space::Figures;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, non_null};
+use crate::page::Kind;
 use crate::paging::Level;
 use crate::paging::x86_64::{Slot, SlotState};
 use crate::sync::{Fork, Guard, Lock};
@@ -566,6 +567,7 @@ impl<M: Machine> Vmalloc<M> {
     #[allow(unsafe_code)]
     fn adopt(&self, m: &M, space: &mut Space, page: Pfn, for_nodes: bool) {
         space.figures.own_pages += 1;
+        m.page(page).set_kind(Kind::Reserved, Order::ZERO);
         if for_nodes {
             if let Some(at) = NonNull::new(m.virt(page)) {
                 // SAFETY: the page was just allocated and is given to the pool for ever.

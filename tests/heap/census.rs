@@ -13,7 +13,7 @@ pub struct Census {
     pub free: u64,
     pub slabs: u64,
     pub runs: u64,
-    /// Kept by the allocator for itself: the per-CPU lists.
+    /// Kept by the allocator for itself: per-CPU lists, page tables.
     pub kept: u64,
     /// Under vmalloc areas, handed out as pages, or isolated.
     pub other: u64,
@@ -41,7 +41,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
                     check_contents(sim, block, page.flags());
                 }
                 Kind::Slab => census.slabs += u64::from(pages),
-                Kind::Reserved => census.kept += u64::from(pages),
+                Kind::Reserved | Kind::Table => census.kept += u64::from(pages),
                 Kind::Run => census.runs += u64::from(pages),
                 _ => census.other += u64::from(pages),
             }

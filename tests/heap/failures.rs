@@ -25,7 +25,7 @@ fn run<F: Flavour>(sim: &Simulated<F>) -> (usize, u64) {
         world.apply(Op::Realloc { pick, size: 300_000 });
         world.apply(Op::Free { pick, sized: false });
     }
-    world.run(80, &Mix { max_size: 5 << 20, failures: false });
+    world.run(40, &Mix { max_size: 5 << 20, failures: false });
     world.apply(Op::Advance { ms: 20_000 });
     world.run(40, &Mix { max_size: 5 << 20, failures: false });
     let outcome = (world.refused, sim.fallible_calls());

@@ -127,9 +127,13 @@ impl Control {
         n != 0 && self.random().is_multiple_of(u64::from(n))
     }
 
-    fn fails(&self) -> bool {
-        self.fallible.fetch_add(1, Ordering::Relaxed);
+    fn fails(&self, call: Call) -> bool {
         let mut fails = self.one_in(&self.fail);
+        if call == Call::MapFrame {
+            self.failed.fetch_add(u64::from(fails), Ordering::Relaxed);
+            return fails;
+        }
+        self.fallible.fetch_add(1, Ordering::Relaxed);
         let hit = self.fail_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| match left {
             0 => None,
             1 if self.fail_from.load(Ordering::Relaxed) => Some(1),
@@ -209,7 +213,7 @@ impl<F: Flavour> Simulated<F> {
         self.state.control.counts[call as usize].load(Ordering::Relaxed)
     }
 
-    /// Calls so far that could have failed.
+    /// Calls so far that could have failed, but for [`Call::MapFrame`].
     pub fn fallible_calls(&self) -> u64 {
         self.state.control.fallible.load(Ordering::Relaxed)
     }
@@ -219,7 +223,8 @@ impl<F: Flavour> Simulated<F> {
         self.state.control.failed.load(Ordering::Relaxed)
     }
 
-    /// The `k`-th fallible call from now on fails, `k` from 1; 0 takes the order back.
+    /// The `k`-th fallible call from now on fails, `k` from 1; 0 takes the order back. [`Call::MapFrame`], a call per page,
+    /// does not count: it fails only at random ([`Hostile::fail`]).
     pub fn fail_at(&self, k: u64) {
         self.state.control.fail_from.store(false, Ordering::Relaxed);
         self.state.control.fail_at.store(k, Ordering::Relaxed);
@@ -288,7 +293,7 @@ impl<F: Flavour> Simulated<F> {
         }
         self.interrupt(call);
         self.state.control.counts[call as usize].fetch_add(1, Ordering::Relaxed);
-        call.may_fail() && self.state.control.fails()
+        call.may_fail() && self.state.control.fails(call)
     }
 
     /// The start of a per-CPU section: the CPU it runs on, or `None` where it is aborted.
@@ -305,6 +310,6 @@ impl<F: Flavour> Simulated<F> {
 
     /// Whether making a row has to fail.
     pub(super) fn row_fails(&self) -> bool {
-        self.state.control.fails()
+        self.state.control.fails(Call::Read)
     }
 }

@@ -152,11 +152,16 @@ impl<F: Flavour> Simulated<F> {
         self.state.memory.is_online(pfn)
     }
 
-    /// The online frames, ascending; adjacent ones that came by different ways are apart.
+    /// The online frames, ascending.
     pub fn online(&self) -> Vec<PfnRange> {
         let mut all: Vec<_> = self.state.ram.iter().map(|(_, _, range)| *range).collect();
         all.extend(locked(&self.state.grown).iter());
         all.sort_by_key(|range| range.start);
+        all.dedup_by(|next, before| {
+            let adjacent = before.end() == next.start;
+            before.pages += if adjacent { next.pages } else { 0 };
+            adjacent
+        });
         all
     }
 

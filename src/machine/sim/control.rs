@@ -93,6 +93,8 @@ pub(super) struct Control {
     failed: AtomicU64,
     fallible: AtomicU64,
     partial: AtomicBool,
+    /// Whether `MapFrame` counts among the calls that can be told to fail.
+    entries: AtomicBool,
     /// Threads with a hook, so that the others need not look.
     hooks: AtomicU32,
 }
@@ -110,6 +112,7 @@ impl Control {
             failed: AtomicU64::new(0),
             fallible: AtomicU64::new(0),
             partial: AtomicBool::new(true),
+            entries: AtomicBool::new(true),
             hooks: AtomicU32::new(0),
         }
     }
@@ -129,7 +132,7 @@ impl Control {
 
     fn fails(&self, call: Call) -> bool {
         let mut fails = self.one_in(&self.fail);
-        if call == Call::MapFrame {
+        if call == Call::MapFrame && !self.entries.load(Ordering::Relaxed) {
             self.failed.fetch_add(u64::from(fails), Ordering::Relaxed);
             return fails;
         }
@@ -213,7 +216,7 @@ impl<F: Flavour> Simulated<F> {
         self.state.control.counts[call as usize].load(Ordering::Relaxed)
     }
 
-    /// Calls so far that could have failed, but for [`Call::MapFrame`].
+    /// Calls so far that could have failed.
     pub fn fallible_calls(&self) -> u64 {
         self.state.control.fallible.load(Ordering::Relaxed)
     }
@@ -223,8 +226,7 @@ impl<F: Flavour> Simulated<F> {
         self.state.control.failed.load(Ordering::Relaxed)
     }
 
-    /// The `k`-th fallible call from now on fails, `k` from 1; 0 takes the order back. [`Call::MapFrame`], a call per page,
-    /// does not count: it fails only at random ([`Hostile::fail`]).
+    /// The `k`-th fallible call from now on fails, `k` from 1; 0 takes the order back.
     pub fn fail_at(&self, k: u64) {
         self.state.control.fail_from.store(false, Ordering::Relaxed);
         self.state.control.fail_at.store(k, Ordering::Relaxed);
@@ -241,6 +243,11 @@ impl<F: Flavour> Simulated<F> {
         self.state.control.migrate.store(hostile.migrate, Ordering::Relaxed);
         self.state.control.abort.store(hostile.abort, Ordering::Relaxed);
         self.state.control.fail.store(hostile.fail, Ordering::Relaxed);
+    }
+
+    /// Whether [`Call::MapFrame`], a call per page, counts among the fallible calls (the default), or fails only at random.
+    pub fn count_entries(&self, count: bool) {
+        self.state.control.entries.store(count, Ordering::Relaxed);
     }
 
     /// Whether a `move_mapping` that fails has moved a random prefix (the default) or nothing.

@@ -45,6 +45,7 @@ const SYMBOLS: &[&str] = &[
     "__posix_memalign",
     // Its child must not allocate on the parent's memory unseen.
     "vfork",
+    "__vfork",
     // BSD, macOS, jemalloc
     "reallocf",
     "malloc_size",
@@ -76,7 +77,7 @@ const SYMBOLS: &[&str] = &[
 ];
 
 /// Symbols that only the shared library has: the static one leaves them to the C library.
-const SHARED_ONLY: &[&str] = &["vfork"];
+const SHARED_ONLY: &[&str] = &["vfork", "__vfork"];
 
 /// Static TLS that a preloaded or dlopened library may take: the loader's surplus is small and shared.
 const MOST_STATIC_TLS: u64 = 64;

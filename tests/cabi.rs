@@ -338,6 +338,9 @@ programs! {
     thread_keys: "thread_keys.c";
     fork_under_load: "fork.c";
     fork_in_handler: "fork_in_handler.c";
+    fork_and_streams: "fork_and_streams.c";
+    exit_in_handler: "exit_in_handler.c";
+    cancelled: "cancelled.c";
     signal_storm: "signal_storm.c";
     vfork_in_threads: "vfork.c";
     spawn: "spawn.c";

@@ -187,7 +187,10 @@ impl<M: Machine> PageAllocator<M> {
         node: Option<usize>,
         bin: Option<Bin>,
     ) -> Option<Taken> {
-        let request = Request::new(gfp, order, pages, node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1));
+        let mut request = Request::new(gfp, order, pages, node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1));
+        if !self.grouping.load(Relaxed) {
+            request.list = MigrateType::Unmovable;
+        }
         if request.no_fault() {
             self.atomic_seen.store(true, Relaxed);
         } else if M::LENT && may_grow(&request) {
@@ -297,6 +300,10 @@ impl<M: Machine> PageAllocator<M> {
         }
         // Clean memory faults when touched, which atomic requests promise not to.
         let backed_only = M::LENT && request.no_fault();
+        if mark == Mark::Low && may_grow(request) && self.budget.overdrawn() {
+            // Extents overestimate what is backed: the slow path finds out what is.
+            return Err(Refused::Budget);
+        }
         let mut want = if backed_only { Want::Backed } else { request.want };
         let (mut found, mut cut);
         loop {

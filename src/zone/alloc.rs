@@ -364,6 +364,14 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
+    /// Where merging has made more count as backed than the limit allows, some of that is not: handing it out would break the
+    /// limit, so all that is free goes back first.
+    fn rebalance(&self, m: &M, gfp: Gfp) {
+        if gfp.may_io() && self.budget.overdrawn() {
+            self.trim(m, true);
+        }
+    }
+
     /// What is left to try when no zone keeps its low mark.
     #[cold]
     fn slow(&self, m: &M, request: &Request, mut ended: Walk) -> Option<Taken> {
@@ -383,6 +391,7 @@ impl<M: Machine> PageAllocator<M> {
         let starved = matches!(ended, Walk::Nothing { budget: true });
         if starved && gfp.may_io() && gfp.may_block() {
             self.trim(m, false);
+            self.rebalance(m, gfp);
         }
         if let Some(taken) = self.last_try(m, request) {
             return Some(taken);
@@ -392,6 +401,7 @@ impl<M: Machine> PageAllocator<M> {
         }
         // The other CPUs' lists.
         self.drain(m);
+        self.rebalance(m, gfp);
         if let Some(taken) = self.last_try(m, request) {
             return Some(taken);
         }

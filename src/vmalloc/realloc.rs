@@ -31,7 +31,7 @@ impl<M: Machine> Vmalloc<M> {
         let mut space = self.space.acquire(m, gfp.may_block())?;
         let area = Self::find(m, &mut space, address.addr()).ok()?;
         let (start, old) = (area.start.get(), area.size.get());
-        let has = area.mapped.get();
+        let has = space.mapped(area);
 
         if size > has {
             if !may_act {
@@ -78,7 +78,6 @@ impl<M: Machine> Vmalloc<M> {
                     drop(space);
                     self.drop_slots(m, pages, start + mapped, has - mapped);
                     space = self.space.lock(m);
-                    area.mapped.set(mapped);
                     space.retract(area, has - mapped, spare);
                 }
             } else if let Some(rest) = space.split(area, mapped, PAGE_SHIFT) {
@@ -118,21 +117,18 @@ impl<M: Machine> Vmalloc<M> {
                 return None;
             }
         }
-        let had = area.mapped.get();
+        let had = area.len.get() - Self::GUARD;
         let in_place = if M::OWNS_FRAMES {
             self.grow_frames(m, pages, area, len, gfp)
         } else {
-            // The rest of the last slot first: all else works on whole slots. What is absorbed may lack the rest of its own.
-            self.complete(m, area)
-                && (len <= area.len.get() || self.absorb(m, area, len) || self.grow_fresh(m, pages, area, size, gfp))
-                && (size <= area.mapped.get() || self.complete(m, area))
+            self.absorb(m, area, len) || self.grow_fresh(m, pages, area, len, gfp)
         };
         let (grown, copied) = if in_place {
             (area, 0)
         } else if let Some(moved) = if M::OWNS_FRAMES {
-            self.move_frames(m, pages, area, size, gfp).map(|to| (to, 0))
+            self.move_frames(m, pages, area, len, gfp).map(|to| (to, 0))
         } else {
-            self.move_memory(m, pages, area, old, size, gfp)
+            self.move_memory(m, pages, area, old, len, gfp)
         } {
             moved
         } else {
@@ -187,9 +183,8 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Maps more fresh memory behind `area`, ahead of the need where there is room, so that growing by small steps is
     /// seldom a system call. False: nothing changed.
-    fn grow_fresh<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> bool {
-        let had = area.len.get();
-        let need = size.next_multiple_of(Self::SLOT) - had;
+    fn grow_fresh<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, len: usize, gfp: Gfp) -> bool {
+        let need = len - area.len.get();
         let Some(mut space) = self.prepare(m, pages, gfp, 1) else { return false };
         let room = space.room_behind(area);
         if room < need {
@@ -204,15 +199,13 @@ impl<M: Machine> Vmalloc<M> {
             return false;
         }
         drop(space);
-        let mapped = if by > need { had + by } else { Self::mapped_for(size) };
-        let opened = m.map_fresh(end, mapped - had);
-        let done = opened && self.tables(m, pages, gfp, end, by);
-        if opened && !done {
+        let mapped = m.map_fresh(end, by);
+        let done = mapped && self.tables(m, pages, gfp, end, by);
+        if mapped && !done {
             m.unmap(end, by);
         }
         let mut space = self.space.lock(m);
         if done {
-            area.mapped.set(mapped);
             space.index.update(m, end, by, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
             space.pool.put(spare);
         } else {
@@ -224,7 +217,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Adds frames behind `area`. False: nothing changed.
     fn grow_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, len: usize, gfp: Gfp) -> bool {
         let Some(mut space) = self.prepare(m, pages, gfp, 1) else { return false };
-        let has = area.mapped.get();
+        let has = space.mapped(area);
         let by = len - area.len.get();
         if space.room_behind(area) < by {
             return false;
@@ -239,7 +232,6 @@ impl<M: Machine> Vmalloc<M> {
         let done = self.tables(m, pages, gfp, start + has, by) && self.fill(m, pages, start, start + has, by, gfp);
         let mut space = self.space.lock(m);
         if done {
-            area.mapped.set(has + by);
             space.pool.put(spare);
         } else {
             space.retract(area, by, spare);
@@ -247,7 +239,7 @@ impl<M: Machine> Vmalloc<M> {
         done
     }
 
-    /// Moves the memory of `area` to a new area for `size` bytes, in transit, and gives `area` up. What cannot be moved (pages
+    /// Moves the memory of `area` to a new area of `len` bytes, in transit, and gives `area` up. What cannot be moved (pages
     /// shared after a fork, no way of moving at all) is copied: by then the memory is there, and copying cannot
     /// fail. Returns the new area and the bytes copied. `None`: nothing changed.
     fn move_memory<P: FrameSource<M>>(
@@ -256,17 +248,12 @@ impl<M: Machine> Vmalloc<M> {
         pages: &P,
         area: Ref,
         old: usize,
-        size: usize,
+        len: usize,
         gfp: Gfp,
     ) -> Option<(Ref, usize)> {
-        let len = size.next_multiple_of(Self::SLOT);
-        // Moving takes whole slots; a source that could not be completed stays.
-        let part = old.next_multiple_of(Self::SLOT);
-        if area.mapped.get() < part {
-            return None;
-        }
-        let to = self.open(m, pages, size, len, Self::SLOT, gfp)?;
+        let to = self.open(m, pages, len, Self::SLOT, gfp)?;
         let (from, target) = (area.start.get(), to.start.get());
+        let part = old.next_multiple_of(Self::SLOT);
         let mut copied = 0;
         if let Err(moved) = m.move_mapping(from, target, part) {
             copied = old.saturating_sub(moved);
@@ -286,12 +273,11 @@ impl<M: Machine> Vmalloc<M> {
 
     /// The same where frames are owned: they are mapped at the new addresses as well, which can be undone at any step, before
     /// they are unmapped at the old ones.
-    fn move_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> Option<Ref> {
-        let mapped = size.next_multiple_of(Self::SLOT);
-        let to = self.open(m, pages, size, mapped + Self::GUARD, Self::SLOT, gfp)?;
+    fn move_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, len: usize, gfp: Gfp) -> Option<Ref> {
+        let to = self.open(m, pages, len, Self::SLOT, gfp)?;
         let (from, target) = (area.start.get(), to.start.get());
-        let has = area.mapped.get();
-        let added = mapped - has;
+        let has = area.len.get() - Self::GUARD;
+        let added = len - Self::GUARD - has;
         let mut done = 0;
         if self.fill(m, pages, target, target + has, added, gfp) {
             while done < has {

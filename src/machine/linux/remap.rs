@@ -312,8 +312,7 @@ unsafe impl Mapping for Linux {
 
     fn map_fresh(&self, start: usize, len: usize) -> bool {
         let done = memory::open(start, len).is_ok();
-        // Also the rest of a slot, that it may merge with the beginning.
-        if done && (len >= SLOT || !start.is_multiple_of(SLOT)) {
+        if done && len >= SLOT {
             memory::advise_vmalloc(start, len);
         }
         done

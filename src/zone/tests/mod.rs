@@ -1,4 +1,3 @@
 //! Tests on small hostile worlds.
 
-mod behaviour;
 mod model;

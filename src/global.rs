@@ -20,7 +20,7 @@ use crate::gfp::Gfp;
 use crate::machine::Report;
 use crate::machine::linux::{self, Linux};
 use crate::mm::{Hooks, MAX_RUN, Mm, RUN_STEP, Stats, Violation};
-use crate::slab::classes::{MAX_SMALL, class_aligned, class_of, class_size};
+use crate::slab::classes::{MAX_SMALL, class_of, class_of_layout, class_size};
 use crate::types::PAGE_SIZE;
 
 static MM: Mm<Linux> = Mm::with_hooks(Linux, Hooks { before: read_options, after: install_fork });
@@ -173,16 +173,6 @@ impl Slabwright {
     }
 }
 
-/// The class of a layout; 0 where it has none.
-#[inline(always)]
-fn class(size: usize, align: usize) -> u8 {
-    if align <= 8 || align == 16 && size >= 16 {
-        if size <= MAX_SMALL { class_of(size) } else { 0 }
-    } else {
-        class_aligned(size, align).unwrap_or(0)
-    }
-}
-
 // SAFETY: 1. blocks are at least as long and as aligned as the layout says and nobody else's until they are given back;
 // 2. no method unwinds.
 unsafe impl GlobalAlloc for Slabwright {
@@ -204,7 +194,7 @@ unsafe impl GlobalAlloc for Slabwright {
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let (old, new) = (class(layout.size(), layout.align()), class(size, layout.align()));
+        let (old, new) = (class_of_layout(layout.size(), layout.align()), class_of_layout(size, layout.align()));
         // A block's class is told by its layout when it is freed, so a small one stays only where that stays true.
         if old == new && old != 0 {
             return block;

@@ -2,7 +2,7 @@
 //!
 //! | request | served by |
 //! |---|---|
-//! | up to 8 KiB | slab caches (`slab.rs` of this folder's parent): [`crate::slab`] |
+//! | up to 8 KiB | slab caches: [`crate::slab`] |
 //! | to 2 MiB | exact page runs: [`crate::zone`] |
 //! | above | [`crate::vmalloc`] |
 //!
@@ -26,7 +26,7 @@ use crate::config::Options;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_size};
+use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_size};
 use crate::slab::{Slab, class_of_tag, starts_object};
 use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
@@ -297,11 +297,7 @@ impl<M: Machine> Mm<M> {
     /// As for [`Mm::free`], and `size` and `align` are those of the allocation.
     #[inline(always)]
     pub unsafe fn free_sized(&self, block: *mut u8, size: usize, align: usize) {
-        let id = if align <= 8 || align == 16 && size >= 16 {
-            if size <= MAX_SMALL { class_of(size) } else { 0 }
-        } else {
-            class_aligned(size, align).unwrap_or(0)
-        };
+        let id = class_of_layout(size, align);
         // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
         unsafe {
             if id != 0 {
@@ -414,7 +410,7 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// An object of size class `id`, its first word cleared.
+    /// An object of size class `id`, its mark cleared.
     fn alloc_class(&self, id: u8, gfp: Gfp) -> *mut u8 {
         if !self.is_up() {
             return ptr::null_mut();

@@ -70,6 +70,16 @@ pub fn class_aligned(size: usize, align: usize) -> Option<u8> {
     (class_of(size) as usize..=NR_CLASSES).find(|&id| class_align(id) >= align).map(|id| id as u8)
 }
 
+/// The class of a layout, whatever its size; 0 where none serves it. An allocation and its sized free agree by this.
+#[inline(always)]
+pub fn class_of_layout(size: usize, align: usize) -> u8 {
+    if align <= 8 || align == 16 && size >= 16 {
+        if size <= MAX_SMALL { class_of(size) } else { 0 }
+    } else {
+        class_aligned(size, align).unwrap_or(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -224,8 +224,8 @@ pub unsafe trait Mapping {
     /// frames merely *donating* their population (hosted).
     const OWNS_FRAMES: bool;
 
-    /// Makes `[start, start + len)` of the window usable and reading zero, backed on first touch. Only where
-    /// `!OWNS_FRAMES`. *Syscall.*
+    /// Makes `[start, start + len)` of the window usable and reading zero, backed on first touch. Both are multiples of 64 KiB:
+    /// a slot may be opened from its beginning in steps (moving takes whole slots). Only where `!OWNS_FRAMES`. *Syscall.*
     fn map_fresh(&self, start: usize, len: usize) -> bool;
 
     /// Maps `frame` (one slot's worth of frames) at slot `at`. With `OWNS_FRAMES` the page table entry; hosted moves the

@@ -2,11 +2,11 @@
 //!
 //! A descriptor's fields are guarded by whoever owns the frame: the zone lock while it is on a free list, the per-CPU list's
 //! lock while it is there, the cache's list lock while it is a slab, the holder of the run otherwise. They are atomics because
-//! `free` of an arbitrary address reads `kind` before it knows the owner; all accesses are Relaxed, the locks order them.
+//! `free` of an arbitrary address reads `kind` before it knows the owner; all accesses but those of references are Relaxed, the locks order them.
 
 mod list;
 
-use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 
 pub use list::PageList;
 
@@ -155,6 +155,19 @@ impl Page {
     #[inline]
     pub fn claim(&self, from: Kind, to: Kind) -> bool {
         self.kind.compare_exchange(from as u8, to as u8, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Counts one more reference.
+    #[inline]
+    pub fn add_ref(&self) {
+        self.refs.fetch_add(1, Relaxed);
+    }
+
+    /// Counts one reference less and returns how many are left. The last holder sees what the others wrote.
+    #[inline]
+    pub fn drop_ref(&self) -> u32 {
+        // AcqRel: Release for what this holder wrote, Acquire of what the others released.
+        self.refs.fetch_sub(1, AcqRel) - 1
     }
 
     /// Order of the block.

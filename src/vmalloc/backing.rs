@@ -66,21 +66,23 @@ impl<M: Machine> Vmalloc<M> {
             let mut count = 0;
             while count < BATCH && done + count * Self::SLOT < len {
                 let Some(frame) = pages.alloc_pages(m, want, Self::ORDER, None) else { break };
-                let slot = at + done + count * Self::SLOT;
-                if !m.map_frame(slot, frame) {
-                    pages.free_pages(m, frame, Self::ORDER, true);
-                    break;
-                }
-                let page = m.page(frame);
-                if gfp.has(Gfp::ZERO) && !page.has(flag::ZERO) {
-                    zero(slot, Self::SLOT);
-                }
-                page.set_kind(Kind::Vmalloc, Self::ORDER);
-                page.set_word(area as u64);
                 frames[count] = frame;
                 count += 1;
             }
             let first = at + done;
+            let mapped = m.map_frames(first, &frames[..count]);
+            for frame in &frames[mapped..count] {
+                pages.free_pages(m, *frame, Self::ORDER, true);
+            }
+            count = mapped;
+            for (nth, frame) in frames[..count].iter().enumerate() {
+                let page = m.page(*frame);
+                if gfp.has(Gfp::ZERO) && !page.has(flag::ZERO) {
+                    zero(first + nth * Self::SLOT, Self::SLOT);
+                }
+                page.set_kind(Kind::Vmalloc, Self::ORDER);
+                page.set_word(area as u64);
+            }
             if count > 0 {
                 let mut space = self.space.lock(m);
                 space.index.update(m, first, count * Self::SLOT, false, |slot, _| {
@@ -153,8 +155,8 @@ impl<M: Machine> Vmalloc<M> {
         charged as u64
     }
 
-    /// Makes `[from, to)`, in an area in transit, read zero. Whole slots are cleaned by the system where that is
-    /// cheaper than writing, and in any case with `prefer_clean`.
+    /// Makes `[from, to)`, in an area in transit, read zero; what lies behind `to` in the area is of no value. Whole slots
+    /// are cleaned by the system where that is cheaper than writing, and in any case with `prefer_clean`.
     pub(super) fn blank(&self, m: &M, from: usize, to: usize, prefer_clean: bool) {
         let mut at = from;
         while at < to {
@@ -190,7 +192,7 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Moves old memory into the fresh range `[start, start + len)`, from its beginning: retained ranges, oldest first (they
+    /// Moves old memory into the fresh range `[start, start + len)` of whole slots, from its beginning: retained ranges, oldest first (they
     /// would go back to the system next), then free pageblocks of the buddy system. Returns the slots filled.
     pub(super) fn donate<P: FrameSource<M>>(&self, m: &M, pages: &P, start: usize, len: usize) -> usize {
         let refusals = self.refusals.load(Relaxed);
@@ -210,17 +212,23 @@ impl<M: Machine> Vmalloc<M> {
             }
             at += moved;
         }
-        let buddy_end = end.min(at + FROM_BUDDY * Self::SLOT);
-        while at < buddy_end {
+        let mut blocks = [Pfn::NONE; FROM_BUDDY];
+        let mut count = 0;
+        while count < FROM_BUDDY && at + count * Self::SLOT < end {
             let Some(block) = pages.take_backed(m) else { break };
-            if !m.map_frame(at, block) {
-                pages.free_pages(m, block, Order::PAGEBLOCK, true);
-                self.refusals.fetch_add(1, Relaxed);
-                break;
+            blocks[count] = block;
+            count += 1;
+        }
+        if count > 0 {
+            let mapped = m.map_frames(at, &blocks[..count]);
+            self.refusals.store(if mapped == 0 { refusals.saturating_add(1) } else { 0 }, Relaxed);
+            for block in &blocks[..mapped] {
+                pages.free_clean(m, *block, Order::PAGEBLOCK, true);
             }
-            pages.free_clean(m, block, Order::PAGEBLOCK, true);
-            self.refusals.store(0, Relaxed);
-            at += Self::SLOT;
+            for block in &blocks[mapped..count] {
+                pages.free_pages(m, *block, Order::PAGEBLOCK, true);
+            }
+            at += mapped * Self::SLOT;
         }
         (at - start) / Self::SLOT
     }
@@ -236,7 +244,7 @@ impl<M: Machine> Vmalloc<M> {
             for _ in 0..8 {
                 let Some(area) = candidate else { break };
                 let survey = self.survey(m, &mut space, area.start.get(), area.len.get());
-                if survey.dirty > 0 && !survey.shared {
+                if survey.dirty > 0 && !survey.shared && area.mapped.get() >= Self::SLOT {
                     chosen = Some(area);
                     break;
                 }
@@ -253,7 +261,8 @@ impl<M: Machine> Vmalloc<M> {
             source
         };
         let from = source.start.get();
-        let part = source.len.get().min(len);
+        // Whole slots only: a part of one would split a huge page.
+        let part = (source.mapped.get() & !(Self::SLOT - 1)).min(len);
         let moved = match m.move_mapping(from, at, part) {
             Ok(()) => part,
             Err(prefix) => prefix & !(Self::SLOT - 1),

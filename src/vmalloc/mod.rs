@@ -54,6 +54,9 @@ const ROOM: (usize, usize) = (16 << 20, 1 << 30);
 const RETAINED_RANGES: usize = 512;
 /// Freed bytes kept in any case, and at most (hosted).
 const RETAINED_BYTES: (usize, usize) = (128 << 20, 1 << 30);
+/// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
+/// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
+const TAIL_UNIT: usize = 64 << 10;
 /// Ranges purged between two takings of the lock.
 const BATCH: usize = 16;
 
@@ -197,7 +200,8 @@ impl<M: Machine> Vmalloc<M> {
         let start = area.start.get();
         let survey = self.survey(m, &mut space, area.start.get(), len - Self::GUARD);
         let unclean = (gfp.has(Gfp::ZERO) && survey.dirty > 0) || (survey.shared && gfp.may_io());
-        if unclean && !gfp.may_block() {
+        let short = size > area.mapped.get();
+        if (unclean && !gfp.may_block()) || (short && !(gfp.may_block() && gfp.may_io())) {
             return None;
         }
         space.take(area);
@@ -214,10 +218,20 @@ impl<M: Machine> Vmalloc<M> {
         {
             space.retain(rest);
         }
-        if unclean {
+        if unclean || short {
             drop(space);
-            self.blank(m, start, start + size, survey.shared && !M::OWNS_FRAMES);
+            let complete = !short || self.complete(m, area);
+            if unclean && complete {
+                self.blank(m, start, start + size, survey.shared && !M::OWNS_FRAMES);
+            }
             space = self.space.lock(m);
+            if !complete {
+                space.charge(area, -(lacking as isize));
+                space.retain(area);
+                drop(space);
+                pages.uncharge(lacking as u64);
+                return None;
+            }
         }
         self.mark(m, &mut space, start, start + size, false);
         Self::publish(m, &mut space, area, size);
@@ -239,7 +253,7 @@ impl<M: Machine> Vmalloc<M> {
         if charge > 0 && !pages.charge(charge as u64) {
             return None;
         }
-        let built = self.open(m, pages, len, align, gfp).and_then(|area| {
+        let built = self.open(m, pages, size, len, align, gfp).and_then(|area| {
             let start = area.start.get();
             let mut donated = 0;
             if M::OWNS_FRAMES {
@@ -248,7 +262,7 @@ impl<M: Machine> Vmalloc<M> {
                     return None;
                 }
             } else if !gfp.has(Gfp::ZERO) {
-                donated = self.donate(m, pages, start, len);
+                donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
             }
             let mut space = self.space.lock(m);
             self.mark(m, &mut space, start, start + size, false);
@@ -264,22 +278,53 @@ impl<M: Machine> Vmalloc<M> {
         built
     }
 
-    /// A new area in transit: `len` bytes of address space (guard included), tables made, usable and reading zero where the
-    /// host backs it, not yet backed where frames are owned.
-    fn open<P: FrameSource<M>>(&self, m: &M, pages: &P, len: usize, align: usize, gfp: Gfp) -> Option<Ref> {
+    /// How many bytes are mapped for an area of `size` bytes.
+    fn mapped_for(size: usize) -> usize {
+        let tail = size & (Self::SLOT - 1);
+        let unit = if tail < Self::SLOT / 2 { TAIL_UNIT.min(Self::SLOT) } else { Self::SLOT };
+        size.next_multiple_of(unit)
+    }
+
+    /// Maps the rest of the last slot of `area`, in transit. False: nothing changed.
+    fn complete(&self, m: &M, area: Ref) -> bool {
+        let (mapped, all) = (area.mapped.get(), area.len.get() - Self::GUARD);
+        if mapped < all {
+            if !m.map_fresh(area.start.get() + mapped, all - mapped) {
+                return false;
+            }
+            let _space = self.space.lock(m);
+            area.mapped.set(all);
+        }
+        true
+    }
+
+    /// A new area in transit for `size` bytes: `len` bytes of address space (guard included), tables made, usable and reading
+    /// zero where the host backs it, not yet backed where frames are owned.
+    fn open<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        size: usize,
+        len: usize,
+        align: usize,
+        gfp: Gfp,
+    ) -> Option<Ref> {
+        let mapped = Self::mapped_for(size);
         let area = {
             let mut space = self.prepare(m, pages, gfp, 2)?;
             let room = Self::room(&space, len);
             let start = space.find(len, align, room)?;
-            space.carve(start, len)?
+            let area = space.carve(start, len)?;
+            area.mapped.set(mapped);
+            area
         };
         let start = area.start.get();
         // Mapped before the tables are made: an absurd length fails here, and cheaply.
-        let mapped = M::OWNS_FRAMES || m.map_fresh(start, len);
-        if mapped && self.tables(m, pages, gfp, start, len - Self::GUARD) {
+        let done = M::OWNS_FRAMES || m.map_fresh(start, mapped);
+        if done && self.tables(m, pages, gfp, start, len - Self::GUARD) {
             return Some(area);
         }
-        if mapped && !M::OWNS_FRAMES {
+        if done && !M::OWNS_FRAMES {
             m.unmap(start, len);
         }
         self.close(m, area);
@@ -293,11 +338,10 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Room to grow around an area of `len` bytes: as much again, where addresses abound.
     fn room(space: &Space, len: usize) -> usize {
-        if M::OWNS_FRAMES || space.areas.len() > COMPACT || len > ROOM.1 {
+        if M::OWNS_FRAMES || space.areas.len() > COMPACT || len.max(ROOM.0) > space.window() / 64 {
             return 0;
         }
-        let room = len.max(ROOM.0);
-        if room > space.window() / 64 { 0 } else { room }
+        len.clamp(ROOM.0, ROOM.1)
     }
 
     /// Frees the area that begins at `address`: it is retained. With `may_block` it also purges what is too much.

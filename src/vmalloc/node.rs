@@ -29,6 +29,8 @@ pub struct Node {
     pub start: Cell<usize>,
     /// Bytes of address space, guard included.
     pub len: Cell<usize>,
+    /// Bytes from `start` that are usable; hosted the last slot may be so in part.
+    pub mapped: Cell<usize>,
     /// Bytes handed out, whole pages.
     pub size: Cell<usize>,
     /// Pages charged to the budget for it.
@@ -53,6 +55,7 @@ impl Node {
         Node {
             start: Cell::new(0),
             len: Cell::new(0),
+            mapped: Cell::new(0),
             size: Cell::new(0),
             charged: Cell::new(0),
             stamp: Cell::new(0),
@@ -129,6 +132,7 @@ impl Pool {
     /// Takes a node back that is in no tree.
     pub fn put(&mut self, node: Ref) {
         node.state.set(State::Free);
+        node.mapped.set(0);
         node.size.set(0);
         node.charged.set(0);
         node.older.set(None);

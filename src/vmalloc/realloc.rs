@@ -31,7 +31,7 @@ impl<M: Machine> Vmalloc<M> {
         let mut space = self.space.acquire(m, gfp.may_block())?;
         let area = Self::find(m, &mut space, address.addr()).ok()?;
         let (start, old) = (area.start.get(), area.size.get());
-        let has = space.mapped(area);
+        let has = area.mapped.get();
 
         if size > has {
             if !may_act {
@@ -78,6 +78,7 @@ impl<M: Machine> Vmalloc<M> {
                     drop(space);
                     self.drop_slots(m, pages, start + mapped, has - mapped);
                     space = self.space.lock(m);
+                    area.mapped.set(mapped);
                     space.retract(area, has - mapped, spare);
                 }
             } else if let Some(rest) = space.split(area, mapped, PAGE_SHIFT) {
@@ -117,18 +118,21 @@ impl<M: Machine> Vmalloc<M> {
                 return None;
             }
         }
-        let had = area.len.get() - Self::GUARD;
+        let had = area.mapped.get();
         let in_place = if M::OWNS_FRAMES {
             self.grow_frames(m, pages, area, len, gfp)
         } else {
-            self.absorb(m, area, len) || self.grow_fresh(m, pages, area, len, gfp)
+            // The rest of the last slot first: all else works on whole slots. What is absorbed may lack the rest of its own.
+            self.complete(m, area)
+                && (len <= area.len.get() || self.absorb(m, area, len) || self.grow_fresh(m, pages, area, size, gfp))
+                && (size <= area.mapped.get() || self.complete(m, area))
         };
         let (grown, copied) = if in_place {
             (area, 0)
         } else if let Some(moved) = if M::OWNS_FRAMES {
-            self.move_frames(m, pages, area, len, gfp).map(|to| (to, 0))
+            self.move_frames(m, pages, area, size, gfp).map(|to| (to, 0))
         } else {
-            self.move_memory(m, pages, area, old, len, gfp)
+            self.move_memory(m, pages, area, old, size, gfp)
         } {
             moved
         } else {
@@ -183,8 +187,9 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Maps more fresh memory behind `area`, ahead of the need where there is room, so that growing by small steps is
     /// seldom a system call. False: nothing changed.
-    fn grow_fresh<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, len: usize, gfp: Gfp) -> bool {
-        let need = len - area.len.get();
+    fn grow_fresh<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> bool {
+        let had = area.len.get();
+        let need = size.next_multiple_of(Self::SLOT) - had;
         let Some(mut space) = self.prepare(m, pages, gfp, 1) else { return false };
         let room = space.room_behind(area);
         if room < need {
@@ -199,13 +204,15 @@ impl<M: Machine> Vmalloc<M> {
             return false;
         }
         drop(space);
-        let mapped = m.map_fresh(end, by);
-        let done = mapped && self.tables(m, pages, gfp, end, by);
-        if mapped && !done {
+        let mapped = if by > need { had + by } else { Self::mapped_for(size) };
+        let opened = m.map_fresh(end, mapped - had);
+        let done = opened && self.tables(m, pages, gfp, end, by);
+        if opened && !done {
             m.unmap(end, by);
         }
         let mut space = self.space.lock(m);
         if done {
+            area.mapped.set(mapped);
             space.index.update(m, end, by, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
             space.pool.put(spare);
         } else {
@@ -217,7 +224,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Adds frames behind `area`. False: nothing changed.
     fn grow_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, len: usize, gfp: Gfp) -> bool {
         let Some(mut space) = self.prepare(m, pages, gfp, 1) else { return false };
-        let has = space.mapped(area);
+        let has = area.mapped.get();
         let by = len - area.len.get();
         if space.room_behind(area) < by {
             return false;
@@ -232,6 +239,7 @@ impl<M: Machine> Vmalloc<M> {
         let done = self.tables(m, pages, gfp, start + has, by) && self.fill(m, pages, start, start + has, by, gfp);
         let mut space = self.space.lock(m);
         if done {
+            area.mapped.set(has + by);
             space.pool.put(spare);
         } else {
             space.retract(area, by, spare);
@@ -239,7 +247,7 @@ impl<M: Machine> Vmalloc<M> {
         done
     }
 
-    /// Moves the memory of `area` to a new area of `len` bytes, in transit, and gives `area` up. What cannot be moved (pages
+    /// Moves the memory of `area` to a new area for `size` bytes, in transit, and gives `area` up. What cannot be moved (pages
     /// shared after a fork, no way of moving at all) is copied: by then the memory is there, and copying cannot
     /// fail. Returns the new area and the bytes copied. `None`: nothing changed.
     fn move_memory<P: FrameSource<M>>(
@@ -248,12 +256,17 @@ impl<M: Machine> Vmalloc<M> {
         pages: &P,
         area: Ref,
         old: usize,
-        len: usize,
+        size: usize,
         gfp: Gfp,
     ) -> Option<(Ref, usize)> {
-        let to = self.open(m, pages, len, Self::SLOT, gfp)?;
-        let (from, target) = (area.start.get(), to.start.get());
+        let len = size.next_multiple_of(Self::SLOT);
+        // Moving takes whole slots; a source that could not be completed stays.
         let part = old.next_multiple_of(Self::SLOT);
+        if area.mapped.get() < part {
+            return None;
+        }
+        let to = self.open(m, pages, size, len, Self::SLOT, gfp)?;
+        let (from, target) = (area.start.get(), to.start.get());
         let mut copied = 0;
         if let Err(moved) = m.move_mapping(from, target, part) {
             copied = old.saturating_sub(moved);
@@ -273,11 +286,12 @@ impl<M: Machine> Vmalloc<M> {
 
     /// The same where frames are owned: they are mapped at the new addresses as well, which can be undone at any step, before
     /// they are unmapped at the old ones.
-    fn move_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, len: usize, gfp: Gfp) -> Option<Ref> {
-        let to = self.open(m, pages, len, Self::SLOT, gfp)?;
+    fn move_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> Option<Ref> {
+        let mapped = size.next_multiple_of(Self::SLOT);
+        let to = self.open(m, pages, size, mapped + Self::GUARD, Self::SLOT, gfp)?;
         let (from, target) = (area.start.get(), to.start.get());
-        let has = area.len.get() - Self::GUARD;
-        let added = len - Self::GUARD - has;
+        let has = area.mapped.get();
+        let added = mapped - has;
         let mut done = 0;
         if self.fill(m, pages, target, target + has, added, gfp) {
             while done < has {

@@ -117,11 +117,6 @@ impl Space {
         self.end - self.start
     }
 
-    /// Bytes of `area` that are mapped: all but the guard.
-    pub fn mapped(&self, area: Ref) -> usize {
-        area.len.get() - self.guard
-    }
-
     /// Where an area of `len` bytes (guard included) aligned to `align` would go, preferably with `room` free before and
     /// behind it: the lowest place.
     pub fn find(&self, len: usize, align: usize, room: usize) -> Option<usize> {
@@ -187,6 +182,7 @@ impl Space {
             spare.len.set(len + behind_len);
             spare.state.set(State::Free);
             spare.size.set(0);
+            spare.mapped.set(0);
             self.holes.insert(spare);
         }
     }
@@ -207,7 +203,7 @@ impl Space {
         true
     }
 
-    /// Undoes the last `by` bytes of [`Space::extend`], or cuts off what was unmapped.
+    /// Undoes the last `by` bytes of [`Space::extend`], or cuts off what is unmapped.
     pub fn retract(&mut self, area: Ref, by: usize, spare: Ref) {
         area.len.set(area.len.get() - by);
         self.areas.resized(area);
@@ -224,14 +220,16 @@ impl Space {
         self.areas.at_or_below(address).filter(|area| address < area.end())
     }
 
-    /// Splits `area`, in transit, at `len` bytes: the rest becomes an area in transit of its own. The charge goes with the
-    /// front as far as its pages reach.
+    /// Splits `area`, in transit, at `len` bytes, all of them mapped: the rest becomes an area in transit of its own. The
+    /// charge goes with the front as far as its pages reach.
     pub fn split(&mut self, area: Ref, len: usize, page_shift: u32) -> Option<Ref> {
         let rest = self.pool.take()?;
         let charged = area.charged.get();
         let front = charged.min(len >> page_shift);
         rest.start.set(area.start.get() + len);
         rest.len.set(area.len.get() - len);
+        rest.mapped.set(area.mapped.get() - len);
+        area.mapped.set(len);
         rest.charged.set(charged - front);
         rest.stamp.set(area.stamp.get());
         rest.state.set(State::Transit);
@@ -242,9 +240,10 @@ impl Space {
         Some(rest)
     }
 
-    /// Joins `behind` (in transit) to `area`, which it directly follows.
+    /// Joins `behind` (in transit) to `area`, mapped to its end, which it directly follows.
     pub fn join(&mut self, area: Ref, behind: Ref) {
         self.areas.remove(behind);
+        area.mapped.set(area.mapped.get() + behind.mapped.get());
         area.len.set(area.len.get() + behind.len.get());
         area.charged.set(area.charged.get() + behind.charged.get());
         self.areas.resized(area);
@@ -269,7 +268,7 @@ impl Space {
             }
             State::Retained => {
                 self.figures.retained -= 1;
-                self.figures.retained_bytes -= self.mapped(area);
+                self.figures.retained_bytes -= area.mapped.get();
                 self.retained.remove(area);
                 let (older, newer) = (area.older.take(), area.newer.take());
                 match older {
@@ -290,7 +289,7 @@ impl Space {
     pub fn retain(&mut self, area: Ref) {
         area.state.set(State::Retained);
         self.figures.retained += 1;
-        self.figures.retained_bytes += self.mapped(area);
+        self.figures.retained_bytes += area.mapped.get();
         self.retained.insert(area);
         let mut older = self.newest;
         while let Some(node) = older.filter(|node| node.stamp.get() > area.stamp.get()) {
@@ -331,6 +330,14 @@ impl Space {
         self.figures.charged = self.figures.charged.wrapping_add_signed(pages);
     }
 
+    /// An area is mapped up to its guard, or into its last slot.
+    fn check_mapped(&self, node: Ref) -> Result<(), &'static str> {
+        let most = node.len.get() - self.guard;
+        let mapped = node.mapped.get();
+        let good = mapped <= most && mapped + self.slot > most && (self.guard == 0 || mapped == most);
+        if good { Ok(()) } else { Err("vmalloc: an area is not mapped as long as it is") }
+    }
+
     /// Checks the invariants; calls `each` for every node by address, holes included.
     pub fn verify(&self, mut each: impl FnMut(Ref) -> Result<(), &'static str>) -> Result<(), &'static str> {
         self.holes.verify()?;
@@ -355,13 +362,15 @@ impl Space {
                 (State::Busy, false) => {
                     sums.busy += 1;
                     sums.busy_bytes += node.size.get();
-                    if node.size.get() == 0 || node.size.get() > self.mapped(node) {
+                    if node.size.get() == 0 || node.size.get() > node.mapped.get() {
                         return Err("vmalloc: an area is smaller than its size");
                     }
+                    self.check_mapped(node)?;
                 }
                 (State::Retained, false) => {
                     sums.retained += 1;
-                    sums.retained_bytes += self.mapped(node);
+                    sums.retained_bytes += node.mapped.get();
+                    self.check_mapped(node)?;
                 }
                 (State::Transit, false) => {}
                 _ => return Err("vmalloc: a node's state is not that of its tree"),

@@ -187,7 +187,10 @@ impl<M: Machine> PageAllocator<M> {
         node: Option<usize>,
         bin: Option<Bin>,
     ) -> Option<Taken> {
-        let request = Request::new(gfp, order, pages, node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1));
+        let mut request = Request::new(gfp, order, pages, node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1));
+        if !self.grouping.load(Relaxed) {
+            request.list = MigrateType::Unmovable;
+        }
         if request.no_fault() {
             self.atomic_seen.store(true, Relaxed);
         } else if M::LENT && may_grow(&request) {
@@ -297,6 +300,10 @@ impl<M: Machine> PageAllocator<M> {
         }
         // Clean memory faults when touched, which atomic requests promise not to.
         let backed_only = M::LENT && request.no_fault();
+        if mark == Mark::Low && may_grow(request) && self.budget.overdrawn() {
+            // Extents overestimate what is backed: the slow path finds out what is.
+            return Err(Refused::Budget);
+        }
         let mut want = if backed_only { Want::Backed } else { request.want };
         let (mut found, mut cut);
         loop {
@@ -357,6 +364,14 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
+    /// Where merging has made more count as backed than the limit allows, some of that is not: handing it out would break the
+    /// limit, so all that is free goes back first.
+    fn rebalance(&self, m: &M, gfp: Gfp) {
+        if gfp.may_io() && self.budget.overdrawn() {
+            self.trim(m, true);
+        }
+    }
+
     /// What is left to try when no zone keeps its low mark.
     #[cold]
     fn slow(&self, m: &M, request: &Request, mut ended: Walk) -> Option<Taken> {
@@ -376,6 +391,7 @@ impl<M: Machine> PageAllocator<M> {
         let starved = matches!(ended, Walk::Nothing { budget: true });
         if starved && gfp.may_io() && gfp.may_block() {
             self.trim(m, false);
+            self.rebalance(m, gfp);
         }
         if let Some(taken) = self.last_try(m, request) {
             return Some(taken);
@@ -385,6 +401,7 @@ impl<M: Machine> PageAllocator<M> {
         }
         // The other CPUs' lists.
         self.drain(m);
+        self.rebalance(m, gfp);
         if let Some(taken) = self.last_try(m, request) {
             return Some(taken);
         }

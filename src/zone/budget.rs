@@ -35,6 +35,11 @@ impl Budget {
         self.committed.load(Relaxed)
     }
 
+    /// Whether more is committed than the limit.
+    pub fn overdrawn(&self) -> bool {
+        self.limit().is_some_and(|limit| self.committed() > limit)
+    }
+
     /// Charges pages for a request, unless the mark would not be left.
     pub fn try_charge(&self, pages: u64, mark: Mark, gfp: Gfp) -> bool {
         let Some(limit) = self.limit() else {

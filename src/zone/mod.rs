@@ -9,6 +9,7 @@
 //! system call. The algorithms (`buddy`, `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.
 
 mod alloc;
+mod api;
 mod buddy;
 mod budget;
 mod extent;
@@ -42,6 +43,10 @@ use crate::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn, PfnRange};
 /// All zones, from the lowest.
 pub const ZONES: [ZoneKind; NR_ZONES] =
     [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::HighMem, ZoneKind::Movable];
+
+/// Pages from which on mobility grouping is worth it, as in the kernel: a pageblock for each migrate type. With fewer every
+/// other request would claim the pageblock of the one before.
+const GROUPED: u64 = MIGRATE_TYPES as u64 * PAGEBLOCK_PAGES as u64;
 
 /// What a zone's lock guards.
 struct Zone {
@@ -89,6 +94,10 @@ pub struct PageAllocator<M: Machine> {
     budget: Budget,
     /// An atomic request was made: the reserve is worth its memory.
     atomic_seen: AtomicBool,
+    /// Requests are kept apart by migrate type: there are enough pageblocks for it.
+    grouping: AtomicBool,
+    /// Frames of all zones.
+    managed: AtomicU64,
     decay_ms: AtomicU32,
     /// Nodes that have, or had, a zone with memory, as a count from 0.
     nodes: AtomicU32,
@@ -133,6 +142,8 @@ impl<M: Machine> PageAllocator<M> {
             making: Lock::new(()),
             budget: Budget::new(),
             atomic_seen: AtomicBool::new(false),
+            grouping: AtomicBool::new(false),
+            managed: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),
             nodes: AtomicU32::new(0),
             discarded: AtomicU64::new(0),
@@ -213,6 +224,8 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.charge(u64::from(added - fresh));
         self.settle(clean + fresh, zone.buddy.clean_pages());
         self.nodes.fetch_max(node as u32 + 1, Relaxed);
+        let all = self.managed.fetch_add(u64::from(added), Relaxed) + u64::from(added);
+        self.grouping.fetch_or(all >= GROUPED, Relaxed);
     }
 
     #[inline]

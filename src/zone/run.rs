@@ -12,9 +12,12 @@ use crate::types::{Order, Pfn, PfnRange};
 
 impl<M: Machine> PageAllocator<M> {
     /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. Exactly so many, or up to an eighth
-    /// more where a run of that size was freed here before. Flags and failure as for [`PageAllocator::alloc_pages`].
+    /// more where a run of that size was freed here before. A run is freed whole, so it counts as movable unless the flags
+    /// say otherwise. Flags and failure as for [`PageAllocator::alloc_pages`].
     pub fn alloc_run(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>) -> Option<Pfn> {
         let order = Order::holding(pages as usize).filter(|_| pages > 0)?;
+        let fixed = gfp.has(Gfp::DMA) || gfp.has(Gfp::RECLAIMABLE) || gfp.has(Gfp::HIGHMEM);
+        let gfp = if fixed { gfp } else { gfp.with(Gfp::MOVABLE) };
         let taken = self.get(m, gfp, order, pages, node, Bin::run(pages))?;
         m.page(taken.range.start).set_word(u64::from(taken.range.pages));
         Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
@@ -84,6 +87,6 @@ impl<M: Machine> PageAllocator<M> {
 
     /// Frames of all zones.
     pub fn managed(&self) -> u64 {
-        self.zones.as_flattened().iter().map(|cell| u64::from(cell.managed.load(Relaxed))).sum()
+        self.managed.load(Relaxed)
     }
 }

@@ -312,7 +312,8 @@ unsafe impl Mapping for Linux {
 
     fn map_fresh(&self, start: usize, len: usize) -> bool {
         let done = memory::open(start, len).is_ok();
-        if done && len >= SLOT {
+        // Also the rest of a slot, that it may merge with the beginning.
+        if done && (len >= SLOT || !start.is_multiple_of(SLOT)) {
             memory::advise_vmalloc(start, len);
         }
         done

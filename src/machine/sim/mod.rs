@@ -344,8 +344,15 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
         if self.call(Call::MapFresh) {
             return false;
         }
-        let range = self.slots(start, len);
-        locked(&self.state.slots)[range].fill(Slot::Fresh);
+        let unit = (64 << 10).min(1 << F::SLOT_SHIFT);
+        assert!(start.is_multiple_of(unit) && len.is_multiple_of(unit) && len > 0, "{start:#x}+{len:#x}");
+        let range = self.slot(start)..self.slot(start + len - 1) + 1;
+        let mut slots = locked(&self.state.slots);
+        if !start.is_multiple_of(1 << F::SLOT_SHIFT) {
+            assert_eq!(slots[range.start], Slot::Fresh, "slot {start:#x} is opened from its middle");
+        }
+        slots[range].fill(Slot::Fresh);
+        drop(slots);
         self.state.memory.punch_window(start, len);
         self.state.memory.map_window_own(start, len);
         true

@@ -53,6 +53,7 @@ fn every_slot_has_one_owner() {
                     Some(start) => {
                         assert_eq!(start % align, 0);
                         let area = space.carve(start, len * SLOT).unwrap();
+                        area.mapped.set(len * SLOT);
                         mark(&mut owner, area, false);
                         space.hand_out(area, len * SLOT);
                         live.push(area);
@@ -97,6 +98,7 @@ fn every_slot_has_one_owner() {
                         let spare = space.pool.take().unwrap();
                         space.retract(area, by, spare);
                     } else {
+                        area.mapped.set(area.len.get());
                         for slot in 0..by / SLOT {
                             let at = (area.end() - base) / SLOT - 1 - slot;
                             assert_eq!(core::mem::replace(&mut owner[at], 1), 0);
@@ -120,7 +122,9 @@ fn best_fit_is_the_smallest_aligned() {
         .into_iter()
         .map(|slots| {
             let start = space.find(slots * SLOT, SLOT, SLOT).unwrap();
-            space.carve(start, slots * SLOT).unwrap()
+            let area = space.carve(start, slots * SLOT).unwrap();
+            area.mapped.set(slots * SLOT);
+            area
         })
         .collect();
     for (i, area) in areas.iter().enumerate() {
@@ -139,15 +143,18 @@ fn best_fit_is_the_smallest_aligned() {
 fn verify_sees_damage() {
     let mut space = open(50);
     let area = space.carve(BASE + 4 * SLOT, 4 * SLOT).unwrap();
+    area.mapped.set(4 * SLOT);
     space.hand_out(area, 3 * SLOT);
     space.verify(|_| Ok(())).unwrap();
     space.figures.busy_bytes += 1;
     assert!(space.verify(|_| Ok(())).is_err());
     space.figures.busy_bytes -= 1;
     area.len.set(5 * SLOT);
+    area.mapped.set(5 * SLOT);
     space.areas.resized(area);
     assert_eq!(space.verify(|_| Ok(())), Err("vmalloc: holes and areas do not cover the window"));
     area.len.set(4 * SLOT);
+    area.mapped.set(4 * SLOT);
     space.areas.resized(area);
     area.state.set(State::Retained);
     assert!(space.verify(|_| Ok(())).is_err());

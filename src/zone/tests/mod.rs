@@ -1,3 +1,4 @@
 //! Tests on small hostile worlds.
 
+mod behaviour;
 mod model;

@@ -1,0 +1,331 @@
+//! One test per promise: orders, zones, marks, types, heat, growth, concurrency.
+
+use std::boxed::Box;
+use std::vec::Vec;
+
+use super::model::Random;
+use crate::config::Options;
+use crate::gfp::Gfp;
+use crate::machine::sim::{Call, Flavour, Sim, SimBare, Simulated};
+use crate::machine::{Frames, Machine, ZoneKind};
+use crate::page::{Kind, flag};
+use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
+use crate::zone::lists::RESERVE;
+use crate::zone::{MigrateType, PageAllocator, View};
+
+type Zones<F> = Box<PageAllocator<Simulated<F>>>;
+
+fn boot<F: Flavour>(sim: &Simulated<F>) -> Zones<F> {
+    let zones = Box::new(PageAllocator::new());
+    zones.init(sim, &Options::DEFAULT);
+    for (node, kind, range) in sim.ram() {
+        zones.add(sim, *node, *kind, *range);
+    }
+    zones
+}
+
+fn order(n: u8) -> Order {
+    Order::new(n).unwrap()
+}
+
+/// Takes pages until there are none.
+fn exhaust<F: Flavour>(m: &Simulated<F>, z: &Zones<F>, gfp: Gfp) -> Vec<Pfn> {
+    core::iter::from_fn(|| z.alloc_page(m, gfp)).collect()
+}
+
+#[test]
+fn every_order_to_the_last_and_none_above() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1 << 10).build();
+    let z = boot(&m);
+    for n in 0..=10 {
+        let pfn = z.alloc_pages(&m, Gfp::KERNEL, order(n), None).unwrap();
+        assert_eq!((pfn.0 % (1 << n), m.page(pfn).order()), (0, order(n)));
+        assert!(z.free_pages(&m, pfn, order(n), true));
+        z.verify(&m).unwrap();
+    }
+    assert_eq!(Order::new(11), None);
+    assert_eq!(z.alloc_run(&m, Gfp::KERNEL, 1025, None), None);
+    assert_eq!(z.alloc_run(&m, Gfp::KERNEL, 0, None), None);
+    assert!(z.alloc_pages_exact(&m, Gfp::KERNEL, 4 << 20).addr() != 0);
+    assert!(z.alloc_pages_exact(&m, Gfp::KERNEL, (4 << 20) + 1).is_null());
+    assert_eq!(z.alloc_page(&m, Gfp::DMA | Gfp::DMA32), None, "flags that contradict each other");
+}
+
+#[test]
+fn exact_pages_keep_no_tail() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
+    let z = boot(&m);
+    let free = || z.stats(&m).total(|zone| zone.free);
+    let before = free();
+    let at = z.alloc_pages_exact(&m, Gfp::KERNEL, 9 * PAGE_SIZE - 1);
+    assert_eq!(before - free() - z.stats(&m).own_pages, 9);
+    assert!(!z.free_pages_exact(&m, at.wrapping_add(PAGE_SIZE), true), "not its start");
+    assert!(z.free_pages_exact(&m, at, true));
+    assert!(!z.free_pages_exact(&m, at, true), "free already");
+}
+
+#[test]
+fn calls_by_address_count_references() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 512).build();
+    let z = boot(&m);
+    let at = z.get_zeroed_page(&m, Gfp::KERNEL);
+    let pfn = m.pfn(at).unwrap();
+    assert!(m.page(pfn).has(flag::ZERO));
+    z.get_page(&m, pfn);
+    assert!(z.put_page(&m, pfn, true));
+    assert_eq!(m.page(pfn).kind(), Kind::Allocated, "one reference is left");
+    assert!(!z.free_pages_at(&m, at, order(1), true), "wrong order");
+    assert!(!z.free_pages_at(&m, at.wrapping_add(8), order(0), true), "inside");
+    assert!(z.free_pages_at(&m, at, order(0), true));
+    assert!(!z.free_pages_at(&m, at, order(0), true), "double free");
+    assert!(z.free_pages_at(&m, core::ptr::null_mut(), order(0), true));
+}
+
+#[test]
+fn the_reserves_are_for_those_who_may() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 2048).build();
+    let z = boot(&m);
+    let held = exhaust(&m, &z, Gfp::KERNEL);
+    let info = || z.stats(&m).zones[0][ZoneKind::Normal as usize];
+    assert_eq!(info().free, u64::from(info().marks.min), "ordinary requests end at min");
+    assert_eq!(z.alloc_page(&m, Gfp::NOWAIT), None);
+    assert_eq!(z.alloc_page(&m, Gfp::ATOMIC | Gfp::NOMEMALLOC), None);
+    let high = exhaust(&m, &z, Gfp::KERNEL | Gfp::HIGH).len();
+    assert_eq!(high as u64, u64::from(info().marks.min / 2), "HIGH to half of it");
+    assert!(!exhaust(&m, &z, Gfp::ATOMIC).is_empty(), "atomic further");
+    assert_ne!(info().free, 0);
+    exhaust(&m, &z, Gfp::KERNEL | Gfp::MEMALLOC);
+    assert_eq!(info().free, 0, "MEMALLOC to the end");
+    z.verify(&m).unwrap();
+    held.iter().for_each(|pfn| assert!(z.free_pages(&m, *pfn, order(0), true)));
+    assert!(z.alloc_page(&m, Gfp::KERNEL).is_some());
+}
+
+#[test]
+fn low_zones_keep_something_from_those_who_need_not() {
+    let m = SimBare::builder().ram(0, ZoneKind::Dma, 512, 2048).ram(0, ZoneKind::Normal, 1 << 14, 1 << 15).build();
+    let z = boot(&m);
+    exhaust(&m, &z, Gfp::KERNEL);
+    let dma = z.stats(&m).zones[0][ZoneKind::Dma as usize];
+    assert_eq!(dma.free, u64::from(dma.marks.min) + (1 << 15) / 256);
+    let pfn = z.alloc_page(&m, Gfp::KERNEL | Gfp::DMA).expect("kept for this");
+    assert!(pfn.0 < 4096);
+    assert!(exhaust(&m, &z, Gfp::KERNEL | Gfp::DMA).iter().all(|pfn| pfn.0 < 4096), "below 16 MiB");
+}
+
+#[test]
+fn dma32_is_ordinary_memory_where_that_lies_low() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 14, 1 << 11).build();
+    assert!(boot(&m).alloc_page(&m, Gfp::KERNEL | Gfp::DMA32).is_some());
+    let high = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 20, 1 << 11).build();
+    assert!(boot(&high).alloc_page(&high, Gfp::KERNEL | Gfp::DMA32).is_none());
+}
+
+#[test]
+fn highmem_has_no_address_and_movable_is_asked_for() {
+    let m = SimBare::builder()
+        .ram(0, ZoneKind::Normal, 1024, 2048)
+        .ram(0, ZoneKind::HighMem, 4096, 1024)
+        .ram(0, ZoneKind::Movable, 8192, 1024)
+        .build();
+    let z = boot(&m);
+    let high = z.alloc_page(&m, Gfp::HIGHUSER).unwrap();
+    assert!(m.virt(high).is_null());
+    let movable = z.alloc_page(&m, Gfp::HIGHUSER_MOVABLE).unwrap();
+    assert_eq!(m.page(movable).zone(), ZoneKind::Movable as usize);
+    for pfn in exhaust(&m, &z, Gfp::HIGHUSER) {
+        assert_ne!(m.page(pfn).zone(), ZoneKind::Movable as usize, "unmovable in ZONE_MOVABLE");
+    }
+}
+
+#[test]
+fn nodes_are_preferred_then_bound() {
+    let m =
+        SimBare::builder().nodes(2).ram(0, ZoneKind::Normal, 1024, 1024).ram(1, ZoneKind::Normal, 4096, 1024).build();
+    let z = boot(&m);
+    let node = |pfn: Pfn| m.page(pfn).node();
+    assert_eq!(z.alloc_pages_node(&m, 1, Gfp::KERNEL, order(0)).map(node), Some(1));
+    while z
+        .alloc_pages_node(&m, 1, Gfp::KERNEL | Gfp::THISNODE, order(0))
+        .map(node)
+        .inspect(|n| assert_eq!(*n, 1))
+        .is_some()
+    {}
+    assert_eq!(z.alloc_pages_node(&m, 1, Gfp::KERNEL, order(0)).map(node), Some(0), "falls back to the other");
+}
+
+#[test]
+fn hot_pages_come_back_first_and_cold_ones_last() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
+    let z = boot(&m);
+    let p: Vec<_> = (0..4).map(|_| z.alloc_page(&m, Gfp::KERNEL).unwrap()).collect();
+    z.drain(&m);
+    z.free_pages(&m, p[0], order(0), true);
+    z.free_pages(&m, p[1], order(0), true);
+    z.free_cold(&m, p[2], order(0), true);
+    let kept = z.stats(&m).pcp_pages;
+    assert_eq!(z.alloc_page(&m, Gfp::KERNEL), Some(p[1]));
+    let rest: Vec<_> = (1..kept).map(|_| z.alloc_page(&m, Gfp::KERNEL).unwrap()).collect();
+    assert_eq!((rest[0], *rest.last().unwrap()), (p[0], p[2]));
+}
+
+#[test]
+fn types_are_grouped_claimed_and_stolen() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 8192).build();
+    let z = boot(&m);
+    let block = |pfn: Pfn| pfn.0 / 512;
+    let a = z.alloc_pages(&m, Gfp::KERNEL, order(0), None).unwrap();
+    let b = z.alloc_pages(&m, Gfp::KERNEL | Gfp::MOVABLE, order(0), None).unwrap();
+    let c = z.alloc_pages(&m, Gfp::KERNEL | Gfp::RECLAIMABLE, order(0), None).unwrap();
+    assert!(block(a) != block(b) && block(b) != block(c) && block(a) != block(c), "types share a pageblock");
+    assert!(z.stats(&m).total(|zone| zone.claims) >= 2);
+    // Movable memory in every pageblock: what is left is stolen.
+    let movable: Vec<_> = core::iter::from_fn(|| z.alloc_run(&m, Gfp::KERNEL, 1, None)).collect();
+    for pfn in movable.iter().step_by(3) {
+        z.free_run(&m, PfnRange::new(*pfn, 1), true);
+    }
+    z.drain(&m);
+    exhaust(&m, &z, Gfp::KERNEL);
+    assert!(z.stats(&m).total(|zone| zone.steals) > 0);
+    z.verify(&m).unwrap();
+}
+
+#[test]
+fn an_isolated_pageblock_is_nobodys() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
+    let z = boot(&m);
+    let change = |to| {
+        let cell = &z.zones[0][ZoneKind::Normal as usize];
+        cell.lock.lock(&m).buddy.set_block_type(&View { m: &m, blocks: &z.blocks }, Pfn(2048), to);
+    };
+    for to in [MigrateType::Isolate, MigrateType::Cma] {
+        change(to);
+        z.verify(&m).unwrap();
+        let held = exhaust(&m, &z, Gfp::KERNEL);
+        assert!(held.iter().all(|pfn| pfn.0 / 512 != 4), "taken from a pageblock of type {to:?}");
+        held.iter().for_each(|pfn| assert!(z.free_pages(&m, *pfn, order(0), true)));
+        z.drain(&m);
+        z.verify(&m).unwrap();
+    }
+    assert!(exhaust(&m, &z, Gfp::KERNEL | Gfp::MOVABLE).iter().any(|pfn| pfn.0 / 512 == 4), "movable borrows from CMA");
+}
+
+#[test]
+fn growth_may_fail_at_any_call() {
+    for k in 1..12 {
+        let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 512).build();
+        let z = boot(&m);
+        m.fail_at(k);
+        let mut held = Vec::new();
+        for n in (0..=10).cycle().take(60) {
+            held.extend(z.alloc_pages(&m, Gfp::MALLOC, order(n), None).map(|pfn| (pfn, order(n))));
+        }
+        z.verify(&m).unwrap();
+        assert!(held.len() > 11, "one failure is not the end");
+        held.iter().for_each(|(pfn, order)| assert!(z.free_pages(&m, *pfn, *order, true)));
+        m.fail_from(1);
+        z.trim(&m, true);
+        z.verify(&m).unwrap();
+    }
+}
+
+#[test]
+fn a_budget_holds() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).budget(1000).build();
+    let z = boot(&m);
+    let mut r = Random(1);
+    let mut held: Vec<PfnRange> = Vec::new();
+    for _ in 0..3000 {
+        let pages = 1 + r.below(64) as u32;
+        match z.alloc_run(&m, Gfp::MALLOC, pages, None) {
+            Some(pfn) => {
+                let range = PfnRange::new(pfn, m.page(pfn).word() as u32);
+                m.populate(range);
+                held.push(range);
+            }
+            None => assert!(held.iter().map(|h| h.pages).sum::<u32>() > 500, "refused with half of the budget left"),
+        }
+        assert!(m.backed() <= 1000, "{} pages backed", m.backed());
+        while held.iter().map(|h| h.pages).sum::<u32>() > 800 {
+            let range = held.swap_remove(r.below(held.len() as u64) as usize);
+            assert!(z.free_run(&m, range, true));
+        }
+    }
+    z.verify(&m).unwrap();
+}
+
+#[test]
+fn idle_pageblocks_go_back_when_they_are_old_enough() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).build();
+    let z = boot(&m);
+    let held: Vec<_> = (0..4).map(|_| z.alloc_pages(&m, Gfp::KERNEL, Order::MAX, None).unwrap()).collect();
+    held.iter().for_each(|pfn| m.populate(PfnRange::block(*pfn, Order::MAX)));
+    held.iter().for_each(|pfn| assert!(z.free_pages(&m, *pfn, Order::MAX, true)));
+    m.advance(9_000);
+    assert_eq!(z.age(&m, m.now_ms()), 0, "too young");
+    m.advance(2_000);
+    assert_eq!(z.age(&m, m.now_ms()), 4096);
+    assert_eq!(z.age(&m, m.now_ms()), 0, "twice");
+    assert!(m.backed() <= u64::from(RESERVE), "{} pages still backed", m.backed());
+    z.verify(&m).unwrap();
+}
+
+#[test]
+fn atomic_requests_get_backed_memory_without_a_call() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).build();
+    let z = boot(&m);
+    // The first such request has the reserve made by the next ordinary one.
+    z.alloc_page(&m, Gfp::ATOMIC);
+    for n in 0..4 {
+        z.alloc_run(&m, Gfp::KERNEL, 513 + n, None).unwrap();
+    }
+    for _ in 0..8 {
+        let pfn = m.forbid_calls(|| z.alloc_page(&m, Gfp::ATOMIC)).expect("the reserve is there");
+        assert_eq!(m.backed_in(PfnRange::new(pfn, 1)), 1, "{pfn:?} would fault");
+    }
+    assert!(m.calls(Call::Populate) > 0);
+    z.verify(&m).unwrap();
+}
+
+#[test]
+fn threads_lose_no_frame() {
+    let m = Sim::builder().cpus(3).grow(0, ZoneKind::Normal, 1 << 14, 3072, 512).build();
+    let z = boot(&m);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (m, z) = (m.clone(), &z);
+            scope.spawn(move || {
+                let mut r = Random(thread);
+                let mut held: Vec<PfnRange> = Vec::new();
+                for _ in 0..4000 {
+                    m.set_cpu(r.below(3) as usize);
+                    match r.below(64) {
+                        0 => z.drain(&m),
+                        1 => drop(z.trim(&m, r.below(2) == 0)),
+                        2 => drop(z.age(&m, m.now_ms() + 20_000)),
+                        3..34 => {
+                            let most = 1 << r.below(9);
+                            let pages = 1 + r.below(most) as u32;
+                            if let Some(pfn) = z.alloc_run(&m, Gfp::MALLOC, pages, None) {
+                                m.page(pfn).set_mapcount(thread as i32);
+                                held.push(PfnRange::new(pfn, m.page(pfn).word() as u32));
+                            }
+                        }
+                        _ if !held.is_empty() => {
+                            let range = held.swap_remove(r.below(held.len() as u64) as usize);
+                            let page = m.page(range.start);
+                            assert_eq!((page.kind(), page.mapcount()), (Kind::Run, thread as i32), "handed out twice");
+                            assert!(z.free_run(&m, range, true));
+                        }
+                        _ => {}
+                    }
+                }
+                held.iter().for_each(|range| assert!(z.free_run(&m, *range, true)));
+            });
+        }
+    });
+    z.drain(&m);
+    let stats = z.verify(&m).unwrap();
+    assert_eq!(stats.total(|zone| zone.free) + stats.own_pages, stats.total(|zone| zone.managed));
+    assert_eq!(stats.committed, stats.total(|zone| zone.managed - zone.free + zone.backed));
+}

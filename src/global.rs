@@ -149,6 +149,19 @@ pub fn options() -> Options {
     MM.options()
 }
 
+/// To be called before the process limits its addresses to `bytes` (`RLIMIT_AS`): the reservation that the heap grows into
+/// counts against such a limit. It is given back then, and from now on the heap grows by mappings as it needs them. The C ABI
+/// calls it in `setrlimit` and `prlimit`; without it the next growth of the heap notices the limit.
+pub fn before_address_limit(bytes: u64) {
+    Linux.before_address_limit(bytes);
+}
+
+/// To be called before the process locks its memory (`mlockall`), which would count the reservation as locked. The C ABI
+/// calls it in `mlockall`.
+pub fn before_lock() {
+    Linux.before_lock();
+}
+
 /// The process's allocator as a value: zero-sized, for `#[global_allocator]`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slabwright;

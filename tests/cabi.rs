@@ -348,6 +348,7 @@ programs! {
     first_and_last: "first_and_last.c";
     first_call_is_free: "free_first.c";
     limits: "limits.c";
+    limits_late: "limits_late.c";
     locked: "locked.c";
     given_back: "given_back.c";
     misuse: "misuse.c";
@@ -378,7 +379,8 @@ fn symbols() {
     let names = "malloc free calloc realloc reallocarray posix_memalign aligned_alloc memalign valloc pvalloc \
         malloc_usable_size free_sized free_aligned_sized cfree mallopt mallinfo mallinfo2 malloc_trim malloc_stats \
         malloc_info reallocf malloc_size malloc_good_size nallocx sdallocx __libc_malloc __libc_free __libc_calloc \
-        __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc __libc_cfree __posix_memalign";
+        __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc __libc_cfree __posix_memalign \
+        setrlimit setrlimit64 prlimit prlimit64 mlockall";
     for name in names.split_whitespace() {
         assert!(defined.contains(&name), "{name} is missing");
     }

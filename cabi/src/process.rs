@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicI32, Ordering};
 use slabwright_core::global as heap;
 use slabwright_core::machine::linux;
 
+use crate::libc_abi::export;
+
 /// Where reports go when the program has closed its error output before the end, as coreutils do; -1 for nowhere.
 static SPARE_OUTPUT: AtomicI32 = AtomicI32::new(-1);
 
@@ -141,6 +143,40 @@ macro_rules! vfork {
 }
 
 vfork!(vfork __vfork);
+
+/// # Safety
+/// As for `prlimit(2)`.
+unsafe fn limit(pid: libc::pid_t, resource: c_int, new: *const libc::rlimit64, old: *mut libc::rlimit64) -> c_int {
+    // SAFETY: the caller's; no preconditions.
+    unsafe {
+        if resource == libc::RLIMIT_AS as c_int && !new.is_null() && (pid == 0 || pid == libc::getpid()) {
+            heap::before_address_limit((*new).rlim_cur);
+        }
+        libc::syscall(libc::SYS_prlimit64, pid, resource, new, old) as c_int
+    }
+}
+
+/// # Safety
+/// As for `setrlimit(2)`.
+unsafe fn set_limit(resource: c_int, new: *const libc::rlimit64) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { limit(0, resource, new, core::ptr::null_mut()) }
+}
+
+fn lock_all(flags: c_int) -> c_int {
+    heap::before_lock();
+    // SAFETY: touches no memory.
+    unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int }
+}
+
+// Calls that count reserved addresses against the program, which it knows nothing of: they are given back first.
+export! {
+    setrlimit(resource: c_int, new: *const libc::rlimit64) -> c_int = set_limit;
+    setrlimit64(resource: c_int, new: *const libc::rlimit64) -> c_int = set_limit;
+    prlimit(pid: libc::pid_t, resource: c_int, new: *const libc::rlimit64, old: *mut libc::rlimit64) -> c_int = limit;
+    prlimit64(pid: libc::pid_t, resource: c_int, new: *const libc::rlimit64, old: *mut libc::rlimit64) -> c_int = limit;
+    mlockall(flags: c_int) -> c_int = lock_all;
+}
 
 slabwright_core::without_std! {
     #[panic_handler]

@@ -108,6 +108,15 @@ impl<T> Lock<T> {
         }
     }
 
+    /// Frees the lock of a holder that does not exist any more.
+    ///
+    /// # Safety
+    /// The process is the copy of one, with one thread, and that thread does not hold the lock. The value is whole at any time.
+    pub unsafe fn abandon(&self) {
+        self.fork.store(0, Ordering::Relaxed);
+        self.word.store(FREE, Ordering::Release);
+    }
+
     /// Whether somebody holds it at this moment.
     pub fn is_held(&self) -> bool {
         self.word.load(Ordering::Relaxed) != FREE

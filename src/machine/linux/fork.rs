@@ -8,7 +8,7 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use super::{percpu, sys};
+use super::{percpu, reservation, sys};
 use crate::types::PAGE_SIZE;
 
 static HANDLERS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
@@ -45,6 +45,7 @@ pub fn generation() -> u32 {
     let at = WORD.load(Acquire);
     if at != 0 && word(at).load(Relaxed) == 0 && word(at).swap(1, Relaxed) == 0 {
         percpu::after_fork();
+        reservation::after_fork();
         GENERATION.fetch_add(1, Relaxed);
     }
     GENERATION.load(Relaxed)
@@ -113,15 +114,18 @@ mod streams {
 extern "C" fn prepare() {
     streams::lock();
     run(0);
+    reservation::fork_prepare();
 }
 
 extern "C" fn parent() {
+    reservation::fork_done();
     run(1);
     streams::unlock();
 }
 
 extern "C" fn child() {
     generation();
+    reservation::fork_done();
     run(2);
     streams::reset();
 }

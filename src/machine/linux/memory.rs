@@ -3,7 +3,7 @@
 //! One reservation (`PROT_NONE`, no swap reserved) holds, in ascending order: the descriptors, the page-class map, the
 //! arena, the vmalloc window. It is as large as can be had; what is used of it is opened by `mprotect` at a moving
 //! frontier. Where address space itself is rationed (`RLIMIT_AS` counts reservations too) only descriptors and class map are
-//! reserved, and the windows are opened by `mmap` as they are needed: *sparse*.
+//! reserved, and the windows are opened by `mmap` as they are needed: *sparse* ([`reservation`]).
 //!
 //! Frame numbers: below 4 GiB the number is the address's page ([`LOW_PAGES`] of them, for ZONE_DMA and ZONE_DMA32);
 //! the arena starts at [`LOW_PAGES`].
@@ -14,7 +14,8 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use super::{Linux, limits, sys};
+use super::reservation::{gate, map_at, open, sparse};
+use super::{Linux, limits, reservation, sys};
 use crate::machine::{Frames, MAX_NODES, ZoneKind};
 use crate::page::Page;
 use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, PfnRange};
@@ -63,12 +64,20 @@ static MAP: Map = Map {
     window: AtomicUsize::new(0),
 };
 
-static SPARSE: AtomicBool = AtomicBool::new(false);
 /// Bytes of the arena that growth has claimed.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 /// Bytes of arena descriptors and class bytes that are open.
 static MEMMAP_OPEN: AtomicUsize = AtomicUsize::new(0);
 static CLASS_OPEN: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of the arena whose descriptors and class bytes are reserved. Beyond, they are free addresses.
+static META_RESERVED: AtomicUsize = AtomicUsize::new(0);
+/// The class bytes of low memory, of which chunks share pages: [`RESERVED`], [`FREE`] addresses, or [`OPEN`] all of them.
+static LOW_CLASS: AtomicU8 = AtomicU8::new(RESERVED);
+const RESERVED: u8 = 0;
+const FREE: u8 = 1;
+const OPEN: u8 = 2;
+/// The program locks its memory: what is opened is backed at once.
+static LOCKED: AtomicBool = AtomicBool::new(false);
 /// Pageblocks below 4 GiB that are online, a bit each.
 static LOW_ONLINE: [AtomicU32; LOW_BYTES / PAGEBLOCK_SIZE / 32] =
     [const { AtomicU32::new(0) }; LOW_BYTES / PAGEBLOCK_SIZE / 32];
@@ -119,8 +128,8 @@ impl Layout {
         self.arena() + self.window + CHUNK
     }
 
-    fn publish(&self, base: usize, sparse: bool) {
-        SPARSE.store(sparse, Relaxed);
+    fn publish(&self, base: usize) {
+        META_RESERVED.store(self.window, Relaxed);
         MAP.memmap.store(base, Relaxed);
         MAP.class.store(base + self.low_memmap + self.memmap, Relaxed);
         MAP.arena.store(base + self.arena(), Relaxed);
@@ -130,34 +139,19 @@ impl Layout {
     }
 }
 
-/// Maps exactly at `at`, where nothing may be mapped yet.
-fn map_at(at: usize, len: usize, prot: i32) -> Result<(), sys::Errno> {
-    let got = sys::mmap(at, len, prot, libc::MAP_FIXED_NOREPLACE)?;
-    if got == at {
-        return Ok(());
-    }
-    // A kernel before 4.17 takes the address for a hint.
-    sys::munmap(got, len);
-    Err(sys::Errno(libc::EEXIST))
-}
-
 /// Finds the address map. False where not even the smallest can be had.
 pub(super) fn reserve() -> bool {
     if MAP.window.load(Acquire) != 0 {
         return true;
     }
-    let space = sys::rlimit(libc::RLIMIT_AS);
     for window in WINDOWS {
         let layout = Layout::of(window);
-        // A rationed address space is the program's, not ours to reserve.
-        if layout.total() as u64 > space / 16 {
-            continue;
-        }
-        if let Ok(start) = sys::mmap(0, layout.total() + CHUNK, libc::PROT_NONE, 0) {
-            layout.publish(round_up(start, CHUNK), false);
+        if let Some(start) = reservation::reserve(layout.total() + CHUNK) {
+            layout.publish(round_up(start, CHUNK));
             return true;
         }
     }
+    let space = sys::rlimit(libc::RLIMIT_AS);
     let smallest = WINDOWS[WINDOWS.len() - 1];
     let window = usize::try_from(space).map_or(smallest, |s| s.clamp(64 << 20, smallest).next_power_of_two());
     let layout = Layout::of(window);
@@ -167,27 +161,41 @@ pub(super) fn reserve() -> bool {
         let base = if nth < 2 { base + slide } else { base };
         // The low descriptors are opened piecewise like the windows: they would be a tenth of a small ration.
         if map_at(base + layout.low_memmap, layout.meta() - layout.low_memmap, libc::PROT_NONE).is_ok() {
-            layout.publish(base, true);
+            reservation::begin_sparse();
+            layout.publish(base);
             return true;
         }
     }
     false
 }
 
-/// Opens `[at, at + len)` of a window.
-pub(super) fn open(at: usize, len: usize) -> Result<(), sys::Errno> {
-    if SPARSE.load(Relaxed) {
-        map_at(at, len, RW)
-    } else if sys::mprotect(at, len, RW) {
-        Ok(())
-    } else {
-        Err(sys::Errno(libc::ENOMEM))
-    }
+/// Unmaps what is reserved and not open, since addresses are rationed: the program is to get by with `limit` bytes of them. What
+/// describes as much memory stays reserved, a hundredth of that: other mappings must not get in its way.
+pub(super) fn retreat(limit: u64) {
+    let Some(_gate) = gate() else { return };
+    let window = MAP.window.load(Acquire);
+    let layout = Layout::of(window);
+    let limit = usize::try_from(limit).map_or(window, |limit| limit.min(window));
+    let arena = round_up(limit, CHUNK).max(2 * NEXT.load(Relaxed)).min(window);
+    let pages = arena >> PAGE_SHIFT;
+    let memmap = MAP.memmap.load(Relaxed) + layout.low_memmap;
+    let class = MAP.class.load(Relaxed);
+    let low = class + LOW_PAGES as usize;
+    let in_use = LOW_ONLINE.iter().any(|word| word.load(Relaxed) != 0);
+    let keep = [
+        memmap..memmap + round_up(pages * size_of::<Page>(), META_UNIT),
+        if in_use { class } else { low }..low + round_up(pages, META_UNIT),
+    ];
+    reservation::release(&keep, || {
+        META_RESERVED.store(arena, Relaxed);
+        LOW_CLASS.store(if in_use { RESERVED } else { FREE }, Relaxed);
+    });
 }
 
-/// Whether windows are opened by `mmap` instead of `mprotect`.
-pub(super) fn sparse() -> bool {
-    SPARSE.load(Relaxed)
+/// From now on the program locks what it maps; it may lock `limit` bytes.
+pub(super) fn lock(limit: u64) {
+    retreat(limit);
+    LOCKED.store(true, Relaxed);
 }
 
 /// The vmalloc window; empty before [`reserve`].
@@ -223,32 +231,36 @@ pub(super) fn advise_vmalloc_part(at: usize, len: usize) {
     }
 }
 
-/// Opens one metadata array of `len` bytes at `base` up to `need` bytes. Doing so twice is harmless, hence no lock: each
-/// caller opens all that was not open before up to its own end.
-fn open_meta(base: usize, len: usize, opened: &AtomicUsize, need: usize) -> bool {
-    const UNIT: usize = 64 << 10;
-    // Acquire, pairs with the Release below.
-    let start = opened.load(Acquire);
+/// Descriptors and class bytes are opened by so many bytes.
+const META_UNIT: usize = 64 << 10;
+
+/// Opens one metadata array of `len` bytes at `base`, of which `reserved` are reserved, up to `need` bytes.
+fn open_meta(base: usize, len: usize, reserved: usize, opened: &AtomicUsize, need: usize) -> bool {
+    let start = opened.load(Relaxed);
     if start >= need {
         return true;
     }
-    let end = round_up(need, UNIT).min(len);
-    let done = sys::mprotect(base + start, end - start, RW);
+    let end = round_up(need, META_UNIT).min(len);
+    let border = round_up(reserved, META_UNIT).clamp(start, end);
+    let done = (border == start || sys::mprotect(base + start, border - start, RW))
+        && (border == end || map_at(base + border, end - border, RW).is_ok());
     if done {
-        opened.fetch_max(end, Release);
+        opened.store(end, Relaxed);
     }
     done
 }
 
-/// Opens descriptors and class bytes of the first `bytes` of the arena.
+/// Opens descriptors and class bytes of the first `bytes` of the arena. The caller holds the gate.
 fn open_arena_meta(bytes: usize) -> bool {
     let pages = bytes >> PAGE_SHIFT;
     let low = LOW_PAGES as usize;
     let layout = Layout::of(MAP.window.load(Relaxed));
     let memmap = MAP.memmap.load(Relaxed) + layout.low_memmap;
     let class = MAP.class.load(Relaxed) + low;
-    open_meta(class, layout.class - low, &CLASS_OPEN, pages)
-        && open_meta(memmap, layout.memmap, &MEMMAP_OPEN, pages * size_of::<Page>())
+    let reserved = META_RESERVED.load(Relaxed) >> PAGE_SHIFT;
+    let page = size_of::<Page>();
+    open_meta(class, layout.class - low, reserved, &CLASS_OPEN, pages)
+        && open_meta(memmap, layout.memmap, reserved * page, &MEMMAP_OPEN, pages * page)
 }
 
 /// Claims `bytes` at the frontier of the arena; their offset.
@@ -259,6 +271,8 @@ fn claim(bytes: usize) -> Option<usize> {
 
 /// Opens `bytes` more of the arena; their offset.
 fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
+    reservation::check_ration();
+    let _gate = gate()?;
     // Chunks that something else sits in (sparse only) are passed by, not too many.
     for _ in 0..64 {
         let start = claim(bytes)?;
@@ -290,7 +304,11 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
 
 /// Size of the next step of growth: half of what is there, within bounds.
 fn step() -> usize {
-    let most = if sparse() { STEP_MAX / 8 } else { STEP_MAX };
+    let most = match sparse() {
+        _ if LOCKED.load(Relaxed) => CHUNK,
+        true => STEP_MAX / 8,
+        false => STEP_MAX,
+    };
     (NEXT.load(Relaxed) / 2 / CHUNK * CHUNK).clamp(CHUNK, most)
 }
 
@@ -303,7 +321,15 @@ fn open_low_meta(at: usize, bytes: usize) -> bool {
     let opened = if sparse() { map_at(memmap, len, RW).is_ok() } else { sys::mprotect(memmap, len, RW) };
     let class = MAP.class.load(Relaxed) + first;
     let class_start = class / PAGE_SIZE * PAGE_SIZE;
-    opened && sys::mprotect(class_start, round_up(class + pages, PAGE_SIZE) - class_start, RW)
+    opened
+        && match LOW_CLASS.load(Relaxed) {
+            RESERVED => sys::mprotect(class_start, round_up(class + pages, PAGE_SIZE) - class_start, RW),
+            FREE if map_at(MAP.class.load(Relaxed), LOW_PAGES as usize, RW).is_err() => false,
+            _ => {
+                LOW_CLASS.store(OPEN, Relaxed);
+                true
+            }
+        }
 }
 
 /// Takes `bytes` of address space somewhere in `range`, aligned to a chunk.
@@ -319,6 +345,8 @@ fn probe_low(range: Range<usize>, bytes: usize) -> Option<usize> {
 }
 
 fn grow_low(zone: ZoneKind, bytes: usize) -> Option<usize> {
+    reservation::check_ration();
+    let _gate = gate()?;
     let at = if zone == ZoneKind::Dma {
         // Frame 0 is never ours: its address is null.
         probe_low(CHUNK..DMA_BYTES, bytes)?

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `memory` | address map, growth, giving back ([`Frames`](super::Frames)) |
+//! | `reservation` | reserved addresses, and giving them back where they are rationed |
 //! | `remap` | the vmalloc window, moving populations ([`Mapping`](super::Mapping)) |
 //! | `percpu`, `rseq`, `static_rseq`, `membarrier`, `tls` | rows of sheaves ([`PerCpu`](super::PerCpu)) |
 //! | [`fork`], `vfork` | children |
@@ -20,6 +21,7 @@ mod memory;
 mod park;
 mod percpu;
 mod remap;
+mod reservation;
 mod rseq;
 mod static_rseq;
 mod sys;
@@ -56,6 +58,23 @@ impl Linux {
         limits::configure(options);
         memory::HUGE.store(options.huge_pages, Relaxed);
         rseq::ALLOWED.store(options.rseq, Relaxed);
+    }
+
+    /// Gives reserved addresses back before the process may have only `bytes` of them (`RLIMIT_AS`), where the reservation
+    /// would count against that. Without this the next growth does it, and until then mappings of the program are refused.
+    pub fn before_address_limit(&self, bytes: u64) {
+        self.enter();
+        if reservation::would_ration(bytes) {
+            memory::retreat(bytes);
+        }
+        self.leave();
+    }
+
+    /// Gives reserved addresses back before the process locks its memory (`mlockall`): they would be counted as locked.
+    pub fn before_lock(&self) {
+        self.enter();
+        memory::lock(sys::rlimit(libc::RLIMIT_MEMLOCK));
+        self.leave();
     }
 
     /// Critical sections that were aborted and tried again so far.

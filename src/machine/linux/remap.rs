@@ -14,7 +14,7 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-use super::{Linux, limits, memory, sys};
+use super::{Linux, limits, memory, reservation, sys};
 use crate::machine::{Frames, Mapping};
 use crate::types::{PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn};
 
@@ -311,7 +311,8 @@ unsafe impl Mapping for Linux {
     }
 
     fn map_fresh(&self, start: usize, len: usize) -> bool {
-        let done = memory::open(start, len).is_ok();
+        reservation::check_ration();
+        let done = reservation::gate().is_some_and(|_gate| reservation::open(start, len).is_ok());
         // Also the rest of a slot, that it may merge with the beginning.
         if done && (len >= SLOT || !start.is_multiple_of(SLOT)) {
             memory::advise_vmalloc(start, len);
@@ -394,12 +395,16 @@ unsafe impl Mapping for Linux {
 
     fn unmap(&self, start: usize, len: usize) {
         let moved = Moved::forget(start, len);
-        if memory::sparse() {
+        // Locked pages (`mlock`) are not given back by advice; contents that stayed would be taken for zero later. What takes
+        // long is done before the gate is asked for.
+        let empty =
+            !reservation::sparse() && !moved && !strict() && sys::madvise(start, len, libc::MADV_DONTNEED).is_ok();
+        let _gate = reservation::gate();
+        if reservation::sparse() {
             sys::munmap(start, len);
             return;
         }
-        // Locked pages (`mlock`) are not given back by advice; contents that stayed would be taken for zero later.
-        if !moved && !strict() && sys::madvise(start, len, libc::MADV_DONTNEED).is_ok() {
+        if empty {
             sys::mprotect(start, len, libc::PROT_NONE);
             return;
         }

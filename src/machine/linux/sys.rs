@@ -80,6 +80,40 @@ pub(super) fn madvise(at: usize, len: usize, advice: i32) -> Result<(), Errno> {
     unsafe { call(libc::SYS_madvise, [at, len, advice as usize, 0, 0, 0]) }.map(|_| ())
 }
 
+/// Shows the lines of a file, those that are not too long for the name of a file to be in them whole.
+pub(super) fn lines(path: &CStr, mut each: impl FnMut(&[u8])) {
+    const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
+    let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
+    // SAFETY: `path` ends in a zero byte.
+    let fd = unsafe { call(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) };
+    let Ok(fd) = fd else { return };
+    let mut buffer = [0u8; 2048];
+    let (mut held, mut skipping) = (0, false);
+    loop {
+        let rest = &mut buffer[held..];
+        // SAFETY: the buffer is valid for its length; the descriptor is ours.
+        let got = unsafe { call(libc::SYS_read, [fd, rest.as_mut_ptr().expose_provenance(), rest.len(), 0, 0, 0]) };
+        let got = match got {
+            Err(Errno(libc::EINTR)) => continue,
+            Ok(got) if got > 0 => got,
+            _ => break,
+        };
+        let mut text = &buffer[..held + got];
+        while let Some(end) = text.iter().position(|&c| c == b'\n') {
+            if !skipping {
+                each(&text[..end]);
+            }
+            skipping = false;
+            text = &text[end + 1..];
+        }
+        (held, skipping) = if text.len() < buffer.len() { (text.len(), skipping) } else { (0, true) };
+        let from = buffer.len().min(text.as_ptr().addr() - buffer.as_ptr().addr());
+        buffer.copy_within(from..from + held, 0);
+    }
+    // SAFETY: the descriptor is ours.
+    let _ = unsafe { call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
+}
+
 /// Reads the start of a file into `buffer`; the bytes read.
 pub(super) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;

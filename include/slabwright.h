@@ -77,8 +77,242 @@ int slw_verify(void) SLW_NOEXCEPT;
 /* "major.minor.patch" of the library. */
 const char *slw_version(void) SLW_NOEXCEPT;
 
+/*
+ * The kernel's calls. Each is the kernel's function of that name with slw_ before it, with the kernel's arguments, meaning and
+ * flag values (6.x). What differs in a process is said here. With SLW_KERNEL_NAMES defined before the header is included
+ * for the first time, the names without slw_ and SLW_ are there as well.
+ *
+ * A call that returns NULL (0 where it returns an address as a number) sets errno: ENOMEM; EINVAL for flags that contradict each
+ * other, which are named in one line on the error output unless __GFP_NOWARN is set; ENOTSUP for what a process cannot do.
+ * Wrong use (a double free, a wrong order, a wrong cache ...) is reported and ends the program as SLABWRIGHT_ABORT says.
+ */
+#ifdef SLW_KERNEL_NAMES
+#define SLW_TAG(name) name
+#else
+#define SLW_TAG(name) slw_##name
+#endif
+
+struct SLW_TAG(page);
+struct SLW_TAG(kmem_cache);
+typedef struct SLW_TAG(page) slw_page;
+typedef struct SLW_TAG(kmem_cache) slw_kmem_cache;
+typedef unsigned int slw_gfp_t;
+typedef unsigned int slw_slab_flags_t;
+
+/* Flags of a request: where the memory may come from, and what may be done to get it. */
+#define SLW___GFP_DMA 0x1u             /* below 16 MiB */
+#define SLW___GFP_HIGHMEM 0x2u         /* accepted by calls that return pages; there is no such memory in a process */
+#define SLW___GFP_DMA32 0x4u           /* below 4 GiB: for programs that store pointers in 32 bits; for kmalloc, too */
+#define SLW___GFP_MOVABLE 0x8u
+#define SLW___GFP_RECLAIMABLE 0x10u
+#define SLW___GFP_HIGH 0x20u           /* may use the reserve */
+#define SLW___GFP_IO 0x40u             /* may enter the system for memory */
+#define SLW___GFP_FS 0x80u             /* may call shrinkers */
+#define SLW___GFP_ZERO 0x100u
+#define SLW___GFP_DIRECT_RECLAIM 0x400u /* may wait for locks, and reclaim */
+#define SLW___GFP_KSWAPD_RECLAIM 0x800u
+#define SLW___GFP_WRITE 0x1000u
+#define SLW___GFP_NOWARN 0x2000u
+#define SLW___GFP_RETRY_MAYFAIL 0x4000u
+#define SLW___GFP_NOFAIL 0x8000u       /* all that is there is given; then it fails nevertheless */
+#define SLW___GFP_NORETRY 0x10000u
+#define SLW___GFP_MEMALLOC 0x20000u
+#define SLW___GFP_COMP 0x40000u
+#define SLW___GFP_NOMEMALLOC 0x80000u
+#define SLW___GFP_HARDWALL 0x100000u
+#define SLW___GFP_THISNODE 0x200000u
+#define SLW___GFP_ACCOUNT 0x400000u
+#define SLW___GFP_RECLAIM (SLW___GFP_DIRECT_RECLAIM | SLW___GFP_KSWAPD_RECLAIM)
+#define SLW___GFP_WAIT SLW___GFP_DIRECT_RECLAIM
+
+/* GFP_ATOMIC makes no system call, waits for no lock, and takes no page fault on memory of the reserve (slw_atomic_reserve): for
+   signal handlers and real-time threads. */
+#define SLW_GFP_ATOMIC (SLW___GFP_HIGH | SLW___GFP_KSWAPD_RECLAIM)
+#define SLW_GFP_KERNEL (SLW___GFP_RECLAIM | SLW___GFP_IO | SLW___GFP_FS)
+#define SLW_GFP_KERNEL_ACCOUNT (SLW_GFP_KERNEL | SLW___GFP_ACCOUNT)
+#define SLW_GFP_NOWAIT (SLW___GFP_KSWAPD_RECLAIM | SLW___GFP_NOWARN)
+#define SLW_GFP_NOIO SLW___GFP_RECLAIM
+#define SLW_GFP_NOFS (SLW___GFP_RECLAIM | SLW___GFP_IO)
+#define SLW_GFP_USER (SLW_GFP_KERNEL | SLW___GFP_HARDWALL)
+#define SLW_GFP_DMA SLW___GFP_DMA
+#define SLW_GFP_DMA32 SLW___GFP_DMA32
+#define SLW_GFP_HIGHUSER (SLW_GFP_USER | SLW___GFP_HIGHMEM)
+#define SLW_GFP_HIGHUSER_MOVABLE (SLW_GFP_HIGHUSER | SLW___GFP_MOVABLE)
+
+/* Pages: 2^order adjacent ones of 4096 bytes, order 0 to 10. Frees may be made in any context. */
+slw_page *slw_alloc_pages(slw_gfp_t gfp, unsigned int order) SLW_NOEXCEPT;
+slw_page *slw_alloc_page(slw_gfp_t gfp) SLW_NOEXCEPT;
+/* Node -1 is the caller's. */
+slw_page *slw_alloc_pages_node(int node, slw_gfp_t gfp, unsigned int order) SLW_NOEXCEPT;
+unsigned long slw___get_free_pages(slw_gfp_t gfp, unsigned int order) SLW_NOEXCEPT;
+unsigned long slw___get_free_page(slw_gfp_t gfp) SLW_NOEXCEPT;
+unsigned long slw_get_zeroed_page(slw_gfp_t gfp) SLW_NOEXCEPT;
+/* slw_get_zeroed_page under its name of Linux 2.2. */
+unsigned long slw_get_free_page(slw_gfp_t gfp) SLW_NOEXCEPT;
+unsigned long slw___get_dma_pages(slw_gfp_t gfp, unsigned int order) SLW_NOEXCEPT;
+/* Drops a reference, and frees the pages with the last. */
+void slw___free_pages(slw_page *page, unsigned int order) SLW_NOEXCEPT;
+void slw___free_page(slw_page *page) SLW_NOEXCEPT;
+void slw_free_pages(unsigned long address, unsigned int order) SLW_NOEXCEPT;
+void slw_free_page(unsigned long address) SLW_NOEXCEPT;
+void slw_get_page(slw_page *page) SLW_NOEXCEPT;
+void slw_put_page(slw_page *page) SLW_NOEXCEPT;
+/* As many whole pages as size bytes need, up to 4 MiB. */
+void *slw_alloc_pages_exact(size_t size, slw_gfp_t gfp) SLW_NOEXCEPT;
+void slw_free_pages_exact(void *address, size_t size) SLW_NOEXCEPT;
+/* NULL (-1, ~0) for what is no page of this allocator's. */
+void *slw_page_address(const slw_page *page) SLW_NOEXCEPT;
+slw_page *slw_virt_to_page(const void *address) SLW_NOEXCEPT;
+unsigned long slw_page_to_pfn(const slw_page *page) SLW_NOEXCEPT;
+slw_page *slw_pfn_to_page(unsigned long pfn) SLW_NOEXCEPT;
+int slw_page_to_nid(const slw_page *page) SLW_NOEXCEPT;
+int slw_page_count(const slw_page *page) SLW_NOEXCEPT;
+
+/* Objects of any size. What slw_kmalloc returns may be given to free and realloc, and the other way round. slw_kfree never waits and never
+   enters the system. */
+void *slw_kmalloc(size_t size, slw_gfp_t gfp) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1)));
+void *slw_kzalloc(size_t size, slw_gfp_t gfp) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1)));
+void *slw_kmalloc_array(size_t count, size_t size, slw_gfp_t gfp) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1, 2)));
+void *slw_kcalloc(size_t count, size_t size, slw_gfp_t gfp) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1, 2)));
+void *slw_kmalloc_node(size_t size, slw_gfp_t gfp, int node) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1)));
+void *slw_krealloc(void *block, size_t size, slw_gfp_t gfp) SLW_NOEXCEPT SLW_ATTRIBUTE((alloc_size(2)));
+void slw_kfree(const void *block) SLW_NOEXCEPT;
+size_t slw_ksize(const void *block) SLW_NOEXCEPT;
+
+/* Caches of objects of one size. A constructor runs once for each object, before it is first handed out; its work is kept while the
+   object is free. Caches of the same shape without constructor share their slabs. */
+#define SLW_SLAB_CONSISTENCY_CHECKS 0x100u /* always so */
+#define SLW_SLAB_RED_ZONE 0x400u           /* what lies behind an object is checked */
+#define SLW_SLAB_POISON 0x800u             /* freed objects are filled with 0x6b and checked; none with a constructor */
+#define SLW_SLAB_HWCACHE_ALIGN 0x2000u
+#define SLW_SLAB_CACHE_DMA 0x4000u         /* objects below 16 MiB */
+#define SLW_SLAB_CACHE_DMA32 0x8000u       /* objects below 4 GiB */
+#define SLW_SLAB_STORE_USER 0x10000u       /* reports name who allocated and who freed */
+#define SLW_SLAB_RECLAIM_ACCOUNT 0x20000u
+#define SLW_SLAB_PANIC 0x40000u            /* the program ends if the cache cannot be made */
+#define SLW_SLAB_NO_MERGE 0x1000000u
+#define SLW_SLAB_ACCOUNT 0x4000000u        /* always so */
+
+slw_kmem_cache *slw_kmem_cache_create(const char *name, unsigned int size, unsigned int align, slw_slab_flags_t flags,
+                                      void (*ctor)(void *)) SLW_NOEXCEPT;
+/* The cache that somebody, perhaps in Rust, made by this name; NULL with ENOENT. It is to be destroyed like one's own. */
+slw_kmem_cache *slw_kmem_cache_find(const char *name) SLW_NOEXCEPT;
+/* 0; EBUSY where objects are in use: they are reported, and the cache stays. */
+int slw_kmem_cache_destroy(slw_kmem_cache *cache) SLW_NOEXCEPT;
+int slw_kmem_cache_shrink(slw_kmem_cache *cache) SLW_NOEXCEPT;
+unsigned int slw_kmem_cache_size(slw_kmem_cache *cache) SLW_NOEXCEPT;
+void *slw_kmem_cache_alloc(slw_kmem_cache *cache, slw_gfp_t gfp) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc));
+void *slw_kmem_cache_zalloc(slw_kmem_cache *cache, slw_gfp_t gfp) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc));
+void slw_kmem_cache_free(slw_kmem_cache *cache, void *object) SLW_NOEXCEPT;
+/* The pages of one slab, as the cache itself gets and gives them. Node -1 is the caller's. */
+void *slw_kmem_getpages(slw_kmem_cache *cache, slw_gfp_t gfp, int node) SLW_NOEXCEPT;
+void slw_kmem_freepages(slw_kmem_cache *cache, void *address) SLW_NOEXCEPT;
+
+/* Between the two the calling thread is in atomic context: a request that may sleep is reported. Nothing stops it from being
+   preempted. They nest. */
+void slw_preempt_disable(void) SLW_NOEXCEPT;
+void slw_preempt_enable(void) SLW_NOEXCEPT;
+int slw_in_atomic(void) SLW_NOEXCEPT;
+
+/* Keeps that many bytes populated for GFP_ATOMIC from now on (32 pages without it); returns how many there are. */
+size_t slw_atomic_reserve(size_t bytes) SLW_NOEXCEPT;
+
 #ifdef __cplusplus
 }
+#endif
+
+#ifdef SLW_KERNEL_NAMES
+#define __GFP_DMA SLW___GFP_DMA
+#define __GFP_HIGHMEM SLW___GFP_HIGHMEM
+#define __GFP_DMA32 SLW___GFP_DMA32
+#define __GFP_MOVABLE SLW___GFP_MOVABLE
+#define __GFP_RECLAIMABLE SLW___GFP_RECLAIMABLE
+#define __GFP_HIGH SLW___GFP_HIGH
+#define __GFP_IO SLW___GFP_IO
+#define __GFP_FS SLW___GFP_FS
+#define __GFP_ZERO SLW___GFP_ZERO
+#define __GFP_DIRECT_RECLAIM SLW___GFP_DIRECT_RECLAIM
+#define __GFP_KSWAPD_RECLAIM SLW___GFP_KSWAPD_RECLAIM
+#define __GFP_WRITE SLW___GFP_WRITE
+#define __GFP_NOWARN SLW___GFP_NOWARN
+#define __GFP_RETRY_MAYFAIL SLW___GFP_RETRY_MAYFAIL
+#define __GFP_NOFAIL SLW___GFP_NOFAIL
+#define __GFP_NORETRY SLW___GFP_NORETRY
+#define __GFP_MEMALLOC SLW___GFP_MEMALLOC
+#define __GFP_COMP SLW___GFP_COMP
+#define __GFP_NOMEMALLOC SLW___GFP_NOMEMALLOC
+#define __GFP_HARDWALL SLW___GFP_HARDWALL
+#define __GFP_THISNODE SLW___GFP_THISNODE
+#define __GFP_ACCOUNT SLW___GFP_ACCOUNT
+#define __GFP_RECLAIM SLW___GFP_RECLAIM
+#define __GFP_WAIT SLW___GFP_WAIT
+#define GFP_ATOMIC SLW_GFP_ATOMIC
+#define GFP_KERNEL SLW_GFP_KERNEL
+#define GFP_KERNEL_ACCOUNT SLW_GFP_KERNEL_ACCOUNT
+#define GFP_NOWAIT SLW_GFP_NOWAIT
+#define GFP_NOIO SLW_GFP_NOIO
+#define GFP_NOFS SLW_GFP_NOFS
+#define GFP_USER SLW_GFP_USER
+#define GFP_DMA SLW_GFP_DMA
+#define GFP_DMA32 SLW_GFP_DMA32
+#define GFP_HIGHUSER SLW_GFP_HIGHUSER
+#define GFP_HIGHUSER_MOVABLE SLW_GFP_HIGHUSER_MOVABLE
+#define SLAB_CONSISTENCY_CHECKS SLW_SLAB_CONSISTENCY_CHECKS
+#define SLAB_RED_ZONE SLW_SLAB_RED_ZONE
+#define SLAB_POISON SLW_SLAB_POISON
+#define SLAB_HWCACHE_ALIGN SLW_SLAB_HWCACHE_ALIGN
+#define SLAB_CACHE_DMA SLW_SLAB_CACHE_DMA
+#define SLAB_CACHE_DMA32 SLW_SLAB_CACHE_DMA32
+#define SLAB_STORE_USER SLW_SLAB_STORE_USER
+#define SLAB_RECLAIM_ACCOUNT SLW_SLAB_RECLAIM_ACCOUNT
+#define SLAB_PANIC SLW_SLAB_PANIC
+#define SLAB_NO_MERGE SLW_SLAB_NO_MERGE
+#define SLAB_ACCOUNT SLW_SLAB_ACCOUNT
+typedef slw_gfp_t gfp_t;
+typedef slw_slab_flags_t slab_flags_t;
+#define alloc_pages slw_alloc_pages
+#define alloc_page slw_alloc_page
+#define alloc_pages_node slw_alloc_pages_node
+#define __get_free_pages slw___get_free_pages
+#define __get_free_page slw___get_free_page
+#define get_zeroed_page slw_get_zeroed_page
+#define get_free_page slw_get_free_page
+#define __get_dma_pages slw___get_dma_pages
+#define __free_pages slw___free_pages
+#define __free_page slw___free_page
+#define free_pages slw_free_pages
+#define free_page slw_free_page
+#define get_page slw_get_page
+#define put_page slw_put_page
+#define alloc_pages_exact slw_alloc_pages_exact
+#define free_pages_exact slw_free_pages_exact
+#define page_address slw_page_address
+#define virt_to_page slw_virt_to_page
+#define page_to_pfn slw_page_to_pfn
+#define pfn_to_page slw_pfn_to_page
+#define page_to_nid slw_page_to_nid
+#define page_count slw_page_count
+#define kmalloc slw_kmalloc
+#define kzalloc slw_kzalloc
+#define kmalloc_array slw_kmalloc_array
+#define kcalloc slw_kcalloc
+#define kmalloc_node slw_kmalloc_node
+#define krealloc slw_krealloc
+#define kfree slw_kfree
+#define ksize slw_ksize
+#define kmem_cache_create slw_kmem_cache_create
+#define kmem_cache_find slw_kmem_cache_find
+#define kmem_cache_destroy slw_kmem_cache_destroy
+#define kmem_cache_shrink slw_kmem_cache_shrink
+#define kmem_cache_size slw_kmem_cache_size
+#define kmem_cache_alloc slw_kmem_cache_alloc
+#define kmem_cache_zalloc slw_kmem_cache_zalloc
+#define kmem_cache_free slw_kmem_cache_free
+#define kmem_getpages slw_kmem_getpages
+#define kmem_freepages slw_kmem_freepages
+#define preempt_disable slw_preempt_disable
+#define preempt_enable slw_preempt_enable
+#define in_atomic slw_in_atomic
 #endif
 
 #undef SLW_NOEXCEPT

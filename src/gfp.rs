@@ -14,6 +14,8 @@ macro_rules! bits {
     ($($(#[$doc:meta])* $name:ident = $bit:expr;)*) => {
         impl Gfp {
             $($(#[$doc])* pub const $name: Gfp = Gfp(1 << $bit);)*
+            /// All bits that mean something.
+            const ALL: u32 = $(1 << $bit)|*;
             const NAMES: &'static [(&'static str, u32)] = &[$((stringify!($name), 1 << $bit)),*];
         }
     };
@@ -42,6 +44,8 @@ bits! {
     DIRECT_RECLAIM = 10;
     /// Wakes background reclaim below the low watermark.
     KSWAPD_RECLAIM = 11;
+    /// The caller is going to write to the pages: accepted, and of no consequence.
+    WRITE = 12;
     /// Failure is not reported.
     NOWARN = 13;
     /// Keep trying, but fail in the end.
@@ -56,6 +60,8 @@ bits! {
     COMP = 18;
     /// Never uses the reserves.
     NOMEMALLOC = 19;
+    /// Only on the nodes that the process may use: the system sees to that, always.
+    HARDWALL = 20;
     /// From the given node only.
     THISNODE = 21;
     /// Charged to the caller's memory account.
@@ -80,7 +86,7 @@ impl Gfp {
     /// May reclaim with I/O, without the file system.
     pub const NOFS: Gfp = Gfp(Gfp::RECLAIM.0 | Gfp::IO.0);
     /// For user pages.
-    pub const USER: Gfp = Gfp(Gfp::KERNEL.0 | (1 << 20));
+    pub const USER: Gfp = Gfp(Gfp::KERNEL.0 | Gfp::HARDWALL.0);
     /// User pages that may lie in HIGHMEM.
     pub const HIGHUSER: Gfp = Gfp(Gfp::USER.0 | Gfp::HIGHMEM.0);
     /// User pages that may also be moved.
@@ -122,6 +128,18 @@ impl Gfp {
         self.0 & Gfp::IO.0 != 0
     }
 
+    /// Promises to take no page fault, to make no system call and to wait for nobody: an atomic request.
+    #[inline]
+    pub const fn no_fault(self) -> bool {
+        self.has(Gfp::HIGH) && !self.may_block()
+    }
+
+    /// Memory whose address is below a limit.
+    #[inline]
+    pub const fn is_low(self) -> bool {
+        self.0 & (Gfp::DMA.0 | Gfp::DMA32.0) != 0
+    }
+
     /// What is left of the word where nothing may block: an interrupt or signal handler, or a nested call.
     #[inline]
     #[must_use]
@@ -133,12 +151,13 @@ impl Gfp {
     ///
     /// # Errors
     /// [`AllocError::Invalid`]: more than one of DMA, DMA32 and HIGHMEM; MOVABLE together with DMA; RECLAIMABLE
-    /// together with MOVABLE; NOFAIL without DIRECT_RECLAIM; MEMALLOC with NOMEMALLOC.
+    /// together with MOVABLE; a bit that is none; NOFAIL without DIRECT_RECLAIM; MEMALLOC with NOMEMALLOC.
     pub const fn check(self) -> Result<(), AllocError> {
         let zone = self.0 & Gfp::ZONE_BITS;
         let address = zone & !Gfp::MOVABLE.0;
         let movable = zone & Gfp::MOVABLE.0 != 0;
-        let bad = address.count_ones() > 1
+        let bad = self.0 & !Gfp::ALL != 0
+            || address.count_ones() > 1
             || (movable && address & Gfp::DMA.0 != 0)
             || (movable && self.has(Gfp::RECLAIMABLE))
             || (self.has(Gfp::NOFAIL) && !self.may_block())
@@ -189,6 +208,7 @@ mod tests {
     fn illegal_combinations_are_refused() {
         assert!(Gfp::KERNEL.check().is_ok());
         assert!(Gfp::HIGHUSER_MOVABLE.check().is_ok());
+        assert!((Gfp::KERNEL | Gfp(1 << 31)).check().is_err());
         assert!((Gfp::DMA | Gfp::DMA32).check().is_err());
         assert!((Gfp::DMA | Gfp::HIGHMEM).check().is_err());
         assert!((Gfp::MOVABLE | Gfp::DMA).check().is_err());

@@ -17,11 +17,12 @@ use core::fmt::Write;
 
 use crate::config::{self, Options};
 use crate::gfp::Gfp;
-use crate::machine::Report;
 use crate::machine::linux::{self, Linux};
+use crate::machine::{Frames, Report};
 use crate::mm::{Hooks, MAX_RUN, Mm, RUN_STEP, Stats, Violation};
+use crate::page::Page;
 use crate::slab::classes::{MAX_SMALL, class_of, class_of_layout, class_size};
-use crate::types::PAGE_SIZE;
+use crate::types::{PAGE_SIZE, Pfn};
 
 static MM: Mm<Linux> = Mm::with_hooks(Linux, Hooks { before: read_options, after: install_fork });
 
@@ -47,6 +48,17 @@ fn fork_done() {
 /// The instance behind all of this module.
 pub fn mm() -> &'static Mm<Linux> {
     &MM
+}
+
+/// The frame that the descriptor at `page` describes; `None` where no descriptor of an online frame is.
+pub fn frame_of(page: *const Page) -> Option<Pfn> {
+    if !MM.is_up() {
+        return None;
+    }
+    let base = core::ptr::from_ref(Linux.page(Pfn(0))).addr();
+    let offset = page.addr().checked_sub(base)?;
+    let pfn = Pfn(u32::try_from(offset / size_of::<Page>()).ok()?);
+    (offset.is_multiple_of(size_of::<Page>()) && MM.frame_exists(pfn)).then_some(pfn)
 }
 
 /// `size` bytes (0 is served as 1), 16-aligned from 16 bytes on; null without memory.

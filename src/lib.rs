@@ -15,7 +15,9 @@
 //! | L4 | [`zone`] | buddy system, zones, per-CPU page lists |
 //! | L5 | [`slab`], [`vmalloc`] | siblings that never import each other |
 //! | L6 | [`mm`] | routing by size, realloc, reclaim, verify, statistics |
+//! | L7 | [`api`] | the kernel's calls as types that own what they stand for |
 //! | L7 | `global` | the process's instance and its `GlobalAlloc` |
+//! | L8 | `kernel` | the kernel's calls on that instance |
 //!
 //! Under `--cfg loom` only L0 to L3 are built: loom's primitives have no `const` constructors, which the upper layers need
 //! to live in statics. `tests/loom` models the protocols.
@@ -25,11 +27,15 @@
 #[cfg(any(test, feature = "sim", loom))]
 extern crate std;
 
+#[cfg(not(loom))]
+pub mod api;
 pub mod config;
 pub mod error;
 pub mod gfp;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub mod global;
+#[cfg(all(target_os = "linux", not(loom)))]
+pub mod kernel;
 pub mod machine;
 #[cfg(not(loom))]
 pub mod mm;

@@ -356,6 +356,9 @@ programs! {
     at_exit: "at_exit.c";
     secure: "secure.c";
     descriptors: "descriptors.c";
+    kernel_pages: "kernel_pages.c";
+    kernel_objects: "kernel_objects.c";
+    kernel_misuse: "kernel_misuse.c";
 }
 
 #[test]
@@ -400,8 +403,12 @@ fn symbols() {
     // The header declares what is there, and all of it.
     let header =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("include/slabwright.h")).expect("header");
-    let mut declared: Vec<&str> = header
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+    // Functions are words before a parenthesis, outside of the preprocessor's lines.
+    let code: Vec<&str> = header.lines().filter(|line| !line.starts_with('#')).collect();
+    let code = code.join("\n");
+    let mut declared: Vec<&str> = code
+        .match_indices('(')
+        .filter_map(|(at, _)| code[..at].rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next())
         .filter(|word| word.starts_with("slw_"))
         .collect();
     declared.sort_unstable();
@@ -494,12 +501,22 @@ fn fast_paths_have_no_frame() {
 fn header() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cabi");
     fs::create_dir_all(&directory).expect("a directory");
-    for (file, compiler, dialects) in
-        [("header.c", "cc", ["c99", "c11", "c17", "c2x"]), ("header.cc", "c++", ["c++98", "c++11", "c++17", "c++20"])]
-    {
+    let plain = "#include <slabwright.h>\n#include <slabwright.h>\n\
+        int main(void) { slw_free(slw_malloc(1)); slw_page *page = slw_alloc_page(SLW_GFP_KERNEL);\n\
+        slw___free_page(page); return slw_version() == 0; }\n";
+    let kernel = "#define SLW_KERNEL_NAMES\n#include <slabwright.h>\n#include <slabwright.h>\n\
+        int main(void) { struct page *page = alloc_pages(GFP_KERNEL | __GFP_ZERO, 2); gfp_t gfp = GFP_ATOMIC;\n\
+        struct kmem_cache *cache = kmem_cache_create(\"c\", 8, 0, SLAB_HWCACHE_ALIGN, 0);\n\
+        kfree(kmalloc(8, gfp)); __free_pages(page, 2); free_page(get_zeroed_page(GFP_DMA32)); kmem_cache_destroy(cache);\n\
+        return 0; }\n";
+    let (c, cpp) = (["c99", "c11", "c17", "c2x"], ["c++98", "c++11", "c++17", "c++20"]);
+    for (file, text, compiler, dialects) in [
+        ("header.c", plain, "cc", c),
+        ("header.cc", plain, "c++", cpp),
+        ("names.c", kernel, "cc", c),
+        ("names.cc", kernel, "c++", cpp),
+    ] {
         let source = directory.join(file);
-        let text = "#include <slabwright.h>\n#include <slabwright.h>\n\
-            int main(void) { slw_free(slw_malloc(1)); return slw_version() == 0; }\n";
         fs::write(&source, text).expect("written");
         for dialect in dialects {
             let mut command = Command::new(compiler);

@@ -24,12 +24,14 @@ const LAYERS: &[(&str, u32)] = &[
     ("slab", 5),
     ("vmalloc", 5),
     ("mm", 6),
+    ("api", 7),
     ("global", 7),
+    ("kernel", 8),
 ];
 
 /// Modules of a low layer that only the named ones may use: the core is generic over its machine.
 const RESERVED: &[(&str, &[&str])] = &[
-    ("machine::linux", &["machine", "global"]),
+    ("machine::linux", &["machine", "global", "kernel"]),
     ("machine::sim", &["machine"]),
     ("machine::i386", &["machine", "global"]),
 ];
@@ -46,6 +48,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("vmalloc/index.rs", "tables in raw pages"),
     ("vmalloc/backing.rs", "zeroes and copies what the areas hold"),
     ("vmalloc/mod.rs", "gives pages to nodes and tables; locks across a fork"),
+    ("mm/kmalloc.rs", "clears and marks objects"),
+    ("mm/caches.rs", "frees raw objects"),
+    ("api/", "owns what raw addresses stand for"),
     ("global.rs", "the static instance and GlobalAlloc"),
 ];
 

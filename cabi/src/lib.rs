@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg(not(test))]
 
+mod kernel;
 mod libc_abi;
 mod operators;
 mod process;

@@ -17,7 +17,7 @@ const NULL: Ptr = core::ptr::null_mut();
 /// Fails with `error` in `errno`.
 #[cold]
 #[inline(never)]
-fn fail(error: c_int) -> Ptr {
+pub(crate) fn fail(error: c_int) -> Ptr {
     // SAFETY: the address of the calling thread's own errno, valid as long as the thread.
     unsafe { *libc::__errno_location() = error };
     NULL
@@ -25,7 +25,7 @@ fn fail(error: c_int) -> Ptr {
 
 /// `p`, or the failure of having no memory.
 #[inline(always)]
-fn or_no_memory(p: *mut u8) -> Ptr {
+pub(crate) fn or_no_memory(p: *mut u8) -> Ptr {
     if p.is_null() { fail(libc::ENOMEM) } else { p.cast() }
 }
 
@@ -316,7 +316,6 @@ macro_rules! export {
     };
 }
 
-#[allow(unused_imports)] // The operators are in the shared library only.
 pub(crate) use export;
 
 // C, POSIX, and glibc.

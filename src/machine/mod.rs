@@ -262,6 +262,13 @@ pub trait Context {
     fn enter(&self) -> u32;
     /// Counts the caller out.
     fn leave(&self);
+    /// Forbids the calling thread to sleep in an allocation; nests. Hosted nothing stops being preempted by it: it is what
+    /// wrong use is told by.
+    fn preempt_disable(&self);
+    /// Takes one [`Context::preempt_disable`] back.
+    fn preempt_enable(&self);
+    /// How many of them hold for the calling thread.
+    fn preempt_count(&self) -> u32;
     /// Names the calling thread: a multiple of 32, not 0, and the same in the copy of it that a fork makes.
     fn thread(&self) -> usize;
     /// Changes in a process that is a copy of another one, however it came about. Cheap.

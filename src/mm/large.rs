@@ -27,18 +27,21 @@ impl<M: Machine> Mm<M> {
     /// `size` bytes, more than a class serves or at an alignment that none has.
     pub(super) fn alloc_large(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         // What no window holds is refused before anything is given up for it.
-        let most = self.machine.window().len().max(Order::MAX.bytes());
+        let most = if gfp.is_low() { 0 } else { self.machine.window().len() }.max(Order::MAX.bytes());
         if size.max(align) > most || !self.is_up() {
             return ptr::null_mut();
         }
         let block = self.try_large(size, align, gfp);
-        if block.is_null() && gfp.may_block() && self.reclaim() { self.try_large(size, align, gfp) } else { block }
+        if block.is_null() && gfp.may_block() && self.reclaim(gfp) { self.try_large(size, align, gfp) } else { block }
     }
 
     fn try_large(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         let mut block = ptr::null_mut();
         if size <= MAX_RUN && align <= Order::MAX.bytes() {
-            block = self.alloc_run(size, align, gfp);
+            block = self.alloc_run(size, align, gfp, None);
+        }
+        if block.is_null() && gfp.is_low() {
+            return if size > MAX_RUN { self.alloc_run(size, align, gfp, None) } else { block };
         }
         if block.is_null() {
             // Also where no run is free: scattered frames, or fresh addresses, may still be had.
@@ -47,18 +50,18 @@ impl<M: Machine> Mm<M> {
         }
         if block.is_null() && (MAX_RUN + 1..=Order::MAX.bytes()).contains(&size) && align <= PAGE_SIZE {
             // The system gives no more addresses, but free blocks of the largest order may be there.
-            block = self.alloc_run(size, align, gfp);
+            block = self.alloc_run(size, align, gfp, None);
         }
         block
     }
 
     /// A page run. Its block starts some cache lines into the first page where the last page leaves room: starts that are
     /// all equal modulo the page alias in the caches.
-    fn alloc_run(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
+    pub(super) fn alloc_run(&self, size: usize, align: usize, gfp: Gfp, node: Option<usize>) -> *mut u8 {
         let (m, pages) = (&self.machine, &self.pages);
         let count = size.max(1).div_ceil(PAGE_SIZE);
         let head = if align <= PAGE_SIZE {
-            pages.alloc_run(m, gfp, count as u32, None)
+            pages.alloc_run(m, gfp, count as u32, node)
         } else {
             self.aligned_run(count, align, gfp)
         };
@@ -119,7 +122,7 @@ impl<M: Machine> Mm<M> {
     }
 
     /// The page is inside of something: of a live block, or of a free one. (A tail that was never a head says "offline".)
-    fn tail_defect(&self, pfn: Pfn) -> Defect {
+    pub(super) fn tail_defect(&self, pfn: Pfn) -> Defect {
         let m = &self.machine;
         let at = m.virt(pfn);
         // A run that grew may begin in the largest block before this one.
@@ -148,8 +151,14 @@ impl<M: Machine> Mm<M> {
         let done = match self.block_at(address, gfp.may_block()) {
             Err(defect) => Err(defect),
             Ok(Block::Object(id)) => {
-                // SAFETY: an object of that cache that is not free; the caller of `free` gives it up.
-                unsafe { self.slab.free_slow(m, pages, id, address, gfp) };
+                // SAFETY: an object of that cache that is not free; the caller of `free` gives it up. What is wrong with one of a
+                // created cache is reported there.
+                unsafe {
+                    match self.slab.created(id) {
+                        Some(cache) => drop(self.slab.cache_free(m, pages, cache, address, gfp)),
+                        None => self.slab.free_slow(m, pages, id, address, gfp),
+                    }
+                }
                 Ok(())
             }
             Ok(Block::Run(range, _)) => {

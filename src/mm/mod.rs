@@ -10,7 +10,10 @@
 //! is nested, and gets on with tried locks only. What it cannot free then is deferred to the next call that may block.
 #![allow(unsafe_code)]
 
+mod caches;
+mod kmalloc;
 mod large;
+mod pages;
 mod realloc;
 mod reserve;
 mod stats;
@@ -18,9 +21,12 @@ mod stats;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+pub use caches::Named;
 pub use large::RUN_STEP;
 pub use stats::{Stats, Violation};
 
+use self::caches::Names;
+use self::kmalloc::LowClasses;
 use self::reserve::Reserve;
 use crate::config::Options;
 use crate::error::Defect;
@@ -63,6 +69,8 @@ pub struct Mm<M: Machine> {
     /// The process lost the holder of a lock.
     crippled: AtomicBool,
     reserve: Reserve,
+    names: Lock<Names>,
+    low: LowClasses,
     hooks: Hooks<M>,
 }
 
@@ -88,6 +96,8 @@ impl<M: Machine> Mm<M> {
             generation: AtomicU32::new(0),
             crippled: AtomicBool::new(false),
             reserve: Reserve::new(),
+            names: Lock::new(Names::new()),
+            low: LowClasses::new(),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
             key: AtomicUsize::new(0),
@@ -159,6 +169,7 @@ impl<M: Machine> Mm<M> {
                 self.decay_ms.store(options.decay_ms, Ordering::Relaxed);
                 // Odd, so that it is no address and no small number that a program might store.
                 self.key.store(m.random() as usize | 1, Ordering::Relaxed);
+                self.slab.set_key(m.random() as usize | 1);
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
                 self.generation.store(m.generation(), Ordering::Relaxed);
                 // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.
@@ -206,7 +217,7 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     pub fn alloc_slow(&self, size: usize, gfp: Gfp) -> *mut u8 {
-        if size < self.small.load(Ordering::Acquire) {
+        if size < self.small.load(Ordering::Acquire) && !gfp.no_fault() {
             let id = class_of(size);
             // A disturbed section, or a machine whose sections are locks: no need for more than another attempt.
             // SAFETY: rows hold valid sheaves; the object is then ours and of that class.
@@ -219,6 +230,9 @@ impl<M: Machine> Mm<M> {
             }
         }
         self.bracket(gfp, |gfp| {
+            if gfp.no_fault() {
+                return self.alloc_atomic(size, gfp);
+            }
             if size <= MAX_SMALL {
                 return self.alloc_class(class_of(size), gfp);
             }
@@ -374,7 +388,7 @@ impl<M: Machine> Mm<M> {
 
     /// Runs a slow path: counted in, with what `gfp` is worth there, and with the work that slow paths share.
     fn bracket<R>(&self, gfp: Gfp, body: impl FnOnce(Gfp) -> R) -> R {
-        if !self.is_up() {
+        if !self.is_up() && gfp.may_io() {
             self.start();
         }
         let nested = self.machine.enter() > 0;
@@ -383,7 +397,7 @@ impl<M: Machine> Mm<M> {
         }
         // A nested call may enter the system, but not wait for what the one it interrupted may hold.
         let gfp = if nested || self.is_crippled() { gfp.without(Gfp::DIRECT_RECLAIM) } else { gfp };
-        if gfp.may_block() {
+        if gfp.may_block() && gfp.may_io() {
             self.drain_deferred();
             self.age();
             self.fill_reserve();
@@ -417,7 +431,7 @@ impl<M: Machine> Mm<M> {
         }
         let (m, pages) = (&self.machine, &self.pages);
         let mut object = self.slab.alloc_slow(m, pages, id, gfp);
-        if object.is_null() && gfp.may_block() && self.reclaim() {
+        if object.is_null() && gfp.may_block() && self.reclaim(gfp) {
             object = self.slab.alloc_slow(m, pages, id, gfp);
         }
         if object.is_null() && !gfp.may_block() {
@@ -506,10 +520,11 @@ impl<M: Machine> Mm<M> {
 
     /// Frees what the allocator itself keeps: sheaves, empty slabs, retained ranges, per-CPU page lists. Whether anything
     /// can have come of it.
-    fn reclaim(&self) -> bool {
+    fn reclaim(&self, gfp: Gfp) -> bool {
         if !self.is_up() {
             return false;
         }
+        let _ = gfp;
         let (m, pages) = (&self.machine, &self.pages);
         self.reserve.drain(|object| self.unreserve(object));
         self.slab.shrink(m, pages, None);
@@ -522,7 +537,7 @@ impl<M: Machine> Mm<M> {
     /// Gives everything back to the system that can be given; whether anything went.
     pub fn trim(&self) -> bool {
         self.bracket(Gfp::KERNEL, |gfp| {
-            if !gfp.may_block() || !self.reclaim() {
+            if !gfp.may_block() || !self.reclaim(gfp) {
                 return false;
             }
             let before = self.returned.load(Ordering::Relaxed);
@@ -540,6 +555,7 @@ impl<M: Machine> Mm<M> {
         m.enter();
         let fork = self.fork();
         self.options.lock_for_fork(m, fork);
+        self.names.lock_for_fork(m, fork);
         self.slab.lock_all(m, fork);
         self.vmalloc.lock_all(m, fork);
         self.pages.lock_all(m, fork);
@@ -557,6 +573,7 @@ impl<M: Machine> Mm<M> {
             self.pages.unlock_all(m, fork);
             self.vmalloc.unlock_all(m, fork);
             self.slab.unlock_all(m, fork);
+            self.names.unlock_after_fork(m, fork);
             self.options.unlock_after_fork(m, fork);
         }
         self.generation.store(m.generation(), Ordering::Relaxed);

@@ -70,6 +70,8 @@ pub mod flag {
     pub const COMPOUND: u32 = 1 << 3;
     /// The block came from the reserve.
     pub const RESERVE: u32 = 1 << 4;
+    /// Every page of the block was touched since it holds memory: touching it takes no fault.
+    pub const POPULATED: u32 = 1 << 6;
     /// Free for the owner of the frame.
     pub const OWNER_PRIV: u32 = 1 << 5;
 }

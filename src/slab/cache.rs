@@ -2,13 +2,14 @@
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering};
 
 use super::barn::Barn;
 use super::classes::{NR_CLASSES, class_align, class_size};
 use super::layout::SlabLayout;
 use super::node::NodeSlabs;
 use super::tag::CLASS_COLOURS;
+use crate::gfp::Gfp;
 use crate::machine::{MAX_NODES, SHEAF_BYTES};
 use crate::sync::{CachePadded, Lock};
 
@@ -25,18 +26,104 @@ pub type Constructor = unsafe extern "C" fn(object: *mut u8);
 pub struct SlabFlags(pub u32);
 
 impl SlabFlags {
-    /// Objects start at a cache line.
-    pub const HWCACHE_ALIGN: SlabFlags = SlabFlags(1 << 0);
-    /// The cache never shares its slabs with another one of the same shape.
-    pub const NO_MERGE: SlabFlags = SlabFlags(1 << 1);
-    /// The free map lies outside the slab, so that small objects fill whole pages.
-    pub const OFF_SLAB: SlabFlags = SlabFlags(1 << 2);
+    /// No flag.
+    pub const NONE: SlabFlags = SlabFlags(0);
+    /// Frees are checked: they are here in any case.
+    pub const CONSISTENCY_CHECKS: SlabFlags = SlabFlags(0x100);
+    /// What lies behind an object's end is checked when it is freed, and when it is handed out again.
+    pub const RED_ZONE: SlabFlags = SlabFlags(0x400);
+    /// Freed objects are filled with 0x6b, and checked when they are handed out again. Objects with a constructor are not.
+    pub const POISON: SlabFlags = SlabFlags(0x800);
+    /// Objects start at a cache line; small ones share a line evenly.
+    pub const HWCACHE_ALIGN: SlabFlags = SlabFlags(0x2000);
+    /// Objects below 16 MiB.
+    pub const CACHE_DMA: SlabFlags = SlabFlags(0x4000);
+    /// Objects below 4 GiB.
+    pub const CACHE_DMA32: SlabFlags = SlabFlags(0x8000);
+    /// Who allocated an object last, and who freed it, is kept, and named in reports.
+    pub const STORE_USER: SlabFlags = SlabFlags(0x1_0000);
     /// The objects' pages count as reclaimable.
-    pub const RECLAIM_ACCOUNT: SlabFlags = SlabFlags(1 << 3);
+    pub const RECLAIM_ACCOUNT: SlabFlags = SlabFlags(0x2_0000);
+    /// If the cache cannot be made the program ends.
+    pub const PANIC: SlabFlags = SlabFlags(0x4_0000);
+    /// The cache never shares its slabs with another one of the same shape.
+    pub const NO_MERGE: SlabFlags = SlabFlags(0x100_0000);
+    /// Charged to the control group: all memory of a process is.
+    pub const ACCOUNT: SlabFlags = SlabFlags(0x400_0000);
+    /// The free map lies outside the slab, so that small objects fill whole pages.
+    pub const OFF_SLAB: SlabFlags = SlabFlags(0x8000_0000);
+
+    /// Flags that keep something behind the objects; such caches are not merged.
+    pub(super) const CHECKED: SlabFlags =
+        SlabFlags(SlabFlags::RED_ZONE.0 | SlabFlags::POISON.0 | SlabFlags::STORE_USER.0);
+    /// All that mean something.
+    const ALL: SlabFlags = SlabFlags(
+        SlabFlags::CONSISTENCY_CHECKS.0
+            | SlabFlags::CHECKED.0
+            | SlabFlags::HWCACHE_ALIGN.0
+            | SlabFlags::CACHE_DMA.0
+            | SlabFlags::CACHE_DMA32.0
+            | SlabFlags::RECLAIM_ACCOUNT.0
+            | SlabFlags::PANIC.0
+            | SlabFlags::NO_MERGE.0
+            | SlabFlags::ACCOUNT.0
+            | SlabFlags::OFF_SLAB.0,
+    );
+    /// Those that two merged caches must have in common.
+    const SHAPING: u32 = SlabFlags::HWCACHE_ALIGN.0
+        | SlabFlags::CACHE_DMA.0
+        | SlabFlags::CACHE_DMA32.0
+        | SlabFlags::RECLAIM_ACCOUNT.0
+        | SlabFlags::OFF_SLAB.0;
 
     /// Whether all bits of `other` are set.
+    #[inline]
     pub const fn has(self, other: SlabFlags) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Whether any bit of `other` is set.
+    #[inline]
+    pub const fn any(self, other: SlabFlags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Both words' bits.
+    #[must_use]
+    pub const fn with(self, other: SlabFlags) -> SlabFlags {
+        SlabFlags(self.0 | other.0)
+    }
+
+    /// Whether every flag means something here and none contradicts another.
+    pub const fn is_valid(self) -> bool {
+        self.0 & !SlabFlags::ALL.0 == 0
+            && !(self.has(SlabFlags::CACHE_DMA) && self.has(SlabFlags::CACHE_DMA32))
+            && !(self.has(SlabFlags::OFF_SLAB) && self.any(SlabFlags::CHECKED))
+    }
+
+    /// Whether caches with these flags may share slabs with others.
+    pub(super) const fn merges(self) -> bool {
+        !self.any(SlabFlags(SlabFlags::NO_MERGE.0 | SlabFlags::CHECKED.0))
+    }
+
+    /// Whether two caches' objects may lie in the same slabs.
+    pub(super) const fn alike(self, other: SlabFlags) -> bool {
+        self.merges() && other.merges() && (self.0 ^ other.0) & SlabFlags::SHAPING == 0
+    }
+
+    /// The zone modifier of the objects' pages.
+    pub(super) const fn gfp(self) -> Gfp {
+        let mut gfp = Gfp::NONE;
+        if self.has(SlabFlags::CACHE_DMA) {
+            gfp = gfp.with(Gfp::DMA);
+        }
+        if self.has(SlabFlags::CACHE_DMA32) {
+            gfp = gfp.with(Gfp::DMA32);
+        }
+        if self.has(SlabFlags::RECLAIM_ACCOUNT) {
+            gfp = gfp.with(Gfp::RECLAIMABLE);
+        }
+        gfp
     }
 }
 
@@ -65,8 +152,16 @@ pub(super) struct Shape {
     pub layout: SlabLayout,
     pub ctor: Option<Constructor>,
     pub flags: SlabFlags,
+    /// Offset of the allocator's words behind an object; 0 where they are the object's own first words.
+    pub meta: u32,
     pub name: [u8; 32],
     pub name_len: usize,
+}
+
+impl Shape {
+    pub fn name(&self) -> &str {
+        core::str::from_utf8(&self.name[..self.name_len]).unwrap_or("?")
+    }
 }
 
 /// A cache.
@@ -80,6 +175,8 @@ pub struct Cache {
     /// Calls that reached the slow path.
     pub(super) slow_allocs: AtomicUsize,
     pub(super) slow_frees: AtomicUsize,
+    /// Somebody asked for its objects atomically: new slabs are populated.
+    pub(super) atomic: AtomicBool,
     nodes: [CachePadded<CacheNode>; MAX_NODES],
 }
 
@@ -153,6 +250,7 @@ impl Cache {
                 layout: SlabLayout::NONE,
                 ctor: None,
                 flags: SlabFlags(0),
+                meta: 0,
                 name: [0; 32],
                 name_len: 0,
             }),
@@ -160,6 +258,7 @@ impl Cache {
             refill: AtomicU16::new(0),
             slow_allocs: AtomicUsize::new(0),
             slow_frees: AtomicUsize::new(0),
+            atomic: AtomicBool::new(false),
             nodes: [const {
                 CachePadded::new(CacheNode { slabs: Lock::new(NodeSlabs::new()), barn: Lock::new(Barn::new()) })
             }; MAX_NODES],
@@ -220,10 +319,7 @@ pub(super) fn layout(caches: &[Cache], id: u8) -> &SlabLayout {
 pub(super) fn name(caches: &[Cache], id: u8) -> &str {
     match STATIC_NAMES.get(id as usize) {
         Some(name) => name,
-        None => {
-            let shape = caches[id as usize].shape();
-            core::str::from_utf8(&shape.name[..shape.name_len]).unwrap_or("?")
-        }
+        None => caches[id as usize].shape().name(),
     }
 }
 

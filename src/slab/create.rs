@@ -1,13 +1,16 @@
 //! `kmem_cache_create` and `kmem_cache_destroy`.
 #![allow(unsafe_code)]
 
+use core::fmt::Write;
+use core::sync::atomic::Ordering::Relaxed;
+
 use super::Slab;
-use super::cache::{Cache, Constructor, FIRST_CREATED, Shape, SlabFlags, State};
+use super::cache::{Constructor, FIRST_CREATED, Shape, SlabFlags, State};
 use super::layout::SlabLayout;
 use crate::error::{AllocError, Defect};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::types::PAGE_SIZE;
+use crate::types::{Line, Order, PAGE_SIZE};
 use crate::zone::PageAllocator;
 
 /// A cache made by [`Slab::create`].
@@ -21,14 +24,17 @@ impl CacheId {
     }
 }
 
+/// Most objects named in the report of a cache that is destroyed too early.
+const NAMED: usize = 6;
+
 impl<M: Machine> Slab<M> {
     /// Makes a cache of objects of `size` bytes at `align` (0, or a power of two up to a page). A constructor runs once
     /// per object, before it is first handed out; what it set up is kept while the object is free. Caches without one, of
-    /// the same shape and flags, share their slabs unless [`SlabFlags::NO_MERGE`] is set.
+    /// the same shape and flags, share their slabs unless [`SlabFlags::NO_MERGE`] or a check is set.
     ///
     /// # Errors
-    /// [`AllocError::Invalid`]: size 0 or above 4 MiB, a bad alignment, an empty name. [`AllocError::NoMemory`]: all ids
-    /// are taken.
+    /// [`AllocError::Invalid`]: size 0 or above 4 MiB, a bad alignment, an empty name, flags that do not exist or contradict each
+    /// other. [`AllocError::NoMemory`]: all ids are taken.
     pub fn create(
         &self,
         m: &M,
@@ -38,7 +44,29 @@ impl<M: Machine> Slab<M> {
         flags: SlabFlags,
         ctor: Option<Constructor>,
     ) -> Result<CacheId, AllocError> {
-        if size == 0 || name.is_empty() || !(align == 0 || align.is_power_of_two()) || align > PAGE_SIZE {
+        let made = self.try_create(m, name, size, align, flags, ctor);
+        if let Err(error) = made
+            && flags.has(SlabFlags::PANIC)
+        {
+            let mut line = Line::new();
+            let _ = write!(line, "slabwright: cannot make cache {name}: {error}");
+            m.line(line.as_str());
+            m.abort();
+        }
+        made
+    }
+
+    fn try_create(
+        &self,
+        m: &M,
+        name: &str,
+        size: usize,
+        align: usize,
+        flags: SlabFlags,
+        ctor: Option<Constructor>,
+    ) -> Result<CacheId, AllocError> {
+        let aligned = align == 0 || align.is_power_of_two() && align <= PAGE_SIZE;
+        if size == 0 || size > Order::MAX.bytes() || name.is_empty() || !aligned || !flags.is_valid() {
             return Err(AllocError::Invalid);
         }
         let mut align = align.max(size_of::<usize>());
@@ -50,25 +78,22 @@ impl<M: Machine> Slab<M> {
             }
             align = align.max(line);
         }
-        // A constructed object must not be written to while it is free: the deferred list's link goes behind it.
-        let extra = if ctor.is_some() { 2 * size_of::<usize>() } else { 0 };
-        let layout =
-            SlabLayout::compute(size, align, extra, flags.has(SlabFlags::OFF_SLAB), 256).ok_or(AllocError::Invalid)?;
+        let (layout, meta) = SlabLayout::created(size, align, flags, ctor.is_some()).ok_or(AllocError::Invalid)?;
         let _registry = self.registry.lock(m);
-        if ctor.is_none() && !flags.has(SlabFlags::NO_MERGE) {
+        if ctor.is_none() && flags.merges() {
             let twin = (FIRST_CREATED..=u8::MAX).find(|id| {
                 let cache = &self.caches[*id as usize];
                 cache.state() == State::Live && {
                     let shape = cache.shape();
                     shape.ctor.is_none()
-                        && shape.flags == flags
+                        && shape.flags.alike(flags)
                         && shape.layout.size == layout.size
                         && shape.layout.align == layout.align
                         && shape.layout.object_size as usize >= size
                 }
             });
             if let Some(id) = twin {
-                self.caches[id as usize].users.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+                self.caches[id as usize].users.fetch_add(1, Relaxed);
                 return Ok(CacheId(id));
             }
         }
@@ -82,38 +107,38 @@ impl<M: Machine> Slab<M> {
             len -= 1;
         }
         text[..len].copy_from_slice(&name.as_bytes()[..len]);
+        let shape = Shape { layout, ctor, flags, meta: meta as u32, name: text, name_len: len };
         // SAFETY: the state is Changing and the registry lock keeps every other maker out.
-        unsafe { cache.set_shape(Shape { layout, ctor, flags, name: text, name_len: len }) };
-        cache.users.store(1, core::sync::atomic::Ordering::Relaxed);
-        cache.refill.store(0, core::sync::atomic::Ordering::Relaxed);
+        unsafe { cache.set_shape(shape) };
+        cache.users.store(1, Relaxed);
+        cache.refill.store(0, Relaxed);
+        cache.atomic.store(false, Relaxed);
         cache.set_state(State::Live);
         Ok(CacheId(id))
     }
 
-    /// An object of the cache; null where there is no memory.
-    pub fn cache_alloc(&self, m: &M, pages: &PageAllocator<M>, cache: CacheId, gfp: Gfp) -> *mut u8 {
-        // SAFETY: rows hold valid sheaves.
-        let object = unsafe { m.pop(cache.0) };
-        if object.is_null() { self.alloc_slow(m, pages, cache.0, gfp) } else { object }
+    /// The created cache with the id `id`; `None` for a size class and for an id that is not in use.
+    pub fn created(&self, id: u8) -> Option<CacheId> {
+        (id >= FIRST_CREATED && self.caches[id as usize].state() == State::Live).then_some(CacheId(id))
     }
 
-    /// Gives an object back to its cache. One of another cache is reported and otherwise left alone.
-    ///
-    /// # Safety
-    /// `object` is from this allocator and not used any more.
-    pub unsafe fn cache_free(&self, m: &M, pages: &PageAllocator<M>, cache: CacheId, object: *mut u8, gfp: Gfp) {
-        match self.cache_of(m, object, gfp.may_block()) {
-            Ok(id) if id == cache.0 => {
-                // SAFETY: rows hold valid sheaves; the object is of this cache and the caller gives it up.
-                unsafe {
-                    if !m.push(cache.0, object) {
-                        self.free_slow(m, pages, cache.0, object, gfp);
-                    }
-                }
-            }
-            Ok(_) => misuse(m, Defect::WrongCache, object.addr(), self.name(cache.0)),
-            Err(defect) => misuse(m, defect, object.addr(), self.name(cache.0)),
-        }
+    /// Flags, bytes and alignment that a cache was made with, and whether it has a constructor.
+    pub fn made_with(&self, cache: CacheId) -> (SlabFlags, usize, usize, bool) {
+        let shape = self.caches[cache.0 as usize].shape();
+        (shape.flags, shape.layout.object_size as usize, shape.layout.align as usize, shape.ctor.is_some())
+    }
+
+    /// Pages of a cache's slab as orders, and of the least block that holds an object; and the zone modifier of both.
+    pub fn slab_order(&self, cache: CacheId) -> (Order, Order, Gfp) {
+        let shape = self.caches[cache.0 as usize].shape();
+        let least = Order::holding((shape.layout.size as usize).div_ceil(PAGE_SIZE)).unwrap_or(shape.layout.order);
+        (shape.layout.order, least.min(shape.layout.order), shape.flags.gfp())
+    }
+
+    /// One more user of a cache, who will [`Slab::destroy`] it, too.
+    pub fn share(&self, m: &M, cache: CacheId) {
+        let _registry = self.registry.lock(m);
+        self.caches[cache.0 as usize].users.fetch_add(1, Relaxed);
     }
 
     /// Ends one user's share in a cache; with the last one its memory goes back.
@@ -124,30 +149,50 @@ impl<M: Machine> Slab<M> {
         let descriptor = &self.caches[cache.0 as usize];
         {
             let _registry = self.registry.lock(m);
-            let users = descriptor.users.load(core::sync::atomic::Ordering::Relaxed);
+            let users = descriptor.users.load(Relaxed);
             if users > 1 {
-                descriptor.users.store(users - 1, core::sync::atomic::Ordering::Relaxed);
+                descriptor.users.store(users - 1, Relaxed);
                 return Ok(());
             }
         }
         self.shrink(m, pages, Some(cache.0));
-        let objects = self.layout(cache.0).objects as u64;
-        let out = |cache: &Cache| -> u64 {
-            cache
-                .nodes()
-                .map(|node| {
-                    let slabs = node.slabs.lock(m);
-                    u64::from(slabs.slabs) * objects - slabs.free
-                })
-                .sum()
-        };
-        let remain = out(descriptor) as usize;
+        let remain = self.objects_out(m, cache);
         if remain > 0 {
-            misuse(m, Defect::ObjectsRemain, remain, self.name(cache.0));
+            self.report_remaining(m, pages, cache, remain);
             return Err(remain);
         }
         let _registry = self.registry.lock(m);
         descriptor.set_state(State::Vacant);
         Ok(())
+    }
+
+    /// Objects that are not free in their slabs: with users, or in sheaves.
+    pub fn objects_out(&self, m: &M, cache: CacheId) -> usize {
+        let objects = u64::from(self.layout(cache.0).objects);
+        let out = self.caches[cache.0 as usize].nodes().map(|node| {
+            let slabs = node.slabs.lock(m);
+            u64::from(slabs.slabs) * objects - slabs.free
+        });
+        out.sum::<u64>() as usize
+    }
+
+    /// Says which objects are still out, and where they were allocated if that is known.
+    #[cold]
+    fn report_remaining(&self, m: &M, pages: &PageAllocator<M>, cache: CacheId, remain: usize) {
+        let mut line = Line::new();
+        let _ = write!(line, "{}: {remain} left", self.name(cache.0));
+        let (mut first, mut named) = (0, 0);
+        self.for_each_live(m, pages, cache, &mut |object| {
+            if named < NAMED {
+                let _ = write!(line, "{} {object:p}", if named == 0 { "," } else { "" });
+                self.write_origin(cache.0, object, &mut line);
+            }
+            first = if named == 0 { object.addr() } else { first };
+            named += 1;
+        });
+        if named > NAMED {
+            let _ = write!(line, " ...");
+        }
+        misuse(m, Defect::ObjectsRemain, first, line.as_str());
     }
 }

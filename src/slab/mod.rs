@@ -24,6 +24,7 @@ pub mod classes;
 mod create;
 pub mod layout;
 mod node;
+mod object;
 mod report;
 pub mod sheaf;
 mod tag;
@@ -32,11 +33,12 @@ mod tests;
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use cache::State;
 pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
 use classes::NR_CLASSES;
+pub use create::CacheId;
 use layout::{MapPlace, SlabLayout};
 use node::{FRESH, slab_of};
 pub use report::{CacheStats, SlabStats};
@@ -46,7 +48,7 @@ pub use tag::{class_of_tag, starts_object};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{MAX_CACHES, Machine, Word, misuse, no_sheaf};
-use crate::page::{Kind, PageList};
+use crate::page::{Kind, PageList, flag};
 use crate::sync::{Deferred, Fork, Lock};
 use crate::types::{Pfn, PfnRange};
 use crate::zone::PageAllocator;
@@ -56,6 +58,9 @@ const TRIES: usize = 3;
 /// Objects of a cache's first refill.
 const FIRST_REFILL: u16 = 8;
 
+/// The mark before the instance has a key of its own.
+const DEFAULT_KEY: usize = 0x6b6b_6b6b | 1;
+
 /// All caches of an instance.
 pub struct Slab<M> {
     caches: [Cache; MAX_CACHES],
@@ -63,6 +68,8 @@ pub struct Slab<M> {
     deferred: Deferred,
     /// Empty slabs that could not be given back for the same reason, linked through their first words.
     orphans: Deferred,
+    /// What the mark of a free object of a created cache says.
+    key: AtomicUsize,
     /// Serialises making and destroying caches.
     registry: Lock<()>,
     machine: PhantomData<fn(&M)>,
@@ -75,6 +82,7 @@ impl<M: Machine> Slab<M> {
             caches: [const { Cache::new() }; MAX_CACHES],
             deferred: Deferred::new(),
             orphans: Deferred::new(),
+            key: AtomicUsize::new(DEFAULT_KEY),
             registry: Lock::new(()),
             machine: PhantomData,
         }
@@ -130,7 +138,7 @@ impl<M: Machine> Slab<M> {
                 continue;
             };
             let Some(mut own) = own else { break };
-            own.fill(self.refill_size(id), |slots| self.take_objects(m, pages, id, slots, gfp));
+            own.fill(self.refill_size(id), |slots| self.take_objects(m, pages, id, slots, gfp, m.node()));
             let object = own.pop();
             self.install(m, pages, id, no_sheaf(), own, gfp);
             return object.unwrap_or(ptr::null_mut());
@@ -138,10 +146,19 @@ impl<M: Machine> Slab<M> {
         self.alloc_direct(m, pages, id, gfp)
     }
 
+    /// An object from the slabs of `node`, or with `__GFP_THISNODE` not at all.
+    pub fn alloc_node(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp, node: usize) -> *mut u8 {
+        let mut one = [0];
+        match self.take_objects(m, pages, id, &mut one, gfp, node) {
+            0 => ptr::null_mut(),
+            _ => ptr::with_exposed_provenance_mut(one[0]),
+        }
+    }
+
     /// An object straight from the slabs.
     pub fn alloc_direct(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
         let mut one = [0];
-        match self.take_objects(m, pages, id, &mut one, gfp) {
+        match self.take_objects(m, pages, id, &mut one, gfp, m.node()) {
             0 => ptr::null_mut(),
             _ => ptr::with_exposed_provenance_mut(one[0]),
         }
@@ -223,7 +240,11 @@ impl<M: Machine> Slab<M> {
         if let Some(sheaf) = node.barn.acquire(m, gfp.may_block())?.take_empty(self.capacity(id)) {
             return Some(sheaf);
         }
-        let memory = self.alloc_direct(m, pages, SHEAF_CACHE, gfp);
+        let memory = if gfp.no_fault() {
+            self.alloc_atomic(m, pages, SHEAF_CACHE, gfp)
+        } else {
+            self.alloc_direct(m, pages, SHEAF_CACHE, gfp)
+        };
         // SAFETY: an object of the sheaf cache has a sheaf's size and alignment.
         (!memory.is_null()).then(|| unsafe { Sheaf::new(memory, self.capacity(id)) })
     }
@@ -272,13 +293,12 @@ impl<M: Machine> Slab<M> {
 
     /// Takes objects from slabs, making new ones as needed; constructs those never handed out before.
     /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
-    fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp) -> usize {
+    fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp, here: usize) -> usize {
         let layout = self.layout(id);
         let cache = &self.caches[id as usize];
-        let here = m.node();
         let mut got = 0;
         if let Some(mut slabs) = cache.node(here).slabs.acquire(m, gfp.may_block()) {
-            got = slabs.take(m, layout, out);
+            got = Self::take(m, &mut slabs, layout, out, gfp);
         }
         // Half of what was asked for is enough to go on with; less is topped up with new slabs.
         while got * 2 < out.len() {
@@ -288,9 +308,9 @@ impl<M: Machine> Slab<M> {
                 break;
             };
             slabs.add(m, id, layout, head, map);
-            got += slabs.take(m, layout, &mut out[got..]);
+            got += Self::take(m, &mut slabs, layout, &mut out[got..], gfp);
         }
-        if got == 0 && !gfp.has(Gfp::THISNODE) {
+        if got == 0 && !gfp.has(Gfp::THISNODE) && !gfp.no_fault() {
             for node in (0..m.nr_nodes()).filter(|n| *n != here) {
                 if let Some(mut slabs) = cache.node(node).slabs.acquire(m, gfp.may_block()) {
                     got = slabs.take(m, layout, out);
@@ -300,17 +320,24 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        let ctor = if id >= FIRST_CREATED { cache.shape().ctor } else { None };
         for object in &mut out[..got] {
             if *object & FRESH != 0 {
                 *object &= !FRESH;
-                if let Some(ctor) = ctor {
-                    // SAFETY: the object is ours, of the cache's size, and was never constructed.
-                    unsafe { ctor(ptr::with_exposed_provenance_mut(*object)) };
+                if id >= FIRST_CREATED {
+                    self.first_time(id, ptr::with_exposed_provenance_mut(*object));
                 }
             }
         }
         got
+    }
+
+    /// Objects of a node's slabs; for atomic requests only of those that were populated.
+    fn take(m: &M, slabs: &mut node::NodeSlabs, layout: &SlabLayout, out: &mut [usize], gfp: Gfp) -> usize {
+        if gfp.no_fault() {
+            slabs.take_from_some(m, layout, out, |head| Self::is_populated(m, head))
+        } else {
+            slabs.take(m, layout, out)
+        }
     }
 
     /// A block for a new slab of cache `id`, its descriptors set: its node, head, and off-slab map.
@@ -333,12 +360,9 @@ impl<M: Machine> Slab<M> {
         } else {
             ptr::null_mut()
         };
-        let gfp = if id >= FIRST_CREATED && self.caches[id as usize].shape().flags.has(SlabFlags::RECLAIM_ACCOUNT) {
-            gfp | Gfp::RECLAIMABLE
-        } else {
-            gfp
-        };
-        let Some(head) = pages.alloc_pages(m, gfp.without(Gfp::ZERO), layout.order, Some(node)) else {
+        let zone = if id >= FIRST_CREATED { self.caches[id as usize].shape().flags.gfp() } else { Gfp::NONE };
+        let asked = gfp.without(Gfp::ZERO | Gfp::DMA | Gfp::DMA32 | Gfp::MOVABLE) | zone;
+        let Some(head) = pages.alloc_pages(m, asked, layout.order, Some(node)) else {
             if !map.is_null() {
                 self.free_objects(m, pages, &[map.addr()], gfp);
             }
@@ -348,6 +372,12 @@ impl<M: Machine> Slab<M> {
             let page = m.page(pfn);
             page.set_cache(u16::from(id));
             page.set_kind(Kind::Slab, layout.order);
+        }
+        if self.populates(id, gfp) {
+            m.populate(PfnRange::block(head, layout.order));
+            m.page(head).set(flag::POPULATED);
+        } else if gfp.no_fault() {
+            m.page(head).set(flag::POPULATED);
         }
         Some((m.page(head).node(), head, map))
     }
@@ -415,15 +445,6 @@ impl<M: Machine> Slab<M> {
                 _ => ptr::null_mut(),
             };
             self.free_slab(m, pages, id, head, map, gfp);
-        }
-    }
-
-    /// Where in an object of cache `id` the allocator may write while it is free: at the start, or behind a constructed one.
-    fn link_offset(&self, id: u8) -> usize {
-        if id >= FIRST_CREATED && self.caches[id as usize].shape().ctor.is_some() {
-            (self.layout(id).object_size as usize).next_multiple_of(size_of::<usize>())
-        } else {
-            0
         }
     }
 

@@ -20,6 +20,9 @@ use crate::types::{PAGE_SIZE, Pfn, PfnRange};
 /// Bit 0 of an object's address as [`NodeSlabs::take`] gives it: handed out for the first time, to be constructed.
 pub const FRESH: usize = 1;
 
+/// Slabs of one list that are looked at for a suitable one.
+const LOOK: usize = 16;
+
 /// Occupancy buckets of the partial list: up to a quarter in use, a half, three quarters, more.
 const BUCKETS: usize = 4;
 
@@ -114,17 +117,45 @@ impl NodeSlabs {
         while got < out.len() {
             let found = self.partial.iter().enumerate().rev().find_map(|(b, list)| Some((Some(b), list.first()?)));
             let Some((bucket, head)) = found.or_else(|| Some((None, self.empty.first()?))) else { break };
-            let slab = SlabRef { m, layout, head };
-            got += self.take_from(&slab, &mut out[got..]);
-            let full = slab.page().refs() == layout.objects;
-            let to = (!full).then(|| slab.bucket());
-            if bucket != to || full {
-                self.list(bucket).remove(head, |p| m.page(p));
-                self.empty_low = self.empty_low.min(self.empty.len());
-                match to {
-                    Some(to) => self.partial[to].push_front(head, |p| m.page(p)),
-                    None => slab.page().clear(flag::PARTIAL),
-                }
+            got += self.take_of(m, layout, bucket, head, &mut out[got..]);
+        }
+        got
+    }
+
+    /// [`NodeSlabs::take`] from the first slab that `suits`; only so many are looked at.
+    pub fn take_from_some<M: Machine>(
+        &mut self,
+        m: &M,
+        layout: &SlabLayout,
+        out: &mut [usize],
+        suits: impl Fn(Pfn) -> bool,
+    ) -> usize {
+        let lists = self.partial.iter().enumerate().rev().map(|(b, list)| (Some(b), list));
+        let found = lists
+            .chain([(None, &self.empty)])
+            .find_map(|(bucket, list)| Some((bucket, list.iter(|p| m.page(p)).take(LOOK).find(|head| suits(*head))?)));
+        found.map_or(0, |(bucket, head)| self.take_of(m, layout, bucket, head, out))
+    }
+
+    /// Takes objects of the slab at `head`, which is on the list of `bucket`.
+    fn take_of<M: Machine>(
+        &mut self,
+        m: &M,
+        layout: &SlabLayout,
+        bucket: Option<usize>,
+        head: Pfn,
+        out: &mut [usize],
+    ) -> usize {
+        let slab = SlabRef { m, layout, head };
+        let got = self.take_from(&slab, out);
+        let full = slab.page().refs() == layout.objects;
+        let to = (!full).then(|| slab.bucket());
+        if bucket != to || full {
+            self.list(bucket).remove(head, |p| m.page(p));
+            self.empty_low = self.empty_low.min(self.empty.len());
+            match to {
+                Some(to) => self.partial[to].push_front(head, |p| m.page(p)),
+                None => slab.page().clear(flag::PARTIAL),
             }
         }
         self.free -= got as u64;

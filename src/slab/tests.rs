@@ -237,7 +237,7 @@ fn constructors_run_once_per_object_and_state_is_kept() {
             w.m.set_cpu(step % 2);
         }
         if rng >> 60 < 9 || live.is_empty() {
-            let object = w.slab.cache_alloc(&w.m, &w.pages, cache, Gfp::KERNEL);
+            let object = w.slab.cache_alloc(&w.m, &w.pages, cache, Gfp::KERNEL, 0);
             // SAFETY: the object is of 40 bytes and ours.
             unsafe {
                 assert_eq!(object.cast::<u64>().read() & 0xff_ffff, 0xc0ffee);
@@ -249,7 +249,7 @@ fn constructors_run_once_per_object_and_state_is_kept() {
         } else {
             let object = live.swap_remove((rng >> 20) as usize % live.len());
             // SAFETY: it came from the cache.
-            unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL) };
+            unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL).unwrap() };
         }
     }
     // Refills take some that were not handed out yet, but none is constructed twice.
@@ -260,7 +260,7 @@ fn constructors_run_once_per_object_and_state_is_kept() {
     assert!(w.m.take_reports()[0].contains("objects in use"));
     for object in live {
         // SAFETY: it came from the cache.
-        unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL) };
+        unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL).unwrap() };
     }
     assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
 }
@@ -276,14 +276,15 @@ fn free_maps_work_in_all_three_places() {
     for (name, size, flags, place) in places {
         let cache = w.slab.create(&w.m, name, size, 0, flags, None).unwrap();
         assert_eq!(w.slab.layout(cache.get()).map, place);
-        let objects: Vec<*mut u8> = (0..1000).map(|_| w.slab.cache_alloc(&w.m, &w.pages, cache, Gfp::KERNEL)).collect();
+        let objects: Vec<*mut u8> =
+            (0..1000).map(|_| w.slab.cache_alloc(&w.m, &w.pages, cache, Gfp::KERNEL, 0)).collect();
         let mut sorted: Vec<usize> = objects.iter().map(|o| o.addr()).collect();
         sorted.sort_unstable();
         assert!(sorted.windows(2).all(|w| w[1] - w[0] >= size));
         w.verify();
         for object in objects {
             // SAFETY: it came from the cache.
-            unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL) };
+            unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL).unwrap() };
         }
         w.verify();
         assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
@@ -301,12 +302,12 @@ fn caches_of_one_shape_share_their_slabs() {
     let d = make("d", SlabFlags::default(), Some(construct));
     assert_eq!(a, b);
     assert!(a != c && a != d && c != d);
-    let object = w.slab.cache_alloc(&w.m, &w.pages, c, Gfp::KERNEL);
+    let object = w.slab.cache_alloc(&w.m, &w.pages, c, Gfp::KERNEL, 0);
     // SAFETY: wrong on purpose; it is reported and left alone.
-    unsafe { w.slab.cache_free(&w.m, &w.pages, a, object, Gfp::KERNEL) };
+    unsafe { w.slab.cache_free(&w.m, &w.pages, a, object, Gfp::KERNEL).unwrap_err() };
     assert!(w.m.take_reports()[0].contains("wrong cache"));
     assert_eq!(w.slab.destroy(&w.m, &w.pages, a), Ok(()), "b still uses it");
-    assert!(!w.slab.cache_alloc(&w.m, &w.pages, b, Gfp::KERNEL).is_null());
+    assert!(!w.slab.cache_alloc(&w.m, &w.pages, b, Gfp::KERNEL, 0).is_null());
     assert!(w.slab.create(&w.m, "", 8, 0, SlabFlags::default(), None).is_err());
     assert!(w.slab.create(&w.m, "x", 0, 0, SlabFlags::default(), None).is_err());
     assert!(w.slab.create(&w.m, "x", 8, 3, SlabFlags::default(), None).is_err());

@@ -36,7 +36,7 @@ impl Request {
 
     /// Whether it promises not to fault, block or call the system: an atomic one.
     fn no_fault(&self) -> bool {
-        self.gfp.has(Gfp::HIGH) && !self.gfp.may_block()
+        self.gfp.no_fault()
     }
 }
 
@@ -173,7 +173,9 @@ impl<M: Machine> PageAllocator<M> {
         if gfp.check().is_err() {
             return None;
         }
-        let cached = bin.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
+        // An atomic request looks into the reserve first: only what lies there is sure to take no fault.
+        let first = bin.filter(|_| !gfp.no_fault());
+        let cached = first.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
         cached.or_else(|| self.get_slow(m, gfp, order, pages, node, bin))
     }
 
@@ -202,7 +204,11 @@ impl<M: Machine> PageAllocator<M> {
         };
         let mut taken = match self.walk(m, &request, Mark::Low, &mut extra) {
             Walk::Taken(taken) => taken,
-            ended => self.slow(m, &request, ended)?,
+            ended => {
+                let listed = bin.filter(|_| request.no_fault());
+                let listed = listed.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
+                listed.or_else(|| self.slow(m, &request, ended))?
+            }
         };
         if let Some(bin) = bin {
             self.stash(m, &request, &mut taken, &extra, bin);

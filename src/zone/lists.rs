@@ -17,8 +17,10 @@ use crate::types::{Order, Pfn, PfnRange};
 const MOST_EXTRA: usize = 15;
 /// Below this many committed pages a process counts as small: nothing is populated ahead of need.
 const SMALL_PROCESS: u64 = 512;
-/// Pages of the reserve in a zone, populated and kept for requests that may not fault.
+/// Pages of the reserve in a zone at first, populated and kept for requests that may not fault.
 pub(super) const RESERVE: u32 = 32;
+/// Most pages to populate at once.
+const STEP: u32 = 1024;
 
 /// What a request brings along for the per-CPU lists.
 pub(super) struct Extra {
@@ -51,7 +53,7 @@ impl<M: Machine> PageAllocator<M> {
         if node.is_some_and(|node| node != pcp.node()) {
             return None;
         }
-        let no_fault = M::LENT && gfp.has(Gfp::HIGH) && !gfp.may_block();
+        let no_fault = M::LENT && gfp.no_fault();
         let listed = pcp.pop(bin, |p| m.page(p), |page| !no_fault || !page.has(flag::UNBACKED));
         let range = match listed {
             Some(pfn) => PfnRange::new(pfn, pages),
@@ -199,9 +201,10 @@ impl<M: Machine> PageAllocator<M> {
     /// request was seen. Populates, so only for requests that may do so.
     pub(super) fn top_up(&self, m: &M, node: usize) {
         let atomic = self.atomic_seen.load(Relaxed);
+        let all = self.reserve_goal.load(Relaxed);
         let goal = match atomic {
-            true => RESERVE,
-            false if self.budget.committed() > SMALL_PROCESS => RESERVE / 2,
+            true => all,
+            false if self.budget.committed() > SMALL_PROCESS => all / 2,
             false => return,
         };
         let cell: &Cell = &self.zones[node][ZoneKind::Normal as usize];
@@ -209,7 +212,32 @@ impl<M: Machine> PageAllocator<M> {
         if has > goal / 2 || cell.managed.load(Relaxed) < 8 * RESERVE {
             return;
         }
-        self.fill_reserve(m, cell, goal - has);
+        self.fill_reserve(m, cell, (goal - has).min(STEP));
+    }
+
+    /// Keeps `pages` pages for atomic requests from now on, and populates as many on the caller's node now. Returns how many it
+    /// has. Called with leave to enter the system.
+    pub fn keep_reserve(&self, m: &M, pages: u32) -> u32 {
+        self.reserve_goal.store(pages, Relaxed);
+        self.atomic_seen.store(true, Relaxed);
+        let node = m.node();
+        let cell: &Cell = &self.zones[node][ZoneKind::Normal as usize];
+        let mut before = u32::MAX;
+        loop {
+            let has = cell.reserve.load(Relaxed);
+            if has >= pages || has == before {
+                return has;
+            }
+            before = has;
+            let step = (pages - has).min(STEP);
+            // A block of that size, to be freed again, makes the zone grow if it must.
+            let order = Order::holding(step as usize).unwrap_or(Order::MAX);
+            match self.alloc_pages(m, Gfp::KERNEL, order, Some(node)) {
+                Some(block) => self.free_pages(m, block, order, true),
+                None => return has,
+            };
+            self.fill_reserve(m, cell, step);
+        }
     }
 
     #[cold]
@@ -233,6 +261,11 @@ impl<M: Machine> PageAllocator<M> {
         drop(zone);
         let range = PfnRange::new(pfn, pages);
         m.populate(range);
+        // Their descriptors and class bytes as well: they are written when the pages are handed out.
+        for page in range.iter() {
+            m.page(page).set_kind(Kind::Tail, Order::ZERO);
+            m.class(page).store(0, Relaxed);
+        }
         let mut zone = cell.lock.lock(m);
         self.free_locked(m, &mut zone, range, state & !flag::UNBACKED, true, 0);
         cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);

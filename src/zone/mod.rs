@@ -94,6 +94,8 @@ pub struct PageAllocator<M: Machine> {
     budget: Budget,
     /// An atomic request was made: the reserve is worth its memory.
     atomic_seen: AtomicBool,
+    /// Pages to keep in a node's reserve.
+    reserve_goal: AtomicU32,
     /// Requests are kept apart by migrate type: there are enough pageblocks for it.
     grouping: AtomicBool,
     /// Frames of all zones.
@@ -142,6 +144,7 @@ impl<M: Machine> PageAllocator<M> {
             making: Lock::new(()),
             budget: Budget::new(),
             atomic_seen: AtomicBool::new(false),
+            reserve_goal: AtomicU32::new(lists::RESERVE),
             grouping: AtomicBool::new(false),
             managed: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),
@@ -257,7 +260,7 @@ impl<M: Machine> PageAllocator<M> {
         let Some(mut zone) = cell.lock.acquire(m, may_block) else { return false };
         // What came from the reserve goes back there until it is full.
         let reserve = page.has(flag::RESERVE)
-            && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= lists::RESERVE
+            && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= self.reserve_goal.load(Relaxed)
             && state & flag::UNBACKED == 0;
         self.free_locked(m, &mut zone, range, state, reserve, 0);
         if reserve {

@@ -5,7 +5,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::{Cell, MIGRATE_TYPES, MigrateType, PageAllocator, Watermarks, ZONES, Zone};
 use crate::machine::{MAX_NODES, Machine, NR_ZONES};
-use crate::types::{NR_ORDERS, Order, Pfn};
+use crate::page::Kind;
+use crate::types::{NR_ORDERS, Order, PAGEBLOCK_PAGES, Pfn};
 
 /// One zone of one node. Sizes in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,6 +101,22 @@ impl fmt::Display for ZoneStats {
 }
 
 impl<M: Machine> PageAllocator<M> {
+    /// Shows the heads of all slabs of cache `id`, by looking at every descriptor: for reports.
+    pub fn for_each_slab(&self, m: &M, id: u16, mut each: impl FnMut(Pfn)) {
+        for block in self.blocks.iter() {
+            let mut at = 0;
+            while at < PAGEBLOCK_PAGES {
+                let pfn = block.add(at);
+                let page = m.page(pfn);
+                let slab = page.kind() == Kind::Slab;
+                if slab && page.cache() == id && pfn.0.is_multiple_of(page.order().pages()) {
+                    each(pfn);
+                }
+                at += if slab { page.order().pages() } else { 1 };
+            }
+        }
+    }
+
     /// The figures of this moment, zone by zone.
     pub fn stats(&self, m: &M) -> ZoneStats {
         let mut stats = self.frame();

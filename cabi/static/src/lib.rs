@@ -3,6 +3,8 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg(not(test))]
 
+#[path = "../../src/kernel.rs"]
+mod kernel;
 #[path = "../../src/libc_abi.rs"]
 mod libc_abi;
 #[path = "../../src/process.rs"]

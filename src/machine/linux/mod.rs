@@ -95,6 +95,21 @@ impl Context for Linux {
     }
 
     #[inline]
+    fn preempt_disable(&self) {
+        tls::add(tls::PREEMPT, 1);
+    }
+
+    #[inline]
+    fn preempt_enable(&self) {
+        tls::add(tls::PREEMPT, u32::MAX);
+    }
+
+    #[inline]
+    fn preempt_count(&self) -> u32 {
+        tls::get(tls::PREEMPT)
+    }
+
+    #[inline]
     fn thread(&self) -> usize {
         tls::base()
     }

@@ -9,6 +9,7 @@
 //! | 32 | depth of nesting in slow paths |
 //! | 36 | state of this thread's registration ([`super::rseq`]) |
 //! | 40 | sections aborted since the last one that was looked after; left set where they never get through |
+//! | 44 | how often the thread forbade itself to sleep |
 
 use core::arch::{asm, global_asm};
 
@@ -31,6 +32,8 @@ pub(super) const DEPTH: usize = 32;
 pub(super) const STATE: usize = 36;
 /// Offset of the count of aborted sections.
 pub(super) const ABORTS: usize = 40;
+/// Offset of the count of `preempt_disable` calls in force.
+pub(super) const PREEMPT: usize = 44;
 
 /// Offset of the block from the thread pointer: the same in every thread.
 #[inline(always)]

@@ -158,6 +158,7 @@ pub(super) struct Here {
     id: u64,
     cpu: usize,
     pub(super) depth: u32,
+    pub(super) preempt: u32,
     forbidden: u32,
     hook: Option<Hook>,
 }
@@ -180,7 +181,7 @@ impl<F: Flavour> Simulated<F> {
         let id = self.state.id;
         HERE.with_borrow_mut(|all| {
             let at = all.iter().position(|here| here.id == id).unwrap_or_else(|| {
-                all.push(Here { id, cpu: 0, depth: 0, forbidden: 0, hook: None });
+                all.push(Here { id, cpu: 0, depth: 0, preempt: 0, forbidden: 0, hook: None });
                 all.len() - 1
             });
             f(&mut all[at])

@@ -456,6 +456,18 @@ impl<F: Flavour> Context for Simulated<F> {
         self.call(Call::Leave);
     }
 
+    fn preempt_disable(&self) {
+        self.here(|here| here.preempt += 1);
+    }
+
+    fn preempt_enable(&self) {
+        self.here(|here| here.preempt = here.preempt.checked_sub(1).expect("preempt_enable without preempt_disable"));
+    }
+
+    fn preempt_count(&self) -> u32 {
+        self.here(|here| here.preempt)
+    }
+
     fn thread(&self) -> usize {
         #[repr(align(32))]
         struct Name(u8);

@@ -1,0 +1,19 @@
+//! The kernel's calls as Rust would have them: values that own what they stand for, over any instance of the allocator.
+//!
+//! | type | in the kernel | what makes it safe |
+//! |---|---|---|
+//! | [`PageRun`] | `alloc_pages`, `alloc_pages_exact` | owns its frames; its bytes are `MaybeUninit` until written |
+//! | [`Page`] | `struct page *` | a look at a descriptor, whose fields are atomics: what it says may be outdated, never invalid |
+//! | [`Zone`] | `struct zone` | a name for a range of addresses |
+//! | [`Cache`], [`CacheBox`] | `kmem_cache_create`, `_alloc`, `_free` | a box borrows its cache, so that no object outlives it |
+//! | [`ObjectCache`], [`CacheObject`] | the same with a constructor | objects are never dropped and always valid: constructed before first use, kept over free |
+//!
+//! The raw calls are methods of [`Mm`](crate::mm::Mm) (`alloc_pages`, `kmalloc`, `kmem_cache_create` …); these wrappers add ownership
+//! and types, and nothing else. `slabwright::kernel` names them for the process's own instance.
+#![allow(unsafe_code)]
+
+mod cache;
+mod page;
+
+pub use cache::{Cache, CacheBox, CacheObject, Construct, ObjectCache};
+pub use page::{Page, PageRun, Zone};

@@ -1,0 +1,222 @@
+//! Requests with a GFP word of their own: what `kmalloc` has beyond `malloc`.
+#![allow(unsafe_code)]
+
+use core::fmt::Write;
+use core::ptr;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use super::{Mm, clear_key, mark_of};
+use crate::gfp::Gfp;
+use crate::machine::Machine;
+use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
+use crate::slab::{CacheId, SlabFlags, class_of_tag, starts_object};
+use crate::types::{Line, Order};
+
+/// The caches of small objects with low addresses, by zone (DMA, DMA32) and size class: made when first asked for. 0 is none yet.
+pub(super) struct LowClasses([[AtomicU8; NR_CLASSES + 1]; 2]);
+
+impl LowClasses {
+    pub(super) const fn new() -> LowClasses {
+        LowClasses([const { [const { AtomicU8::new(0) }; NR_CLASSES + 1] }; 2])
+    }
+}
+
+impl<M: Machine> Mm<M> {
+    /// `size` bytes (0 is served as 1) from where and how `gfp` says, aligned as by [`Mm::alloc`]; null where there are none.
+    /// The word was checked ([`Gfp::check`]).
+    #[inline]
+    pub fn kmalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        let special = gfp.no_fault() || gfp.is_low();
+        let mut block = if special { ptr::null_mut() } else { self.alloc_fast(size) };
+        if block.is_null() {
+            block = if gfp.is_low() { self.alloc_low(size, gfp) } else { self.alloc_slow(size, gfp) };
+        }
+        if gfp.has(Gfp::ZERO) && size <= MAX_SMALL && !block.is_null() {
+            // SAFETY: the block is ours and at least `size` bytes long.
+            unsafe { ptr::write_bytes(block, 0, size) };
+        }
+        block
+    }
+
+    /// [`Mm::kmalloc`] preferably from `node`; with `__GFP_THISNODE` from nowhere else.
+    pub fn kmalloc_node(&self, size: usize, gfp: Gfp, node: usize) -> *mut u8 {
+        let node = node % self.machine.nr_nodes().max(1);
+        let block = self.bracket(gfp, |gfp| {
+            let (m, pages) = (&self.machine, &self.pages);
+            if !self.is_up() {
+                ptr::null_mut()
+            } else if size <= MAX_SMALL {
+                let id = class_of(size);
+                let object = self.slab.alloc_node(m, pages, id, gfp, node);
+                if !object.is_null() {
+                    // SAFETY: the object is ours and of that class.
+                    unsafe { clear_key(id, object) };
+                }
+                object
+            } else if size <= Order::MAX.bytes() {
+                self.alloc_run(size, 1, gfp, Some(node))
+            } else {
+                self.alloc_large(size, 1, gfp)
+            }
+        });
+        if gfp.has(Gfp::ZERO) && size <= MAX_SMALL && !block.is_null() {
+            // SAFETY: as in `kmalloc`.
+            unsafe { ptr::write_bytes(block, 0, size) };
+        }
+        block
+    }
+
+    /// Gives a block another size (`krealloc`): null is an allocation, size 0 a free (null is returned then). `__GFP_ZERO` zeroes what
+    /// is new. Null without memory, and then the block is as it was. May copy where [`Mm::realloc`] would not: if the word asks for
+    /// low addresses, or does not allow to enter the system.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`].
+    pub unsafe fn krealloc(&self, block: *mut u8, size: usize, gfp: Gfp) -> *mut u8 {
+        if block.is_null() {
+            return self.kmalloc(size, gfp);
+        }
+        // SAFETY: the caller's condition; what is copied or zeroed lies in blocks that are live and ours.
+        unsafe {
+            if size == 0 {
+                self.kfree(block);
+                return ptr::null_mut();
+            }
+            let old = self.usable_size(block);
+            let new = if gfp.is_low() || gfp.no_fault() || !gfp.may_io() || !gfp.may_block() {
+                if size <= old && !gfp.is_low() {
+                    return block;
+                }
+                let new = self.kmalloc(size, gfp.without(Gfp::ZERO));
+                if !new.is_null() {
+                    ptr::copy_nonoverlapping(block, new, old.min(size));
+                    self.kfree(block);
+                }
+                new
+            } else {
+                self.realloc(block, size)
+            };
+            if gfp.has(Gfp::ZERO) && !new.is_null() && size > old {
+                ptr::write_bytes(new.add(old), 0, size - old);
+            }
+            new
+        }
+    }
+
+    /// Frees a block; null is nothing. Unlike [`Mm::free`] it never waits and never enters the system, but where a free looks
+    /// wrong: it is for any context, as `kfree` is.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`].
+    #[inline]
+    pub unsafe fn kfree(&self, block: *mut u8) {
+        let tag = self.machine.class_at(block);
+        if tag == 0 {
+            if !block.is_null() {
+                self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp));
+            }
+            return;
+        }
+        let id = class_of_tag(tag);
+        let key = self.key.load(Ordering::Relaxed);
+        // SAFETY: where an object starts, it has a second word; the push gives it up.
+        unsafe {
+            if !starts_object(tag, block.addr()) || mark_of(id, block).read() == key {
+                return self.free_suspect(id, block);
+            }
+            mark_of(id, block).write(key);
+            if self.machine.push(id, block) {
+                return;
+            }
+        }
+        self.bracket(Gfp::ATOMIC, |gfp| {
+            // SAFETY: an object of that class that the caller gave up.
+            unsafe { self.slab.free_slow(&self.machine, &self.pages, id, block, gfp) }
+        });
+    }
+
+    /// An atomic request: from what is populated, or nothing.
+    #[cold]
+    pub(super) fn alloc_atomic(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        let (m, pages) = (&self.machine, &self.pages);
+        if !self.is_up() {
+            return ptr::null_mut();
+        }
+        if size > MAX_SMALL {
+            return if size <= Order::MAX.bytes() { self.alloc_run(size, 1, gfp, None) } else { ptr::null_mut() };
+        }
+        let first = class_of(size);
+        // Whom we interrupted may hold what this class needs; a larger one, as well aligned, may have something.
+        let align = class_align(first as usize);
+        let classes = (first..=NR_CLASSES as u8).filter(|id| class_align(*id as usize) >= align);
+        for id in classes.take(ATOMIC_CLASSES) {
+            let object = self.slab.alloc_atomic(m, pages, id, gfp);
+            if !object.is_null() {
+                // SAFETY: the object is ours and of that class.
+                unsafe { clear_key(id, object) };
+                return object;
+            }
+        }
+        ptr::null_mut()
+    }
+
+    /// Keeps `bytes` of memory populated for atomic requests from now on, and touches what such requests touch of the
+    /// allocator's own. Returns the bytes that are kept now.
+    pub fn keep_reserve(&self, bytes: usize) -> usize {
+        self.bracket(Gfp::KERNEL, |gfp| {
+            if !self.is_up() || !gfp.may_block() {
+                return 0;
+            }
+            self.slab.touch(&self.machine);
+            let pages = u32::try_from(bytes.div_ceil(crate::types::PAGE_SIZE)).unwrap_or(u32::MAX);
+            self.pages.keep_reserve(&self.machine, pages) as usize * crate::types::PAGE_SIZE
+        })
+    }
+
+    /// A block with a low address.
+    #[cold]
+    fn alloc_low(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        self.bracket(gfp, |gfp| {
+            if !self.is_up() {
+                return ptr::null_mut();
+            }
+            if size > MAX_SMALL {
+                return self.alloc_large(size, 1, gfp);
+            }
+            match self.low_class(size, gfp) {
+                Some(cache) => self.slab.cache_alloc(&self.machine, &self.pages, cache, gfp.without(Gfp::ZERO), 0),
+                None => ptr::null_mut(),
+            }
+        })
+    }
+
+    /// The cache for small objects of `size` bytes with low addresses (the kernel's `dma-kmalloc-*`).
+    fn low_class(&self, size: usize, gfp: Gfp) -> Option<CacheId> {
+        let dma = gfp.has(Gfp::DMA);
+        // Two words at least, for the mark.
+        let class = class_of(size.max(16)) as usize;
+        let slot = &self.low.0[usize::from(!dma)][class];
+        if let Some(cache) = self.slab.created(slot.load(Ordering::Acquire)) {
+            return Some(cache);
+        }
+        if !gfp.may_block() {
+            return None;
+        }
+        let mut name = Line::new();
+        let _ = write!(name, "{}-kmalloc-{}", if dma { "dma" } else { "dma32" }, class_size(class));
+        let zone = if dma { SlabFlags::CACHE_DMA } else { SlabFlags::CACHE_DMA32 };
+        let flags = zone.with(SlabFlags::NO_MERGE);
+        let made = self.slab.create(&self.machine, name.as_str(), class_size(class), class_align(class), flags, None);
+        let made = made.ok()?;
+        match slot.compare_exchange(0, made.get(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(made),
+            Err(other) => {
+                let _ = self.slab.destroy(&self.machine, &self.pages, made);
+                self.slab.created(other)
+            }
+        }
+    }
+}
+
+/// Classes that an atomic request tries.
+const ATOMIC_CLASSES: usize = 4;

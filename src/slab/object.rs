@@ -396,7 +396,7 @@ impl<M: Machine> Slab<M> {
 
     /// Whether new slabs of cache `id` are populated: somebody asked for its objects atomically.
     pub(super) fn populates(&self, id: u8, gfp: Gfp) -> bool {
-        M::LENT && gfp.may_io() && self.caches[id as usize].atomic.load(Ordering::Relaxed)
+        M::LENT && gfp.may_io() && gfp.may_block() && self.caches[id as usize].atomic.load(Ordering::Relaxed)
     }
 
     /// Where the allocator may write in an object of cache `id` while it is free: at its start, or behind one whose contents are

@@ -349,6 +349,7 @@ programs! {
     first_call_is_free: "free_first.c";
     limits: "limits.c";
     limits_late: "limits_late.c";
+    group: "group.c";
     locked: "locked.c";
     given_back: "given_back.c";
     misuse: "misuse.c";

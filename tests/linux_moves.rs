@@ -50,9 +50,9 @@ fn limits_are_asked_for_once() {
     let _alone = ALONE.lock().unwrap();
     let m = Linux;
     assert!(m.init());
-    let budget = m.budget();
+    let limits = (m.budget(), m.pressure());
     let calls = m.system_calls();
-    assert_eq!(m.budget(), budget);
+    assert_eq!((m.budget(), m.pressure()), limits);
     assert_eq!(m.system_calls(), calls, "callers hold locks");
 }
 

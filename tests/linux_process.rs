@@ -127,7 +127,7 @@ fn little_address_space() {
             assert!(m.map_fresh(at, PAGEBLOCK_SIZE));
             assert_eq!(unsafe { std::ptr::with_exposed_provenance::<u8>(at).read() }, 0);
             m.unmap(at, PAGEBLOCK_SIZE);
-            assert!(m.budget() <= (limit / PAGE_SIZE) as u64);
+            assert!(m.pressure() < (limit / PAGE_SIZE) as u64);
             if limit >= 256 << 20 {
                 assert!(
                     m.grow(0, ZoneKind::Dma32, 1).is_some(),
@@ -147,7 +147,7 @@ fn little_data() {
         let m = start(true);
         let total = exhaust(&m);
         assert!((20 << 20..100 << 20).contains(&total), "{total} bytes");
-        assert_eq!(m.budget(), (100 << 20) / PAGE_SIZE as u64);
+        assert_eq!(m.pressure(), (100 << 20) / 8 * 7 / PAGE_SIZE as u64);
     }
 }
 
@@ -244,7 +244,7 @@ fn everything(m: &Linux) {
         m.clean(from, len);
         m.unmap(from, len);
     }
-    let _ = m.budget();
+    let _ = m.pressure();
     stress::storm(m, 9, 2, 2000);
     let _ = fork::generation();
 }
@@ -289,7 +289,7 @@ fn errno_stays() {
             m.drain_row(0, &mut |_| ());
             m.now_ms();
             m.random();
-            m.budget();
+            m.pressure();
             fail_after(0);
         }
         assert_eq!(unsafe { *libc::__errno_location() }, 1234);

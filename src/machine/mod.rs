@@ -191,8 +191,15 @@ pub unsafe trait Frames {
     /// Whether [`Frames::discard`] gives anything back (a host that lends memory) or frames are simply owned.
     const LENT: bool;
 
-    /// Pages this instance may use at most (option, memory limits); `u64::MAX` for no limit.
+    /// Pages this instance may use at most (option); `u64::MAX` for no limit. What exceeds it is refused.
     fn budget(&self) -> u64;
+
+    /// Pages beyond which the system is short of memory for this instance (limits of a control group or a resource);
+    /// `u64::MAX` for none. Nothing is refused for it: pages that are asked for and never touched cost nothing. But what is
+    /// free goes back before more is taken.
+    fn pressure(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// What a slot of the vmalloc area holds; the page table's software bits keep it.
@@ -227,6 +234,10 @@ pub unsafe trait Mapping {
     /// Makes `[start, start + len)` of the window usable and reading zero, backed on first touch. Both are multiples of 64 KiB:
     /// a slot may be opened from its beginning in steps (moving takes whole slots). Only where `!OWNS_FRAMES`. *Syscall.*
     fn map_fresh(&self, start: usize, len: usize) -> bool;
+
+    /// `[start, start + len)`, mapped fresh and not touched yet, will be touched here and there only, as far as one can
+    /// tell: large pages would be mostly waste. *Syscall.*
+    fn expect_sparse(&self, _start: usize, _len: usize) {}
 
     /// Maps `frame` (one slot's worth of frames) at slot `at`. With `OWNS_FRAMES` the page table entry; hosted moves the
     /// population of the pageblock at `frame` to `at`, which is mapped fresh and unpopulated. False where it could not:

@@ -43,6 +43,8 @@ use crate::zone::PageAllocator;
 pub const MAX_RUN: usize = PAGEBLOCK_SIZE;
 /// Milliseconds between two looks at what has become old.
 const AGE_INTERVAL_MS: u64 = 100;
+/// Milliseconds after which free memory is old where memory is short, if it would not be old earlier.
+const PRESSED_DECAY_MS: u32 = 1000;
 
 /// An allocator on a machine.
 pub struct Mm<M: Machine> {
@@ -403,8 +405,29 @@ impl<M: Machine> Mm<M> {
             self.fill_reserve();
         }
         let result = body(gfp);
+        // Before the caller touches what it got.
+        if self.pages.strained() && gfp.may_block() && gfp.may_io() {
+            self.relieve();
+        }
         self.machine.leave();
         result
+    }
+
+    /// Memory is short, without a limit that refuses: what is free goes back, as much as is needed, in the order of what it costs
+    /// to have it again.
+    #[cold]
+    fn relieve(&self) {
+        let (m, pages) = (&self.machine, &self.pages);
+        let mut gone = self.vmalloc.relieve(m, pages, || pages.strained());
+        if pages.strained() {
+            gone += pages.trim(m, false);
+        }
+        if pages.strained() {
+            self.slab.shrink(m, pages, None);
+            gone += pages.trim(m, true);
+        }
+        pages.relieved();
+        self.returned.fetch_add(gone, Ordering::Relaxed);
     }
 
     /// Whether the process lost the holder of a lock, so that no lock may be waited for.
@@ -513,6 +536,11 @@ impl<M: Machine> Mm<M> {
                 self.slabs_aged_ms.store(now, Ordering::Relaxed);
                 self.slab.age(m, pages);
             }
+            let ahead = match pages.pressed() {
+                true => self.decay_ms.load(Ordering::Relaxed).saturating_sub(PRESSED_DECAY_MS),
+                false => 0,
+            };
+            let now = now + u64::from(ahead);
             let gone = self.vmalloc.age(m, pages, now) + pages.age(m, now);
             self.returned.fetch_add(gone, Ordering::Relaxed);
         }

@@ -322,6 +322,10 @@ impl<M: Machine> Vmalloc<M> {
         // Mapped before the tables are made: an absurd length fails here, and cheaply.
         let done = M::OWNS_FRAMES || m.map_fresh(start, mapped);
         if done && self.tables(m, pages, gfp, start, len - Self::GUARD) {
+            if pages.pressed() {
+                // More is asked for than there is, this included. So not all of it will be touched.
+                m.expect_sparse(start, mapped);
+            }
             return Some(area);
         }
         if done && !M::OWNS_FRAMES {
@@ -381,7 +385,8 @@ impl<M: Machine> Vmalloc<M> {
         if M::OWNS_FRAMES {
             return (window / 8).min(32 << 20);
         }
-        let budget = usize::try_from(m.budget() / 4).unwrap_or(usize::MAX).saturating_mul(PAGE_SIZE);
+        let budget = m.budget().min(m.pressure()) / 4;
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX).saturating_mul(PAGE_SIZE);
         space.figures.peak_bytes.clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(window / 2).min(budget)
     }
 
@@ -426,6 +431,20 @@ impl<M: Machine> Vmalloc<M> {
     /// Gives all retained ranges back to the system. Returns pages.
     pub fn purge<P: FrameSource<M>>(&self, m: &M, pages: &P) -> u64 {
         self.purge_while(m, pages, |_, _| true)
+    }
+
+    /// Gives retained ranges back, the oldest first, while `short` says that memory is. Returns pages.
+    pub fn relieve<P: FrameSource<M>>(&self, m: &M, pages: &P, short: impl Fn() -> bool) -> u64 {
+        let mut purged = 0;
+        while short() {
+            let before = self.stats(m).retained;
+            // One at a time: what it gives back counts from when it is gone.
+            purged += self.purge_while(m, pages, |figures, _| figures.retained == before);
+            if before == 0 {
+                break;
+            }
+        }
+        purged
     }
 
     /// Gives the ranges that were freed too long before `now_ms` back. Returns pages. To be called now and then.

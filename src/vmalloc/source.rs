@@ -14,6 +14,9 @@ pub trait FrameSource<M: Machine> {
     fn take_backed(&self, m: &M) -> Option<Pfn>;
     fn charge(&self, pages: u64) -> bool;
     fn uncharge(&self, pages: u64);
+    fn pressed(&self) -> bool {
+        false
+    }
 }
 
 impl<M: Machine> FrameSource<M> for PageAllocator<M> {
@@ -34,5 +37,8 @@ impl<M: Machine> FrameSource<M> for PageAllocator<M> {
     }
     fn uncharge(&self, pages: u64) {
         PageAllocator::uncharge(self, pages);
+    }
+    fn pressed(&self) -> bool {
+        PageAllocator::pressed(self)
     }
 }

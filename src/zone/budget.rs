@@ -2,6 +2,11 @@
 //!
 //! Committed pages are all that may hold memory: what is handed out, what is free but backed, and what other layers charge.
 //! Only taking a clean block raises the number, so reuse is never refused.
+//!
+//! Beside the limit, which refuses, there is a mark of pressure, which does not: a control group's limit is about pages that are
+//! touched, and of those asked for nobody knows how many will be. Above the mark the layers above give back what is free. Where that
+//! does not help, because all is in use or was never touched, the mark *yields*: it moves up by a part of itself, so that the
+//! next attempt comes when as much more has been taken, and not with every request.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -13,11 +18,52 @@ pub struct Budget {
     /// 0 for none.
     limit: AtomicU64,
     committed: AtomicU64,
+    /// Committed pages above which memory is short; 0 for none.
+    pressure: AtomicU64,
+    /// The mark that stands in for it since giving back did not help.
+    yielded: AtomicU64,
 }
+
+/// Part of the mark of pressure by which it yields.
+const YIELD: u64 = 32;
 
 impl Budget {
     pub const fn new() -> Budget {
-        Budget { limit: AtomicU64::new(0), committed: AtomicU64::new(0) }
+        Budget {
+            limit: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
+            pressure: AtomicU64::new(0),
+            yielded: AtomicU64::new(0),
+        }
+    }
+
+    /// Sets the mark of pressure in pages, `u64::MAX` for none.
+    pub fn set_pressure(&self, pages: u64) {
+        self.pressure.store(if pages == u64::MAX { 0 } else { pages.max(1) }, Relaxed);
+    }
+
+    /// Whether memory is short.
+    #[inline]
+    pub fn pressed(&self) -> bool {
+        let mark = self.pressure.load(Relaxed);
+        mark != 0 && self.committed() > mark
+    }
+
+    /// Whether memory is short and what is free should go back.
+    #[inline]
+    pub fn strained(&self) -> bool {
+        self.pressed() && self.committed() > self.yielded.load(Relaxed)
+    }
+
+    /// Giving back did not help: the mark moves up.
+    pub fn yield_mark(&self) {
+        self.yielded.store(self.committed() + self.pressure.load(Relaxed) / YIELD, Relaxed);
+    }
+
+    /// The mark follows what is committed down.
+    pub fn settle_mark(&self) {
+        let to = self.committed() + self.pressure.load(Relaxed) / YIELD;
+        self.yielded.fetch_min(to, Relaxed);
     }
 
     /// Sets the limit in pages, `u64::MAX` for none.

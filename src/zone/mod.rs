@@ -161,6 +161,7 @@ impl<M: Machine> PageAllocator<M> {
             pages => pages,
         };
         self.budget.set_limit(limit.min(m.budget()));
+        self.budget.set_pressure(m.pressure());
         self.decay_ms.store(options.decay_ms, Relaxed);
     }
 

@@ -44,6 +44,7 @@ impl<M: Machine> PageAllocator<M> {
     /// Gives back the pageblocks that have been free for the decay time, and puts back into the buddy system what the per-CPU
     /// lists held without use since the last call. Returns pages given back.
     pub fn age(&self, m: &M, now_ms: u64) -> u64 {
+        self.budget.settle_mark();
         for (kind, pcp) in self.pcps.iter() {
             let mut pcp = pcp.lock(m);
             let idle = pcp.age();
@@ -53,6 +54,25 @@ impl<M: Machine> PageAllocator<M> {
         match now_ms.checked_sub(decay) {
             Some(before) => self.give_back(m, Order::PAGEBLOCK, before),
             None => 0,
+        }
+    }
+
+    /// Whether memory is short (see [`Frames::pressure`](crate::machine::Frames::pressure)).
+    #[inline]
+    pub fn pressed(&self) -> bool {
+        self.budget.pressed()
+    }
+
+    /// Whether memory is short and the caller should see to it that what is free goes back; [`PageAllocator::relieved`] follows.
+    #[inline]
+    pub fn strained(&self) -> bool {
+        self.budget.strained()
+    }
+
+    /// All that was free has gone back. If memory is still short, [`PageAllocator::strained`] is quiet until some more is taken.
+    pub fn relieved(&self) {
+        if self.budget.strained() {
+            self.budget.yield_mark();
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `threads` | several threads on fewer and on more CPUs, blocks freed by others than made them |
 //! | `corrupt` | what is broken on purpose is noticed |
 //! | `misuse` | double, interior and foreign frees are reported, and nothing else happens |
+//! | `pressure` | a mark of pressure refuses nothing, and what is free goes back before more is taken |
 
 mod census;
 mod corrupt;
@@ -20,6 +21,7 @@ mod failures;
 mod misuse;
 mod nested;
 mod ops;
+mod pressure;
 mod random;
 mod sizes;
 mod threads;

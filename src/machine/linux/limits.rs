@@ -1,5 +1,6 @@
 //! What the system says about itself: limits, CPUs, nodes, the clock, random bits, options.
 
+use core::ffi::CStr;
 use core::num::NonZero;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -86,45 +87,46 @@ pub(super) fn bind(at: usize, len: usize, node: usize) {
     let _ = unsafe { sys::call(libc::SYS_mbind, [at, len, MPOL_PREFERRED_MANY, mask, 64, 0]) };
 }
 
-/// Pages that may be used: the least of the option, the resource limits and the limits of the control groups. The
-/// system is asked once: a dozen system calls, and callers hold locks.
+/// Pages that may be used at most: the option. Resource limits are the kernel's to enforce, where memory is mapped.
 pub(super) fn budget() -> u64 {
-    let option = match LIMIT.load(Relaxed) {
+    match LIMIT.load(Relaxed) {
         0 => u64::MAX,
-        bytes => bytes,
-    };
-    let least = option.min(match system() {
-        usize::MAX => u64::MAX,
-        bytes => bytes as u64,
+        bytes => bytes >> PAGE_SHIFT,
+    }
+}
+
+/// Pages beyond which memory is short: seven eighths of the least of the resource limits and the limits of the control
+/// groups, which count more than the heap (page tables, the program itself, its neighbours). The system is asked once: a dozen
+/// system calls, and callers hold locks.
+pub(super) fn pressure() -> u64 {
+    let limit = once(&SYSTEM, || {
+        let rlimits = sys::rlimit(libc::RLIMIT_DATA).min(sys::rlimit(libc::RLIMIT_AS));
+        usize::try_from(rlimits.min(groups(c"/proc/self/cgroup", b"/sys/fs/cgroup"))).unwrap_or(usize::MAX)
     });
-    if least == u64::MAX { u64::MAX } else { least >> PAGE_SHIFT }
+    if limit == usize::MAX { u64::MAX } else { (limit - limit / 8) as u64 >> PAGE_SHIFT }
 }
 
-fn system() -> usize {
-    once(&SYSTEM, || {
-        let least = sys::rlimit(libc::RLIMIT_DATA).min(sys::rlimit(libc::RLIMIT_AS)).min(cgroup());
-        usize::try_from(least).unwrap_or(usize::MAX)
-    })
-}
-
-/// The least memory limit of the process's control group and those above it; `u64::MAX` for none.
-fn cgroup() -> u64 {
+/// The least memory limit of the control groups that the file `list` names and of those above them, which are mounted at
+/// `root`; `u64::MAX` for none.
+fn groups(list: &CStr, root: &[u8]) -> u64 {
     let mut buffer = [0; PAGE_SIZE / 2];
-    let Some(groups) = sys::read_file(c"/proc/self/cgroup", &mut buffer) else { return u64::MAX };
+    let Some(groups) = sys::read_file(list, &mut buffer) else { return u64::MAX };
     let mut least = u64::MAX;
     for line in groups.split(|&c| c == b'\n') {
         let mut fields = line.splitn(3, |&c| c == b':');
         let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let (root, file): (&[u8], &[u8]) = if controllers.is_empty() {
-            (b"/sys/fs/cgroup", b"/memory.max\0")
+        let (mount, files): (&[u8], &[&[u8]]) = if controllers.is_empty() {
+            (b"", &[b"/memory.max\0", b"/memory.high\0"])
         } else if controllers.split(|&c| c == b',').any(|c| c == b"memory") {
-            (b"/sys/fs/cgroup/memory", b"/memory.limit_in_bytes\0")
+            (b"/memory", &[b"/memory.limit_in_bytes\0"])
         } else {
             continue;
         };
         let mut path = path;
         loop {
-            least = least.min(group_limit(root, if path == b"/" { b"" } else { path }, file));
+            for file in files {
+                least = least.min(group_limit(&[root, mount, if path == b"/" { b"" } else { path }, file]));
+            }
             match path.iter().rposition(|&c| c == b'/') {
                 Some(at) if path.len() > 1 => path = &path[..at.max(1)],
                 _ => break,
@@ -134,16 +136,17 @@ fn cgroup() -> u64 {
     least
 }
 
-/// The number in one limit file; `u64::MAX` where there is none (or version 1's "none", a number near 2^63).
-fn group_limit(root: &[u8], group: &[u8], file: &[u8]) -> u64 {
+/// The number in one limit file, whose name is made of `parts`; `u64::MAX` where there is none (or version 1's "none", a
+/// number near 2^63).
+fn group_limit(parts: &[&[u8]]) -> u64 {
     let mut path = [0; 512];
     let mut len = 0;
-    for part in [root, group, file] {
+    for part in parts {
         let Some(to) = path.get_mut(len..len + part.len()) else { return u64::MAX };
         to.copy_from_slice(part);
         len += part.len();
     }
-    let Ok(path) = core::ffi::CStr::from_bytes_with_nul(&path[..len]) else { return u64::MAX };
+    let Ok(path) = CStr::from_bytes_with_nul(&path[..len]) else { return u64::MAX };
     let mut buffer = [0; 32];
     let limit = sys::read_file(path, &mut buffer).and_then(sys::number);
     limit.filter(|&limit| limit < 1 << 60).unwrap_or(u64::MAX)
@@ -203,8 +206,36 @@ mod tests {
     }
 
     #[test]
-    fn a_group_limit_is_the_least_of_the_path() {
-        assert_eq!(group_limit(b"/nowhere", b"", b"/memory.max\0"), u64::MAX);
-        assert!(cgroup() > 1 << 20);
+    fn group_limits_are_the_least_of_the_path() {
+        let directory = std::env::temp_dir().join(std::format!("slabwright-groups-{}", std::process::id()));
+        let list = std::format!("{}/list\0", directory.display());
+        let limit = |lines: &str, files: &[(&str, &str)]| {
+            let _ = std::fs::remove_dir_all(&directory);
+            for (file, text) in files {
+                let file = directory.join(file);
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, text).unwrap();
+            }
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(directory.join("list"), lines).unwrap();
+            groups(CStr::from_bytes_with_nul(list.as_bytes()).unwrap(), directory.to_str().unwrap().as_bytes())
+        };
+        // Version 2, in a container of its own and on a host.
+        assert_eq!(limit("0::/\n", &[("memory.max", "268435456\n"), ("memory.high", "max\n")]), 256 << 20);
+        assert_eq!(limit("0::/\n", &[("memory.max", "max\n"), ("memory.high", "1048576\n")]), 1 << 20);
+        assert_eq!(limit("0::/a/b\n", &[("a/memory.max", "5000000\n"), ("a/b/memory.max", "max\n")]), 5_000_000);
+        assert_eq!(limit("0::/a/b\n", &[("a/memory.max", "5000000\n"), ("a/b/memory.max", "4000000\n")]), 4_000_000);
+        // Version 1, alone and beside the other.
+        let v1 = [
+            ("memory/x/memory.limit_in_bytes", "77777777\n"),
+            ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        ];
+        assert_eq!(limit("5:cpu:/y\n4:cpuset,memory:/x\n0::/\n", &v1), 77_777_777);
+        // A path of the host's that the container does not see: its own group is mounted at the top.
+        assert_eq!(limit("4:memory:/docker/77\n", &[("memory/memory.limit_in_bytes", "12345678\n")]), 12_345_678);
+        assert_eq!(limit("4:cpu:/\n", &v1), u64::MAX);
+        assert_eq!(limit("", &[]), u64::MAX);
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(groups(c"/nowhere", b""), u64::MAX);
     }
 }

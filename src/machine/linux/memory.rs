@@ -219,6 +219,11 @@ fn advise_huge(at: usize, len: usize, whole: Range<usize>, done: &AtomicBool) {
     }
 }
 
+/// Whether huge pages are advised (option).
+pub(super) fn huge_pages() -> bool {
+    HUGE.load(Relaxed)
+}
+
 /// As [`advise_huge`] for the vmalloc window.
 pub(super) fn advise_vmalloc(at: usize, len: usize) {
     advise_huge(at, len, vmalloc_window(), &HUGE_WINDOW);
@@ -478,6 +483,10 @@ unsafe impl Frames for Linux {
 
     fn budget(&self) -> u64 {
         limits::budget()
+    }
+
+    fn pressure(&self) -> u64 {
+        limits::pressure()
     }
 }
 

@@ -68,7 +68,8 @@ fn means_never(error: sys::Errno) -> bool {
     matches!(error.0, libc::EPERM | libc::ENOSYS | libc::EINVAL)
 }
 
-/// Slots of the window that hold a mapping made by `mremap`: two bits each, *filled* and *first of its run*.
+/// Slots of the window that hold a mapping of their own, made by `mremap` or for small pages: two bits each, *filled* and
+/// *first of its run*.
 struct Moved;
 
 impl Moved {
@@ -318,6 +319,13 @@ unsafe impl Mapping for Linux {
             memory::advise_vmalloc(start, len);
         }
         done
+    }
+
+    fn expect_sparse(&self, start: usize, len: usize) {
+        // A mapping of its own, then, which merges with the rest again when it is unmapped.
+        if memory::huge_pages() && Moved::reserve(start, len) {
+            let _ = sys::madvise(start, len, libc::MADV_NOHUGEPAGE);
+        }
     }
 
     fn map_frame(&self, at: usize, frame: Pfn) -> bool {

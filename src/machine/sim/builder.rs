@@ -48,6 +48,7 @@ pub struct Builder<F: Flavour> {
     growth: Vec<Growth>,
     window: usize,
     budget: u64,
+    pressure: u64,
     seed: u64,
     hostile: Hostile,
     flavour: PhantomData<F>,
@@ -63,6 +64,7 @@ impl<F: Flavour> Simulated<F> {
             growth: Vec::new(),
             window: 64 << 20,
             budget: u64::MAX,
+            pressure: u64::MAX,
             seed: 1,
             hostile: Hostile::default(),
             flavour: PhantomData,
@@ -111,6 +113,12 @@ impl<F: Flavour> Builder<F> {
         self
     }
 
+    /// What [`Frames::pressure`](crate::machine::Frames::pressure) says.
+    pub fn pressure(mut self, pages: u64) -> Builder<F> {
+        self.pressure = pages;
+        self
+    }
+
     /// Seed of the machine's randomness.
     pub fn seed(mut self, seed: u64) -> Builder<F> {
         self.seed = seed;
@@ -148,6 +156,7 @@ impl<F: Flavour> Builder<F> {
             grown: Mutex::new(Vec::new()),
             slots: Mutex::new(vec![Slot::Unmapped; self.window >> F::SLOT_SHIFT]),
             budget: self.budget,
+            pressure: self.pressure,
             now: AtomicU64::new(1),
             seed: self.seed,
             control: Control::new(self.seed, self.hostile),

@@ -121,6 +121,7 @@ struct State {
     grown: Mutex<Vec<PfnRange>>,
     slots: Mutex<Vec<Slot>>,
     budget: u64,
+    pressure: u64,
     now: AtomicU64,
     seed: u64,
     control: Control,
@@ -327,6 +328,10 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
 
     fn budget(&self) -> u64 {
         self.state.budget
+    }
+
+    fn pressure(&self) -> u64 {
+        self.state.pressure
     }
 }
 

@@ -21,7 +21,7 @@ use crate::machine::linux::{self, Linux};
 use crate::machine::{Frames, Report};
 use crate::mm::{Hooks, MAX_RUN, Mm, RUN_STEP, Stats, Violation};
 use crate::page::Page;
-use crate::slab::classes::{MAX_SMALL, class_of, class_of_layout, class_size};
+use crate::slab::classes::{MAX_SMALL, class_of, class_size};
 use crate::types::{PAGE_SIZE, Pfn};
 
 static MM: Mm<Linux> = Mm::with_hooks(Linux, Hooks { before: read_options, after: install_fork });
@@ -198,44 +198,29 @@ impl Slabwright {
     }
 }
 
-// SAFETY: 1. blocks are at least as long and as aligned as the layout says and nobody else's until they are given back;
-// 2. no method unwinds.
+// SAFETY: the instance keeps the conditions.
 unsafe impl GlobalAlloc for Slabwright {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MM.alloc_aligned(layout.size(), layout.align(), false)
+        // SAFETY: here and below, the caller's condition.
+        unsafe { GlobalAlloc::alloc(&MM, layout) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        MM.alloc_aligned(layout.size(), layout.align(), true)
+        // SAFETY: as above.
+        unsafe { GlobalAlloc::alloc_zeroed(&MM, layout) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller's condition: the layout is the allocation's.
-        unsafe { MM.free_sized(block, layout.size(), layout.align()) }
+        // SAFETY: as above.
+        unsafe { GlobalAlloc::dealloc(&MM, block, layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let (old, new) = (class_of_layout(layout.size(), layout.align()), class_of_layout(size, layout.align()));
-        // A block's class is told by its layout when it is freed, so a small one stays only where that stays true.
-        if old == new && old != 0 {
-            return block;
-        }
-        if old == 0 && new == 0 && layout.align() <= 16 {
-            // SAFETY: the caller's condition.
-            return unsafe { MM.realloc(block, size) };
-        }
-        let moved = MM.alloc_aligned(size, layout.align(), false);
-        if !moved.is_null() {
-            // SAFETY: both blocks are live and distinct, and at least the smaller size long.
-            unsafe {
-                core::ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
-                MM.free_sized(block, layout.size(), layout.align());
-            }
-        }
-        moved
+        // SAFETY: as above.
+        unsafe { GlobalAlloc::realloc(&MM, block, layout, size) }
     }
 }

@@ -32,9 +32,9 @@ pub mod api;
 pub mod config;
 pub mod error;
 pub mod gfp;
-#[cfg(all(target_os = "linux", not(loom)))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 pub mod global;
-#[cfg(all(target_os = "linux", not(loom)))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 pub mod kernel;
 pub mod machine;
 #[cfg(not(loom))]
@@ -49,7 +49,7 @@ pub mod types;
 pub mod vmalloc;
 #[cfg(not(loom))]
 pub mod zone;
-#[cfg(all(target_os = "linux", not(loom)))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 pub use global::Slabwright;
 
 /// Its contents where this crate brings no `std` along, which has a panic handler of its own; the simulated machine does.

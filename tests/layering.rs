@@ -44,6 +44,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("slab/", "objects are raw memory"),
     ("mm/mod.rs", "routing of raw addresses to the layers"),
     ("mm/realloc.rs", "copies"),
+    ("mm/global_alloc.rs", "GlobalAlloc"),
     ("vmalloc/node.rs", "nodes in raw pages"),
     ("vmalloc/index.rs", "tables in raw pages"),
     ("vmalloc/backing.rs", "zeroes and copies what the areas hold"),

@@ -1,6 +1,6 @@
 //! The seam: everything the core asks of a machine, on one page.
 //!
-//! Implementers: [`linux`] (a process), [`sim`] (tests), i386 (bare metal). Methods take `&self` so that many simulated
+//! Implementers: [`linux`] (a process), [`sim`] (tests), [`i386`] (bare metal). Methods take `&self` so that many simulated
 //! machines fit into one test run; the real ones are zero-sized, so the calls cost nothing.
 //!
 //! None of these may allocate from the core or call user code. Those marked *syscall* may enter the system and are never
@@ -16,7 +16,8 @@ use crate::page::Page;
 use crate::sync::Park;
 use crate::types::{Line, Pfn, PfnRange};
 
-#[cfg(all(target_os = "linux", not(loom)))]
+pub mod i386;
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 pub mod linux;
 #[cfg(all(any(test, feature = "sim"), target_os = "linux", not(loom)))]
 pub mod sim;

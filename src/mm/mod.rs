@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod caches;
+mod global_alloc;
 mod kmalloc;
 mod large;
 mod pages;

@@ -5,6 +5,7 @@
 //! [`TableMemory`], so the same code walks hardware tables, a simulated machine's and the software tables of the hosted
 //! vmalloc area, where an entry says what a slot holds (see [`x86_64::Slot`]).
 
+mod fault;
 pub mod i386;
 mod walk;
 pub mod x86_64;
@@ -12,6 +13,7 @@ pub mod x86_64;
 #[cfg(test)]
 mod tests;
 
+pub use fault::FaultCode;
 pub use walk::{Entry, MapError, PageTable, TableMemory, Translation, Walked};
 
 use crate::types::Pfn;

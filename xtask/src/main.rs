@@ -2,6 +2,7 @@
 
 mod bench;
 mod elf;
+mod i386;
 mod programs;
 mod readme;
 mod run;
@@ -25,7 +26,10 @@ cargo xtask COMMAND
       --quick              3 rounds instead of 7; --rounds N
       --only NAME          only this workload or group (repeatable)
       --peers A,B          only these allocators besides slabwright
-  i386                     build and boot the bare-metal image
+  i386                     build and boot the bare-metal image under QEMU
+      --memory SIZE        its memory (64M); --cpus N, its CPUs (2)
+      --pae                page tables of three levels
+      --append TEXT        its command line: lowmem=SIZE, numa=fake=N, maxcpus=N
 ";
 
 /// What a command comes to: an error is a message for the user.
@@ -80,7 +84,19 @@ fn command() -> Result<ExitCode> {
             }
             bench::bench(&options)
         }
-        "i386" => Err("the i386 machine is not built yet; only the hosted allocator is there so far".into()),
+        "i386" => {
+            let mut options = i386::Options::default();
+            while let Some(arg) = args.next()? {
+                match arg {
+                    Long("memory") => options.memory = args.value()?.string()?,
+                    Long("cpus") => options.cpus = args.value()?.parse()?,
+                    Long("pae") => options.pae = true,
+                    Long("append") => options.append = args.value()?.string()?,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            i386::i386(&options)
+        }
         other => Err(format!("there is no command `{other}`\n\n{USAGE}").into()),
     }
 }

@@ -1,0 +1,288 @@
+//! Instructions that Rust has no words for: control registers, ports, interrupts, segments.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+
+macro_rules! control_register {
+    ($($(#[$doc:meta])* $read:ident, $write:ident: $name:literal;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub fn $read() -> u32 {
+            let value;
+            // SAFETY: reading a control register changes nothing.
+            unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+            value
+        }
+
+        #[doc = concat!("Writes what [`", stringify!($read), "`] reads.")]
+        ///
+        /// # Safety
+        /// The code that runs stays mapped and valid under the new value.
+        #[inline]
+        pub unsafe fn $write(value: u32) {
+            // SAFETY: the caller's condition.
+            unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+        }
+    )*};
+}
+
+control_register! {
+    /// Protection, paging and write-protect bits.
+    cr0, set_cr0: "cr0";
+    /// The address of the last page fault.
+    cr2, set_cr2: "cr2";
+    /// The page directory.
+    cr3, set_cr3: "cr3";
+    /// Extensions: PSE (bit 4), PAE (5), PGE (7).
+    cr4, set_cr4: "cr4";
+}
+
+/// Huge pages.
+pub const CR4_PSE: u32 = 1 << 4;
+/// Three-level tables.
+pub const CR4_PAE: u32 = 1 << 5;
+/// Global pages.
+pub const CR4_PGE: u32 = 1 << 7;
+
+/// Reads a byte from a port.
+///
+/// # Safety
+/// The device behind the port may be read now.
+#[inline]
+pub unsafe fn inb(port: u16) -> u8 {
+    let value;
+    // SAFETY: the caller's condition.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes a byte to a port.
+///
+/// # Safety
+/// What the device does on it is harmless.
+#[inline]
+pub unsafe fn outb(port: u16, value: u8) {
+    // SAFETY: the caller's condition.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// The time stamp counter.
+#[inline]
+pub fn rdtsc() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a counter.
+    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Feature bits (edx of leaf 1).
+pub fn features() -> u32 {
+    core::arch::x86::__cpuid(1).edx
+}
+
+/// Huge pages exist.
+pub const FEATURE_PSE: u32 = 1 << 3;
+/// Three-level tables exist.
+pub const FEATURE_PAE: u32 = 1 << 6;
+/// A local APIC exists.
+pub const FEATURE_APIC: u32 = 1 << 9;
+/// Global pages exist.
+pub const FEATURE_PGE: u32 = 1 << 13;
+/// Physical addresses have 36 bits.
+pub const FEATURE_PSE36: u32 = 1 << 17;
+
+/// Bit of the flags register: interrupts are let in.
+pub const FLAG_IF: u32 = 1 << 9;
+
+/// The flags register.
+#[inline]
+pub fn flags() -> u32 {
+    let flags;
+    // SAFETY: pushes and pops.
+    unsafe { asm!("pushfd", "pop {}", out(reg) flags, options(nomem, preserves_flags)) };
+    flags
+}
+
+/// Lets interrupts in.
+///
+/// # Safety
+/// The descriptor table is set up, and the caller is not inside something that a handler must not see half done.
+#[inline]
+pub unsafe fn sti() {
+    // SAFETY: the caller's condition. It orders memory, as what was guarded ends here.
+    unsafe { asm!("sti", options(nostack)) };
+}
+
+/// Interrupts are off as long as it lives; then they are as before (`local_irq_save`, `local_irq_restore`).
+pub struct IrqOff {
+    flags: u32,
+    /// Not to be sent to another CPU.
+    here: core::marker::PhantomData<*mut ()>,
+}
+
+impl IrqOff {
+    /// Turns interrupts off.
+    #[inline(always)]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> IrqOff {
+        let flags;
+        // SAFETY: turning interrupts off is always sound. It orders memory, as what is guarded begins here.
+        unsafe { asm!("pushfd", "pop {}", "cli", out(reg) flags) };
+        IrqOff { flags, here: core::marker::PhantomData }
+    }
+}
+
+impl Drop for IrqOff {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: the flags are those of the caller before.
+        unsafe { asm!("push {}", "popfd", in(reg) self.flags) };
+    }
+}
+
+/// Waits for an interrupt. Interrupts are on afterwards.
+///
+/// # Safety
+/// As for [`sti`].
+#[inline]
+pub unsafe fn wait_for_interrupt() {
+    // SAFETY: the caller's condition; `sti` takes effect after `hlt` began, so no interrupt is missed.
+    unsafe { asm!("sti", "hlt", options(nostack)) };
+}
+
+/// Forgets what the TLB says of the page at `address` on this CPU.
+#[inline]
+pub fn invlpg(address: usize) {
+    // SAFETY: only a translation is forgotten. It orders memory, so that the entry is written before.
+    unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
+}
+
+/// Writes back and invalidates the caches.
+pub fn wbinvd() {
+    // SAFETY: changes no contents.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
+/// A code, data, per-CPU or task segment.
+const fn descriptor(base: usize, limit: u32, access: u8, granular: u8) -> u64 {
+    let (base, limit) = (base as u64, limit as u64);
+    limit & 0xffff
+        | (base & 0xff_ffff) << 16
+        | (access as u64) << 40
+        | (limit >> 16 & 0xf) << 48
+        | (granular as u64) << 52
+        | (base >> 24) << 56
+}
+
+/// Segment of kernel code.
+pub const KERNEL_CODE: u16 = 0x08;
+/// Segment of kernel data and stacks.
+pub const KERNEL_DATA: u16 = 0x10;
+/// Segment of user code, with its privilege level.
+pub const USER_CODE: u16 = 0x1b;
+/// Segment of user data, with its privilege level.
+pub const USER_DATA: u16 = 0x23;
+/// Segment in fs: its base makes the address of a per-CPU variable that of this CPU's copy.
+pub const PERCPU_DATA: u16 = 0x28;
+const TASK: u16 = 0x30;
+
+/// The segments and the task state of one CPU.
+#[repr(C, align(16))]
+pub struct Segments {
+    table: [u64; 7],
+    /// The one field of the task state that is used: the stack on which ring 0 is entered from ring 3.
+    task: TaskState,
+}
+
+#[repr(C)]
+struct TaskState {
+    link: u32,
+    esp0: u32,
+    ss0: u32,
+    unused: [u32; 22],
+    io_map: u32,
+}
+
+#[repr(C, packed)]
+struct TablePointer {
+    limit: u16,
+    base: u32,
+}
+
+impl Segments {
+    /// Empty tables.
+    pub const fn new() -> Segments {
+        let unused = [0; 22];
+        Segments { table: [0; 7], task: TaskState { link: 0, esp0: 0, ss0: 0, unused, io_map: 0 } }
+    }
+
+    /// Fills the tables and makes them this CPU's; `percpu` is the base of fs.
+    ///
+    /// # Safety
+    /// `this` stays where it is and is used by this CPU alone; `percpu` is right for it.
+    pub unsafe fn load(this: *mut Segments, percpu: usize) {
+        // SAFETY: the caller gives the tables; the descriptors are flat ones, so all addresses stay what they were.
+        unsafe {
+            let task = (&raw const (*this).task).addr();
+            (*this).table = [
+                0,
+                descriptor(0, 0xf_ffff, 0x9a, 0xc),
+                descriptor(0, 0xf_ffff, 0x92, 0xc),
+                descriptor(0, 0xf_ffff, 0xfa, 0xc),
+                descriptor(0, 0xf_ffff, 0xf2, 0xc),
+                descriptor(percpu, 0xf_ffff, 0x92, 0xc),
+                descriptor(task, size_of::<TaskState>() as u32 - 1, 0x89, 0),
+            ];
+            (*this).task.ss0 = u32::from(KERNEL_DATA);
+            // Beyond the limit: no port is for ring 3.
+            (*this).task.io_map = (size_of::<TaskState>() as u32) << 16;
+            let pointer = TablePointer { limit: 7 * 8 - 1, base: (&raw const (*this).table).addr() as u32 };
+            asm!(
+                "lgdt [{pointer}]",
+                "push {code}",
+                "lea {scratch}, [2f]",
+                "push {scratch}",
+                "retf",
+                "2:",
+                "mov ds, {data:x}",
+                "mov es, {data:x}",
+                "mov ss, {data:x}",
+                "mov fs, {percpu:x}",
+                "xor {scratch}, {scratch}",
+                "mov gs, {scratch:x}",
+                "ltr {task:x}",
+                pointer = in(reg) &raw const pointer,
+                code = const KERNEL_CODE,
+                scratch = out(reg) _,
+                data = in(reg) u32::from(KERNEL_DATA),
+                percpu = in(reg) u32::from(PERCPU_DATA),
+                task = in(reg) u32::from(TASK),
+            );
+        }
+    }
+
+    /// Where the processor finds the stack on which it enters ring 0 from ring 3.
+    ///
+    /// # Safety
+    /// `this` is this CPU's.
+    pub unsafe fn kernel_stack(this: *mut Segments) -> *mut u32 {
+        // SAFETY: the caller's condition.
+        unsafe { &raw mut (*this).task.esp0 }
+    }
+}
+
+impl Default for Segments {
+    fn default() -> Segments {
+        Segments::new()
+    }
+}
+
+/// Makes `gates` the interrupt descriptor table of this CPU.
+///
+/// # Safety
+/// Every gate that is present leads to a handler, for ever.
+pub unsafe fn load_interrupts(gates: &'static [u64; 256]) {
+    let pointer = TablePointer { limit: 256 * 8 - 1, base: gates.as_ptr().addr() as u32 };
+    // SAFETY: the caller's condition.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
+}

@@ -1,0 +1,231 @@
+//! Exceptions: page faults that are put right, faults that a fixup expects, and the report of all others.
+#![allow(unsafe_code)]
+
+use core::arch::{asm, global_asm};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::console::{self, Exit};
+use super::interrupt::Frame;
+use super::layout::PAGE_OFFSET;
+use super::{cpu, paging, percpu, user};
+use crate::paging::FaultCode;
+use crate::printk;
+use crate::types::{PAGE_SIZE, VirtAddr};
+
+/// An entry of the exception table: where to go on after a fault at `at`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Fixup {
+    at: u32,
+    to: u32,
+}
+
+unsafe extern "C" {
+    static mut slabwright_extable_start: [Fixup; 0];
+    static mut slabwright_extable_end: [Fixup; 0];
+}
+
+fn table() -> &'static mut [Fixup] {
+    let start = (&raw mut slabwright_extable_start).cast::<Fixup>();
+    let len = ((&raw const slabwright_extable_end).addr() - start.addr()) / size_of::<Fixup>();
+    // SAFETY: the linker script gathers the entries there; they are written once, by `init`, before there is another CPU.
+    unsafe { core::slice::from_raw_parts_mut(start, len) }
+}
+
+/// Sorts the exception table.
+pub fn init() {
+    table().sort_unstable_by_key(|fixup| fixup.at);
+}
+
+/// Where to go on after a fault at `eip`.
+pub fn search_exception_table(eip: u32) -> Option<u32> {
+    let table = table();
+    let index = table.binary_search_by_key(&eip, |fixup| fixup.at).ok()?;
+    Some(table[index].to)
+}
+
+/// Entries of the exception table.
+pub fn fixups() -> usize {
+    table().len()
+}
+
+/// The page faults of a CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// How many there were.
+    pub count: u32,
+    /// The address of the last one.
+    pub address: usize,
+    /// Its error code.
+    pub code: FaultCode,
+}
+
+crate::per_cpu! {
+    static FAULTS: Faults = Faults { count: 0, address: 0, code: FaultCode(0) };
+}
+
+/// This CPU's page faults.
+pub fn faults() -> Faults {
+    // SAFETY: this CPU's copy, plain data.
+    unsafe { FAULTS.this().read_volatile() }
+}
+
+/// The handler of page faults (`do_page_fault`).
+pub fn page_fault(frame: &mut Frame) {
+    let address = cpu::cr2() as usize;
+    let code = FaultCode(frame.error & 7);
+    // SAFETY: this CPU's copy; interrupts are off.
+    unsafe {
+        let count = (*FAULTS.this()).count + 1;
+        FAULTS.this().write_volatile(Faults { count, address, code });
+    }
+    // 1. A kernel address without a page, touched by the kernel: perhaps only this space's table lacks it.
+    if !code.is_user() && !code.is_protection() && address >= PAGE_OFFSET && paging::sync_kernel_entry(address) {
+        return;
+    }
+    // 2. A user's fault. There are no areas yet that could tell a lack from a mistake, so it ends the user.
+    if code.is_user() {
+        user::end(frame, address);
+    }
+    // 3. A fault of the kernel's that was foreseen.
+    if fixup(frame) {
+        return;
+    }
+    // 4. A mistake.
+    let what = if address < PAGE_SIZE { "null pointer" } else { "page fault" };
+    oops(frame, format_args!("{what} at {address:#010x} ({code})"));
+}
+
+/// The handler of the other exceptions.
+pub fn exception(frame: &mut Frame) {
+    if frame.is_user() {
+        user::end(frame, 0);
+    }
+    if !fixup(frame) {
+        let name = NAMES.get(frame.vector as usize).copied().unwrap_or("exception");
+        oops(frame, format_args!("{name} (vector {}, error {:#x})", frame.vector, frame.error));
+    }
+}
+
+const NAMES: [&str; 15] = [
+    "division error", "debug trap", "non-maskable interrupt", "breakpoint", "overflow", "bounds exceeded", "invalid opcode",
+    "no coprocessor", "double fault", "coprocessor segment", "invalid task state", "segment not present", "stack fault",
+    "general protection fault", "page fault",
+];
+
+fn fixup(frame: &mut Frame) -> bool {
+    let Some(to) = search_exception_table(frame.eip) else { return false };
+    frame.eip = to;
+    true
+}
+
+/// The report of a fault that nobody handles; ends the image.
+pub fn oops(frame: &Frame, what: core::fmt::Arguments<'_>) -> ! {
+    static AGAIN: AtomicBool = AtomicBool::new(false);
+    if AGAIN.swap(true, Relaxed) {
+        console::exit(Exit::Oops);
+    }
+    let esp = if frame.is_user() { frame.user_esp } else { (&raw const frame.user_esp).addr() as u32 };
+    printk!("Oops: {what}\n");
+    printk!("CPU {}, eip {:08x}, cs {:04x}, flags {:08x}\n", percpu::cpu(), frame.eip, frame.cs, frame.flags);
+    printk!("eax {:08x} ebx {:08x} ecx {:08x} edx {:08x}\n", frame.eax, frame.ebx, frame.ecx, frame.edx);
+    printk!("esi {:08x} edi {:08x} ebp {:08x} esp {esp:08x}\n", frame.esi, frame.edi, frame.ebp);
+    printk!("ds {:04x} es {:04x} fs {:04x} gs {:04x}", frame.ds as u16, frame.es as u16, frame.fs as u16, frame.gs as u16);
+    printk!(" cr0 {:08x} cr2 {:08x} cr3 {:08x} cr4 {:08x}\n", cpu::cr0(), cpu::cr2(), cpu::cr3(), cpu::cr4());
+    if frame.vector == 14 {
+        let walked = paging::kernel().walk(&paging::READ_ONLY, VirtAddr(cpu::cr2() as usize));
+        printk!("the kernel's table: {:?} entry {:#x}\n", walked.level, walked.entry);
+    }
+    printk!("stack:");
+    for word in 0..16 {
+        match read_word(esp as usize + word * 4) {
+            Some(word) => printk!(" {word:08x}"),
+            None => break,
+        }
+    }
+    printk!("\ncode:");
+    for byte in 0..16 {
+        match read_byte(frame.eip as usize + byte) {
+            Some(byte) => printk!(" {byte:02x}"),
+            None => break,
+        }
+    }
+    printk!("\n");
+    console::exit(Exit::Oops)
+}
+
+// usize slabwright_copy(u8 *to, const u8 *from, usize len): what could not be copied.
+global_asm!(
+    ".pushsection .text",
+    "slabwright_copy:",
+    "push edi",
+    "push esi",
+    "mov edi, [esp + 12]",
+    "mov esi, [esp + 16]",
+    "mov ecx, [esp + 20]",
+    "2:",
+    "rep movsb",
+    "3:",
+    "mov eax, ecx",
+    "pop esi",
+    "pop edi",
+    "ret",
+    ".pushsection __ex_table, \"aw\"",
+    ".long 2b, 3b",
+    ".popsection",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    fn slabwright_copy(to: *mut u8, from: *const u8, len: usize) -> usize;
+}
+
+/// Copies `len` bytes between addresses of which one may fault; the bytes that were not copied.
+///
+/// # Safety
+/// What of `to` is mapped writable is the caller's to write.
+pub unsafe fn copy_checked(to: usize, from: usize, len: usize) -> usize {
+    // SAFETY: a fault is caught by the exception table; the rest is the caller's condition.
+    unsafe { slabwright_copy(ptr::with_exposed_provenance_mut(to), ptr::with_exposed_provenance(from), len) }
+}
+
+/// The byte at an address that may fault.
+pub fn read_byte(address: usize) -> Option<u8> {
+    let (value, failed): (u32, u32);
+    // SAFETY: a fault is caught by the exception table.
+    unsafe {
+        asm!(
+            "2: movzx {value}, byte ptr [{address}]",
+            "xor {failed}, {failed}",
+            "3:",
+            ".pushsection __ex_table, \"aw\"",
+            ".long 2b, 3b",
+            ".popsection",
+            address = in(reg) address,
+            value = out(reg) value,
+            failed = inout(reg) 1u32 => failed,
+            options(readonly, nostack),
+        );
+    }
+    (failed == 0).then_some(value as u8)
+}
+
+/// The word at an address that may fault.
+pub fn read_word(address: usize) -> Option<u32> {
+    let mut bytes = [0; 4];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = read_byte(address.wrapping_add(index))?;
+    }
+    Some(u32::from_le_bytes(bytes))
+}
+
+/// Writes a byte to an address that may fault; whether it did not.
+///
+/// # Safety
+/// If the address is mapped writable it is the caller's to write.
+pub unsafe fn write_byte(address: usize, value: u8) -> bool {
+    // SAFETY: the caller's condition.
+    unsafe { copy_checked(address, (&raw const value).expose_provenance(), 1) == 0 }
+}
+

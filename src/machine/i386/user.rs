@@ -1,0 +1,102 @@
+//! Going to ring 3 and back. There are no tasks yet: a CPU enters ring 3 like a call, and the first system call or fault ends it.
+#![allow(unsafe_code)]
+
+use core::arch::global_asm;
+
+use super::cpu::{self, Segments};
+use super::interrupt::Frame;
+use super::percpu::{self, SEGMENTS};
+
+// void slabwright_enter_user(u32 eip, u32 esp, u32 *kernel_stack): the stack pointer is kept where the processor takes it from when it
+// comes back, so that what is above stays.
+// void slabwright_leave_user(u32 esp): returns from the above.
+global_asm!(
+    ".pushsection .text",
+    "slabwright_enter_user:",
+    "push ebp",
+    "push ebx",
+    "push esi",
+    "push edi",
+    "pushfd",
+    "mov eax, [esp + 24]",
+    "mov ecx, [esp + 28]",
+    "mov edx, [esp + 32]",
+    "cli",
+    "mov [edx], esp",
+    "push {user_data}",
+    "push ecx",
+    "pushfd",
+    "or dword ptr [esp], {interrupts}",
+    "push {user_code}",
+    "push eax",
+    "mov ecx, {user_data}",
+    "mov ds, ecx",
+    "mov es, ecx",
+    "iretd",
+    "",
+    "slabwright_leave_user:",
+    "mov esp, [esp + 4]",
+    "popfd",
+    "pop edi",
+    "pop esi",
+    "pop ebx",
+    "pop ebp",
+    "ret",
+    ".popsection",
+    user_data = const cpu::USER_DATA,
+    user_code = const cpu::USER_CODE,
+    interrupts = const cpu::FLAG_IF,
+);
+
+unsafe extern "C" {
+    fn slabwright_enter_user(eip: u32, esp: u32, kernel_stack: *mut u32);
+    fn slabwright_leave_user(esp: u32) -> !;
+}
+
+/// Why ring 3 was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct End {
+    /// The exception, or [`SYSTEM_CALL`](super::interrupt::SYSTEM_CALL).
+    pub vector: u32,
+    /// Its error code.
+    pub error: u32,
+    /// The address that a page fault was at.
+    pub address: usize,
+    /// Where it happened.
+    pub eip: u32,
+    /// What was in eax.
+    pub eax: u32,
+}
+
+crate::per_cpu! {
+    static END: End = End { vector: 0, error: 0, address: 0, eip: 0, eax: 0 };
+}
+
+/// Runs ring 3 from `eip` on the stack below `esp` until a system call or a fault, in the address space in use.
+pub fn run(eip: usize, esp: usize) -> End {
+    percpu::preempt_disable();
+    // SAFETY: ring 3 touches only what the space gives it; this CPU's task state and result.
+    let end = unsafe {
+        slabwright_enter_user(eip as u32, esp as u32, Segments::kernel_stack(SEGMENTS.this()));
+        END.this().read_volatile()
+    };
+    percpu::preempt_enable();
+    end
+}
+
+/// Goes back to where ring 3 was entered from.
+pub fn end(frame: &Frame, address: usize) -> ! {
+    let Frame { vector, error, eip, eax, .. } = *frame;
+    // SAFETY: the frame is one from ring 3, so `run` waits on this CPU, its stack as it left it.
+    unsafe {
+        END.this().write_volatile(End { vector, error, address, eip, eax });
+        slabwright_leave_user(Segments::kernel_stack(SEGMENTS.this()).read_volatile())
+    }
+}
+
+/// The handler of the one system call there is: the end.
+pub fn system_call(frame: &Frame) {
+    if frame.is_user() {
+        end(frame, 0);
+    }
+}

@@ -1,0 +1,118 @@
+//! Start, report, self-tests, end.
+
+use slabwright::machine::i386::console::{Console, Exit, exit};
+use slabwright::machine::i386::layout::{
+    DMA_END, FIXADDR_START, FIXADDR_TOP, IOREMAP, LAST_PKMAP, PAGE_OFFSET, PKMAP_BASE,
+};
+use slabwright::machine::i386::{I386, boot, cpu, fault, interrupt, memory, percpu, smp};
+use slabwright::machine::{Mapping, ZoneKind};
+use slabwright::mm::{Hooks, Mm};
+use slabwright::printk;
+use slabwright::types::{PAGE_SIZE, PfnRange};
+use slabwright::zone::ZONES;
+
+use crate::tests;
+
+/// The kernel's heap. Its memory is what is left after boot.
+#[global_allocator]
+pub static HEAP: Mm<I386> = Mm::with_hooks(I386, Hooks { before: |_| {}, after: take_memory });
+
+fn take_memory(heap: &Mm<I386>) {
+    let add = |node: usize, zone: ZoneKind, range: PfnRange| heap.pages().add(&I386, node, zone, range);
+    let pages = memory::hand_over(add);
+    printk!("memblock: {pages} pages handed over\n");
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn kernel_main() -> ! {
+    boot::with_command_line(|line| printk!("slabwright on i386: {line}\n"));
+    show_memory();
+    assert!(HEAP.start(), "the heap did not start");
+    show_address_map();
+    show_zones();
+    // SAFETY: the descriptor table is loaded, and nothing is half done.
+    unsafe { cpu::sti() };
+    misbehave();
+    tests::run();
+    let _ = HEAP.write_stats(&mut Console);
+    exit(Exit::Success)
+}
+
+/// The memory map of the loader, and what of it boot has taken.
+fn show_memory() {
+    let block = boot::MEMBLOCK.lock(&I386);
+    for range in block.memory() {
+        printk!("memory   {:09x}..{:09x} {:>8} KiB\n", range.start, range.end, (range.end - range.start) >> 10);
+    }
+    for range in block.reserved() {
+        printk!("reserved {:09x}..{:09x} {:>8} KiB\n", range.start, range.end, (range.end - range.start) >> 10);
+    }
+    printk!(
+        "CPUs: {} of {} run; page tables of {} levels\n",
+        smp::online(),
+        smp::found(),
+        if cfg!(feature = "pae") { 3 } else { 2 }
+    );
+}
+
+/// The fourth gigabyte.
+fn show_address_map() {
+    let window = I386.window();
+    let image = boot::image();
+    let image = image.start as usize + PAGE_OFFSET..image.end as usize + PAGE_OFFSET;
+    for (name, range) in [
+        ("low memory", PAGE_OFFSET..memory::high_memory()),
+        ("  image", image),
+        ("vmalloc", window),
+        ("ioremap", IOREMAP),
+        ("pkmap", PKMAP_BASE..PKMAP_BASE + LAST_PKMAP * PAGE_SIZE),
+        ("fixmap", FIXADDR_START..FIXADDR_TOP),
+    ] {
+        printk!("{name:<11} {:08x}..{:08x} {:>8} KiB\n", range.start, range.end, range.len() >> 10);
+    }
+}
+
+/// Zones with their marks, and the free blocks by order.
+fn show_zones() {
+    let stats = HEAP.pages().stats(&I386);
+    for (node, zones) in stats.zones.iter().enumerate() {
+        for (kind, zone) in ZONES.iter().zip(zones).filter(|(_, zone)| zone.present > 0) {
+            printk!(
+                "node {node} zone {kind:?}: present {} managed {} free {}, marks {:?}\n",
+                zone.present,
+                zone.managed,
+                zone.free,
+                zone.marks
+            );
+        }
+    }
+    printk!("{stats}");
+    printk!("DMA below {:#x}; {} fixups; per-CPU areas: {}\n", DMA_END, fault::fixups(), percpu::cpus());
+}
+
+/// Ends in a way that `cargo xtask i386` must take for a failure, where the command line asks for it (`fail=`).
+fn misbehave() {
+    boot::option("fail", |how| match how {
+        Some("panic") => panic!("as asked for"),
+        Some("oops") => {
+            let null: *mut u8 = core::ptr::null_mut();
+            // SAFETY: none; it is the fault that is asked for.
+            unsafe { null.write_volatile(1) };
+        }
+        Some("hang") => loop {
+            // SAFETY: interrupts are on.
+            unsafe { cpu::wait_for_interrupt() };
+        },
+        Some("triple") => {
+            static NOTHING: [u64; 256] = [0; 256];
+            // SAFETY: none: the next interrupt resets the machine, as is asked for.
+            unsafe { cpu::load_interrupts(&NOTHING) };
+            interrupt::pause();
+            loop {
+                core::hint::spin_loop();
+            }
+        }
+        Some("exit") => exit(Exit::Failure),
+        _ => {}
+    });
+}

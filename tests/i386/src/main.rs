@@ -1,0 +1,18 @@
+//! A kernel on the i386 machine. It shows what it runs on, tests itself, and ends QEMU with status 33 where all is well.
+#![cfg_attr(target_arch = "x86", no_std, no_main)]
+
+#[cfg(target_arch = "x86")]
+extern crate alloc;
+
+#[cfg(target_arch = "x86")]
+mod kernel;
+#[cfg(target_arch = "x86")]
+mod runtime;
+#[cfg(target_arch = "x86")]
+mod tests;
+
+/// On a host the workspace builds this in passing.
+#[cfg(not(target_arch = "x86"))]
+fn main() {
+    eprintln!("this is a kernel for x86: `cargo xtask i386` builds and boots it");
+}

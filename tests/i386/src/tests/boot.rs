@@ -1,0 +1,87 @@
+//! What boot sets up: rows S, B12, B14, T1.
+
+use slabwright::machine::i386::layout::{
+    FIXADDR_START, FIXADDR_TOP, IOREMAP, LAST_PKMAP, MAX_LOWMEM, PAGE_OFFSET, PKMAP_BASE, VMALLOC_END, VMALLOC_OFFSET,
+};
+use slabwright::machine::i386::{I386, boot, cpu, memory, percpu, smp};
+use slabwright::machine::{Frames, Mapping};
+use slabwright::page::Kind;
+use slabwright::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
+
+use super::Test;
+use crate::kernel::HEAP;
+
+pub const TESTS: &[Test] = &[
+    ("S1 set up in order: memory, tables, memmap, per-CPU areas, zones", in_order),
+    ("S2 the processor is set up: huge and global pages, write protection", processor),
+    ("S3 what memblock had free is what the zones manage", handed_over),
+    ("S4 D11 no frame is free that boot took", boot_keeps_its_own),
+    ("B12 B14 the fourth gigabyte: regions in order and apart", address_map),
+    ("T1 caches are written back", write_back),
+];
+
+fn in_order() {
+    let block = boot::MEMBLOCK.lock(&I386);
+    assert!(block.total() >= 15 << 20, "memory was found");
+    assert!(memory::high_memory() > PAGE_OFFSET && u64::from(memory::frames()) << PAGE_SHIFT >= block.end());
+    assert!(percpu::cpus() >= 1 && smp::online() == percpu::cpus());
+    assert!(HEAP.is_up() && HEAP.pages().managed() > 0);
+}
+
+fn processor() {
+    assert_eq!(cpu::cr0() & (1 << 31 | 1 << 16 | 1), 1 << 31 | 1 << 16 | 1, "paging, write protection, protected mode");
+    let mut wanted = cpu::CR4_PSE;
+    if cpu::features() & cpu::FEATURE_PGE != 0 {
+        wanted |= cpu::CR4_PGE;
+    }
+    if cfg!(feature = "pae") {
+        wanted |= cpu::CR4_PAE;
+    }
+    assert_eq!(cpu::cr4() & wanted, wanted);
+    assert_ne!(cpu::flags() & cpu::FLAG_IF, 0, "interrupts are on");
+}
+
+fn handed_over() {
+    let free: u64 = boot::MEMBLOCK
+        .lock(&I386)
+        .free_ranges()
+        .map(|range| (range.end >> PAGE_SHIFT).saturating_sub(range.start.div_ceil(PAGE_SIZE as u64)))
+        .sum();
+    assert_eq!(HEAP.pages().managed(), free);
+}
+
+fn boot_keeps_its_own() {
+    let block = boot::MEMBLOCK.lock(&I386);
+    let mut reserved = 0;
+    for range in block.reserved() {
+        for pfn in range.start >> PAGE_SHIFT..range.end.div_ceil(PAGE_SIZE as u64) {
+            let is_memory = block.memory().any(|memory| memory.contains(&(pfn << PAGE_SHIFT)));
+            if is_memory {
+                assert_eq!(I386.page(Pfn(pfn as u32)).kind(), Kind::Reserved, "frame {pfn:#x}");
+                reserved += 1;
+            }
+        }
+    }
+    assert!(reserved > 128, "the image and the memmap are {reserved} pages");
+}
+
+fn address_map() {
+    let window = I386.window();
+    let low = memory::high_memory() - PAGE_OFFSET;
+    assert!(low <= MAX_LOWMEM && boot::image().end < low as u64);
+    assert!(window.start >= memory::high_memory() + VMALLOC_OFFSET && window.end < IOREMAP.start);
+    assert!(IOREMAP.end == VMALLOC_END && VMALLOC_END + 2 * PAGE_SIZE == PKMAP_BASE);
+    assert!(PKMAP_BASE + LAST_PKMAP * PAGE_SIZE <= FIXADDR_START && FIXADDR_TOP == 0xFFFF_F000);
+    let here = (&raw const window).addr();
+    assert!((PAGE_OFFSET..memory::high_memory()).contains(&here), "the stack is in low memory");
+}
+
+fn write_back() {
+    // Nothing but that it can be done and loses nothing: an emulator has no caches to look into.
+    let mut word = 1u32;
+    // SAFETY: a word of this function's.
+    unsafe { (&raw mut word).write_volatile(2) };
+    cpu::wbinvd();
+    // SAFETY: as above.
+    assert_eq!(unsafe { (&raw const word).read_volatile() }, 2);
+}

@@ -1,0 +1,57 @@
+//! The self-tests. Each name begins with the rows of the coverage table that it shows; one that fails panics, which ends the image.
+
+mod boot;
+mod faults;
+mod mappings;
+mod objects;
+mod pages;
+mod percpu;
+mod smp;
+mod tables;
+
+use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+use slabwright::machine::i386::memory;
+use slabwright::printk;
+
+/// A self-test: its name and its body.
+type Test = (&'static str, fn());
+
+const SUITES: &[&[Test]] = &[
+    boot::TESTS,
+    tables::TESTS,
+    pages::TESTS,
+    objects::TESTS,
+    mappings::TESTS,
+    percpu::TESTS,
+    faults::TESTS,
+    smp::TESTS,
+];
+
+/// The test that runs.
+static CURRENT: AtomicPtr<&'static str> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The name of the test that runs.
+pub fn current() -> Option<&'static str> {
+    // SAFETY: null, or a name in a table of tests.
+    unsafe { CURRENT.load(Relaxed).as_ref().copied() }
+}
+
+/// Runs all. Comes back if none failed.
+pub fn run() {
+    let mut passed = 0;
+    for (name, test) in SUITES.iter().copied().flatten() {
+        CURRENT.store((&raw const *name).cast_mut(), Relaxed);
+        test();
+        printk!("ok {name}\n");
+        passed += 1;
+    }
+    CURRENT.store(core::ptr::null_mut(), Relaxed);
+    printk!("{passed} passed, 0 failed\n");
+}
+
+/// Whether there is memory without a permanent address.
+fn has_highmem() -> bool {
+    u64::from(memory::frames()) << 12
+        > (memory::high_memory() - slabwright::machine::i386::layout::PAGE_OFFSET + (4 << 20)) as u64
+}

@@ -1,0 +1,3 @@
+use super::Test;
+
+pub const TESTS: &[Test] = &[];

@@ -1,0 +1,240 @@
+//! `cargo xtask i386`: builds the bare-metal image and boots it under QEMU.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::test::Outcome;
+use crate::{Result, shell};
+
+/// A target that the compiler knows: no SSE, nothing of it but the instruction set is used.
+const TARGET: &str = "i586-unknown-linux-gnu";
+/// What QEMU's status is when the image says that all is well: twice its code, and one. A reset gives 0.
+const SUCCESS: i32 = 33;
+/// How long a run may take before it counts as hanging. Most take seconds, on a machine that is busy with other tests, too.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What to boot.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// QEMU's `-m`.
+    pub memory: String,
+    /// QEMU's `-smp`.
+    pub cpus: u32,
+    /// Three-level page tables.
+    pub pae: bool,
+    /// The kernel's command line.
+    pub append: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { memory: "64M".to_owned(), cpus: 2, pae: false, append: String::new() }
+    }
+}
+
+/// Whether rustup has the target's `core`.
+fn has_target() -> bool {
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let libraries = rustc.args(["--print", "target-libdir", "--target", TARGET]).stderr(Stdio::null()).output();
+    libraries.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+/// A compiler that has the sources of `core` beside it: Debian's packages `rustc-web` and `rust-web-src`.
+const DEBIAN: &str = "/usr/bin/rustc";
+
+fn has_sources() -> bool {
+    let sysroot = Command::new(DEBIAN).args(["--print", "sysroot"]).output();
+    sysroot.is_ok_and(|output| {
+        let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
+    })
+}
+
+/// Builds the image; its path.
+pub fn build(pae: bool) -> Result<PathBuf> {
+    // Of its own: another compiler, other features.
+    let dir = shell::target().join(if pae { "i386-pae" } else { "i386" });
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--quiet", "--package", "slabwright-i386", "--profile", "kernel", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(&dir).env("RUSTFLAGS", "-C relocation-model=static");
+    if pae {
+        cargo.args(["--features", "pae"]);
+    }
+    if !has_target() {
+        if !has_sources() {
+            return Err(format!(
+                "no `core` for {TARGET}: `rustup target add {TARGET}`, or Debian's packages rustc-web and rust-web-src"
+            )
+            .into());
+        }
+        cargo.arg("-Zbuild-std=core,alloc,compiler_builtins");
+        cargo.env("RUSTC", DEBIAN).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
+    }
+    shell::run(&mut cargo)?;
+    let image = dir.join(TARGET).join("kernel/slabwright-i386");
+    if image.exists() { Ok(image) } else { Err(format!("the build left no {}", image.display()).into()) }
+}
+
+/// How a boot ended, and what was on the console.
+struct Run {
+    /// QEMU's exit status; `None` after the time limit.
+    status: Option<i32>,
+    console: Vec<String>,
+}
+
+/// Boots `image` and hands each line of the console to `each`.
+fn boot(image: &Path, options: &Options, limit: Duration, each: impl Fn(&str)) -> Result<Run> {
+    let mut qemu = Command::new("qemu-system-i386");
+    qemu.args(["-accel", "tcg", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
+    // With PAE 36 bits of physical address, which this processor has only when asked.
+    qemu.args(["-cpu", if options.pae { "qemu32,+pse36" } else { "qemu32" }]);
+    qemu.args(["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    qemu.args(["-m", &options.memory, "-smp", &options.cpus.to_string()]);
+    qemu.args(["-append", &options.append, "-kernel"]).arg(image);
+    qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = qemu.spawn().map_err(|e| format!("qemu-system-i386: {e} (Debian's package qemu-system-x86)"))?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(|line| line.ok()) {
+            if send.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    let end = std::time::Instant::now() + limit;
+    let mut console = Vec::new();
+    loop {
+        match lines.recv_timeout(end.saturating_duration_since(std::time::Instant::now())) {
+            Ok(line) => {
+                each(&line);
+                console.push(line);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Run { status: None, console });
+            }
+            // QEMU closed its output, so it ends.
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(Run { status: child.wait()?.code(), console }),
+        }
+    }
+}
+
+/// Whether the run was one in which all is well.
+fn judge(run: &Run) -> Result {
+    match run.status {
+        Some(SUCCESS) => Ok(()),
+        None => Err(format!("no end: it hangs (after `{}`)", last(run)).into()),
+        // A triple fault resets, and `-no-reboot` turns that into an ordinary end.
+        Some(0) => Err(format!("the machine was reset (after `{}`)", last(run)).into()),
+        Some(status) => Err(format!("status {status}, not {SUCCESS}: {}", last(run)).into()),
+    }
+}
+
+fn last(run: &Run) -> &str {
+    run.console.iter().rev().find(|line| !line.is_empty()).map_or("no output", String::as_str)
+}
+
+/// Builds, boots, shows the console; success only where the image said so.
+pub fn i386(options: &Options) -> Result<ExitCode> {
+    let image = build(options.pae)?;
+    let run = boot(&image, options, LIMIT, |line| println!("{line}"))?;
+    judge(&run)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The machines that the self-tests run on: memory, CPUs, page tables, command line.
+const MACHINES: &[(&str, u32, bool, &str)] = &[
+    ("16M", 1, false, ""),
+    ("64M", 2, false, "lowmem=32M"),
+    ("512M", 2, false, "numa=fake=2"),
+    ("2G", 2, false, ""),
+    ("64M", 2, true, "lowmem=24M"),
+    ("4608M", 1, true, ""),
+];
+
+/// Ends that must be taken for failures: what the command line asks for, QEMU's status, what the console must show.
+const FAILURES: &[(&str, Option<i32>, &str)] = &[
+    ("fail=panic", Some(35), "as asked for"),
+    ("fail=exit", Some(35), ""),
+    ("fail=oops", Some(37), "Oops: null pointer at 0x00000000 (0x2: no page, write, kernel)"),
+    ("fail=triple", Some(0), ""),
+    ("fail=hang", None, ""),
+];
+
+/// The part `i386` of the tests: every self-test of the image on every machine, and that failures are noticed.
+pub fn test() -> Outcome {
+    let mut outcome = Outcome::default();
+    for pae in [false, true] {
+        let image = match build(pae) {
+            Ok(image) => image,
+            Err(error) => {
+                outcome.add(if pae { "build with PAE" } else { "build" }, Err(error));
+                continue;
+            }
+        };
+        for (memory, cpus, _, append) in MACHINES.iter().filter(|machine| machine.2 == pae) {
+            let options = Options { memory: (*memory).to_owned(), cpus: *cpus, pae, append: (*append).to_owned() };
+            let tables = if pae { " PAE" } else { "" };
+            let name = format!("{memory}, {cpus} CPUs{tables} {append}");
+            match boot(&image, &options, LIMIT, |_| {}) {
+                Ok(run) => {
+                    let passed = run.console.iter().filter(|line| line.starts_with("ok ")).count();
+                    outcome
+                        .add(&format!("{name}: {passed} self-tests"), judge(&run).and_then(|()| counted(&run, passed)));
+                    // Each is a test; the run as a whole was counted already.
+                    outcome.passed += passed.saturating_sub(1);
+                }
+                Err(error) => outcome.add(&name, Err(error)),
+            }
+        }
+        if !pae {
+            FAILURES.iter().for_each(|failure| outcome.add(failure.0, is_noticed(&image, failure)));
+        }
+    }
+    outcome
+}
+
+/// The image counts as many passed self-tests as it named.
+fn counted(run: &Run, passed: usize) -> Result {
+    let line = format!("{passed} passed, 0 failed");
+    if passed > 0 && run.console.contains(&line) {
+        Ok(())
+    } else {
+        Err(format!("{passed} named, but no `{line}`").into())
+    }
+}
+
+/// Boots an image that fails as asked, and judges whether that was taken for a failure.
+fn is_noticed(image: &Path, &(append, status, text): &(&str, Option<i32>, &str)) -> Result {
+    let options = Options { append: append.to_owned(), ..Options::default() };
+    let limit = if status.is_none() { Duration::from_secs(10) } else { LIMIT };
+    let run = boot(image, &options, limit, |_| {})?;
+    if run.status != status {
+        return Err(format!("status {:?}, not {status:?}", run.status).into());
+    }
+    if judge(&run).is_ok() {
+        return Err("it was taken for a success".into());
+    }
+    let shown = run.console.iter().any(|line| line.contains(text));
+    if shown { Ok(()) } else { Err(format!("the console does not show `{text}`").into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_success_code_is_success() {
+        let run = |status| Run { status, console: vec!["last".to_owned(), String::new()] };
+        assert!(judge(&run(Some(33))).is_ok());
+        for status in [None, Some(0), Some(1), Some(35), Some(37)] {
+            assert!(judge(&run(status)).is_err(), "{status:?}");
+        }
+        assert!(judge(&run(None)).unwrap_err().to_string().contains("after `last`"));
+    }
+}

@@ -43,6 +43,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("zone/raw.rs", "the table of pageblocks, clearing pages"),
     ("slab/", "objects are raw memory"),
     ("mm/mod.rs", "routing of raw addresses to the layers"),
+    ("mm/large.rs", "zeroes runs and pushes them into sheaves"),
     ("mm/realloc.rs", "copies"),
     ("mm/global_alloc.rs", "GlobalAlloc"),
     ("vmalloc/node.rs", "nodes in raw pages"),

@@ -1,4 +1,5 @@
 //! Page runs and vmalloc areas: requests above 8 KiB.
+#![allow(unsafe_code)]
 
 use core::ptr;
 
@@ -7,6 +8,7 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::page::Kind;
+use crate::slab::runs::{LAST_RUN, class_of_run, last_serves, run_class, run_pages};
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::vmalloc::FreeError;
 
@@ -55,17 +57,107 @@ impl<M: Machine> Mm<M> {
         block
     }
 
-    /// A page run. Its block starts some cache lines into the first page where the last page leaves room: starts that are
-    /// all equal modulo the page alias in the caches.
+    /// A block in a page run: one that this CPU kept, or one from the zone.
     pub(super) fn alloc_run(&self, size: usize, align: usize, gfp: Gfp, node: Option<usize>) -> *mut u8 {
         let (m, pages) = (&self.machine, &self.pages);
         let count = size.max(1).div_ceil(PAGE_SIZE);
-        let head = if align <= PAGE_SIZE {
-            pages.alloc_run(m, gfp, count as u32, node)
-        } else {
-            self.aligned_run(count, align, gfp)
+        if align > PAGE_SIZE {
+            let head = self.aligned_run(count, align, gfp);
+            return head.map_or(ptr::null_mut(), |head| self.run_block(m.virt(head), count, size, align));
+        }
+        // What was kept may lie anywhere and hold no memory.
+        let any = node.is_none() && !gfp.is_low() && !gfp.no_fault();
+        let count = match run_class(count) {
+            0 => count,
+            _ if !any => count,
+            id => {
+                let run = self.slab.take_run(m, pages, id, gfp);
+                if !run.is_null() {
+                    return self.kept_run(run, run_pages(id), size, align, gfp);
+                }
+                run_pages(id) as usize
+            }
         };
-        let Some(head) = head else { return ptr::null_mut() };
+        let head = pages.alloc_run(m, gfp, count as u32, node);
+        head.map_or(ptr::null_mut(), |head| self.run_block(m.virt(head), count, size, align))
+    }
+
+    /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to be asked.
+    #[inline]
+    pub(super) fn alloc_run_fast(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        let pages = size.div_ceil(PAGE_SIZE);
+        let id = run_class(pages);
+        if id == 0 {
+            return if size <= MAX_RUN { self.alloc_last_run(size, pages, gfp) } else { ptr::null_mut() };
+        }
+        // SAFETY: rows hold valid sheaves.
+        let run = unsafe { self.machine.pop(id) };
+        if run.is_null() { run } else { self.kept_run(run, run_pages(id), size, 1, gfp) }
+    }
+
+    /// The same for a larger run: the last one freed, if its size suits.
+    fn alloc_last_run(&self, size: usize, pages: usize, gfp: Gfp) -> *mut u8 {
+        let m = &self.machine;
+        // SAFETY: rows hold valid sheaves.
+        let run = unsafe { m.pop(LAST_RUN) };
+        let Some(head) = m.pfn(run).filter(|_| !run.is_null()) else { return ptr::null_mut() };
+        let found = m.page(head).word() as u32;
+        if last_serves(found, pages) {
+            return self.kept_run(run, found, size, 1, gfp);
+        }
+        // SAFETY: the run came from there.
+        if !unsafe { m.push(LAST_RUN, run) } {
+            // SAFETY: the run is ours to give.
+            self.bracket(gfp, |gfp| unsafe { self.slab.give_run(m, &self.pages, LAST_RUN, run, gfp) });
+        }
+        ptr::null_mut()
+    }
+
+    /// Makes a run of `pages` pages that came out of a sheaf a block.
+    #[inline]
+    fn kept_run(&self, run: *mut u8, pages: u32, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
+        let m = &self.machine;
+        if let Some(head) = m.pfn(run) {
+            m.page(head).set_kind(Kind::Run, Order::ZERO);
+        }
+        let block = self.run_block(run, pages as usize, size, align);
+        if gfp.has(Gfp::ZERO) {
+            // SAFETY: the block is ours and `size` bytes long.
+            unsafe { ptr::write_bytes(block, 0, size) };
+        }
+        block
+    }
+
+    /// Keeps a block's run on this CPU; false where the slow path has to be asked, and nothing is done then.
+    #[inline]
+    pub(super) fn free_run_fast(&self, block: *mut u8) -> bool {
+        let m = &self.machine;
+        let Some(head) = m.pfn(block).map(|pfn| m.page(pfn)) else { return false };
+        let offset = head.mapcount() as usize;
+        if head.kind() != Kind::Run || block.addr() % PAGE_SIZE != offset {
+            return false;
+        }
+        let id = class_of_run(head);
+        if id == 0 {
+            return false;
+        }
+        // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not told
+        // apart here; one after the other they are.)
+        head.set_kind(Kind::Kept, Order::ZERO);
+        // SAFETY: the run is of that class, and the caller of `free` gives it up.
+        let kept = unsafe { m.push(id, block.wrapping_sub(offset)) };
+        if !kept {
+            head.set_kind(Kind::Run, Order::ZERO);
+        }
+        kept
+    }
+
+    /// The block of `size` bytes in the run of `count` pages at `run`. It starts some cache lines into the first page where the
+    /// last page leaves room: starts that are all equal modulo the page alias in the caches.
+    #[inline]
+    fn run_block(&self, run: *mut u8, count: usize, size: usize, align: usize) -> *mut u8 {
+        let m = &self.machine;
+        let Some(head) = m.pfn(run) else { return ptr::null_mut() };
         let room = count * PAGE_SIZE - size;
         let offset = if align <= RUN_STEP && room >= RUN_STEP {
             // By the place, not in turn: a counter would be one cache line for all CPUs.
@@ -75,7 +167,7 @@ impl<M: Machine> Mm<M> {
             0
         };
         m.page(head).set_mapcount(offset as i32);
-        m.virt(head).wrapping_add(offset)
+        run.wrapping_add(offset)
     }
 
     /// A run at an alignment above the page: a whole block, whose alignment is its size, less its tail.
@@ -116,7 +208,7 @@ impl<M: Machine> Mm<M> {
                 }
             }
             Kind::Tail | Kind::Offline => Err(self.tail_defect(pfn)),
-            Kind::Buddy | Kind::Pcp | Kind::Isolated => Err(Defect::DoubleFree),
+            Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept => Err(Defect::DoubleFree),
             _ => Err(Defect::Foreign),
         }
     }
@@ -130,7 +222,7 @@ impl<M: Machine> Mm<M> {
             let Some(head) = m.pfn(at.wrapping_sub(back * PAGE_SIZE)) else { break };
             match m.page(head).kind() {
                 Kind::Tail | Kind::Offline => {}
-                Kind::Buddy | Kind::Pcp | Kind::Isolated => return Defect::DoubleFree,
+                Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept => return Defect::DoubleFree,
                 _ => return Defect::Interior,
             }
         }
@@ -166,9 +258,12 @@ impl<M: Machine> Mm<M> {
                 if !head.claim(Kind::Run, Kind::Isolated) {
                     Err(Defect::DoubleFree)
                 } else {
-                    if !pages.free_run(m, range, gfp.may_block()) {
-                        // Isolated meanwhile: a second free is still found out.
-                        self.defer(address);
+                    // Isolated meanwhile: a second free is still found out.
+                    match class_of_run(head) {
+                        0 if !pages.free_run(m, range, gfp.may_block()) => self.defer(address),
+                        0 => {}
+                        // SAFETY: the run is of that class, and the caller of `free` gives it up.
+                        id => unsafe { self.slab.give_run(m, pages, id, m.virt(range.start), gfp) },
                     }
                     Ok(())
                 }

@@ -220,7 +220,8 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     pub fn alloc_slow(&self, size: usize, gfp: Gfp) -> *mut u8 {
-        if size < self.small.load(Ordering::Acquire) && !gfp.no_fault() {
+        let small = if gfp.no_fault() { 0 } else { self.small.load(Ordering::Acquire) };
+        if size < small {
             let id = class_of(size);
             // A disturbed section, or a machine whose sections are locks: no need for more than another attempt.
             // SAFETY: rows hold valid sheaves; the object is then ours and of that class.
@@ -230,6 +231,11 @@ impl<M: Machine> Mm<M> {
                     clear_key(id, object);
                     return object;
                 }
+            }
+        } else if small != 0 {
+            let block = self.alloc_run_fast(size, gfp);
+            if !block.is_null() {
+                return block;
             }
         }
         self.bracket(gfp, |gfp| {
@@ -384,6 +390,9 @@ impl<M: Machine> Mm<M> {
         }
         if !self.is_up() {
             misuse(&self.machine, Defect::Foreign, block.addr(), "nothing was allocated yet");
+            return;
+        }
+        if self.free_run_fast(block) {
             return;
         }
         self.bracket(Gfp::MALLOC, |gfp| self.free_large(block, gfp));

@@ -38,6 +38,8 @@ pub enum Kind {
     Reserved = 9,
     /// Taken off the free lists for the moment, e.g. while it is given back to the system.
     Isolated = 10,
+    /// Head of a freed page run that a CPU keeps for the next request of its size; `word` is its number of pages.
+    Kept = 11,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             8 => Kind::Vmalloc,
             9 => Kind::Reserved,
             10 => Kind::Isolated,
+            11 => Kind::Kept,
             _ => Kind::Offline,
         }
     }

@@ -8,6 +8,7 @@ use super::barn::Barn;
 use super::classes::{NR_CLASSES, class_align, class_size};
 use super::layout::SlabLayout;
 use super::node::NodeSlabs;
+use super::runs::{self, FIRST_RUN, NR_RUNS};
 use super::tag::CLASS_COLOURS;
 use crate::gfp::Gfp;
 use crate::machine::{MAX_NODES, SHEAF_BYTES};
@@ -15,8 +16,10 @@ use crate::sync::{CachePadded, Lock};
 
 /// Cache id of the sheaves themselves; the first id behind the size classes.
 pub const SHEAF_CACHE: u8 = NR_CLASSES as u8 + 1;
-/// First id of a cache made by `kmem_cache_create`.
-pub const FIRST_CREATED: u8 = SHEAF_CACHE + 1;
+/// First id of a cache made by `kmem_cache_create`, behind the classes of runs.
+pub const FIRST_CREATED: u8 = FIRST_RUN + NR_RUNS as u8;
+/// Number of boot-static caches, and the id 0 that is none.
+const NR_STATIC: usize = FIRST_CREATED as usize;
 
 /// What runs on an object before it is handed out for the first time.
 pub type Constructor = unsafe extern "C" fn(object: *mut u8);
@@ -184,8 +187,8 @@ pub struct Cache {
 // Live, which is published with Release and read with Acquire; everything else is atomics and locks.
 unsafe impl Sync for Cache {}
 
-const fn class_layouts() -> [SlabLayout; SHEAF_CACHE as usize + 1] {
-    let mut layouts = [SlabLayout::NONE; SHEAF_CACHE as usize + 1];
+const fn class_layouts() -> [SlabLayout; NR_STATIC] {
+    let mut layouts = [SlabLayout::NONE; NR_STATIC];
     let mut id = 1;
     while id <= NR_CLASSES {
         layouts[id] = match SlabLayout::compute(class_size(id), class_align(id), 0, false, CLASS_COLOURS) {
@@ -198,13 +201,18 @@ const fn class_layouts() -> [SlabLayout; SHEAF_CACHE as usize + 1] {
         Some(layout) => layout,
         None => panic!("sheaves have a layout"),
     };
+    let mut id = FIRST_RUN;
+    while id < FIRST_CREATED {
+        layouts[id as usize] = runs::layout(id);
+        id += 1;
+    }
     layouts
 }
 
 /// Layouts of the boot-static caches, known at compile time: the first allocation needs no set-up of theirs.
-pub(super) const STATIC_LAYOUTS: [SlabLayout; SHEAF_CACHE as usize + 1] = class_layouts();
+pub(super) const STATIC_LAYOUTS: [SlabLayout; NR_STATIC] = class_layouts();
 
-const STATIC_NAMES: [&str; SHEAF_CACHE as usize + 1] = [
+const STATIC_NAMES: [&str; NR_STATIC] = [
     "",
     "kmalloc-8",
     "kmalloc-16",
@@ -240,6 +248,37 @@ const STATIC_NAMES: [&str; SHEAF_CACHE as usize + 1] = [
     "kmalloc-7k",
     "kmalloc-8k",
     "sheaf",
+    "run-12k",
+    "run-16k",
+    "run-20k",
+    "run-24k",
+    "run-28k",
+    "run-32k",
+    "run-36k",
+    "run-40k",
+    "run-44k",
+    "run-48k",
+    "run-52k",
+    "run-56k",
+    "run-60k",
+    "run-64k",
+    "run-72k",
+    "run-80k",
+    "run-88k",
+    "run-96k",
+    "run-104k",
+    "run-112k",
+    "run-120k",
+    "run-128k",
+    "run-144k",
+    "run-160k",
+    "run-176k",
+    "run-192k",
+    "run-208k",
+    "run-224k",
+    "run-240k",
+    "run-256k",
+    "run-last",
 ];
 
 impl Cache {
@@ -308,7 +347,7 @@ impl Cache {
 
 /// Layout of cache `id`, which is boot-static or live.
 pub(super) fn layout(caches: &[Cache], id: u8) -> &SlabLayout {
-    static LAYOUTS: [SlabLayout; SHEAF_CACHE as usize + 1] = STATIC_LAYOUTS;
+    static LAYOUTS: [SlabLayout; NR_STATIC] = STATIC_LAYOUTS;
     match LAYOUTS.get(id as usize) {
         Some(layout) => layout,
         None => &caches[id as usize].shape().layout,
@@ -336,6 +375,12 @@ mod tests {
                 None => text.parse().unwrap(),
             };
             assert_eq!(size, class_size(id), "{name}");
+        }
+        for id in FIRST_RUN..FIRST_CREATED {
+            if id == runs::LAST_RUN {
+                continue;
+            }
+            assert_eq!(STATIC_NAMES[id as usize], std::format!("run-{}k", runs::layout(id).size / 1024));
         }
     }
 }

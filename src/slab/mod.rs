@@ -26,6 +26,7 @@ pub mod layout;
 mod node;
 mod object;
 mod report;
+pub mod runs;
 pub mod sheaf;
 mod tag;
 #[cfg(test)]
@@ -268,6 +269,9 @@ impl<M: Machine> Slab<M> {
             let _ = sheaf.into_word();
             return;
         }
+        if runs::is_run(id) {
+            return self.dissolve(m, pages, sheaf, gfp);
+        }
         let node = self.caches[id as usize].node(m.node());
         let left = match node.barn.acquire(m, gfp.may_block()) {
             None => Err(sheaf),
@@ -401,13 +405,15 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Puts objects, of whatever caches, back into their slabs. What is no object is reported.
+    /// Puts objects, of whatever caches, back into their slabs, and runs into their zones.
     fn free_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], gfp: Gfp) {
         let mut rest = objects.iter().copied().peekable();
         while let Some(first) = rest.peek().copied() {
             let Some((head, _)) = slab_of(m, ptr::with_exposed_provenance(first)) else {
                 rest.next();
-                misuse(m, Defect::Foreign, first, "slab");
+                if !self.free_run(m, pages, first, gfp) {
+                    self.defer(0, first);
+                }
                 continue;
             };
             let (id, home) = (m.page(head).cache() as u8, m.page(head).node());
@@ -514,6 +520,11 @@ impl<M: Machine> Slab<M> {
 
     /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.
     pub fn flush(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
+        self.flush_where(m, pages, |id| only.is_none_or(|only| only == id));
+    }
+
+    /// [`Slab::flush`] for the caches that `wanted` names.
+    fn flush_where(&self, m: &M, pages: &PageAllocator<M>, wanted: impl Fn(u8) -> bool) {
         self.drain_deferred(m, pages);
         for cpu in 0..m.nr_cpus() {
             // Chunks keep the taken words on a small stack; a row is taken back as often as needed.
@@ -528,7 +539,7 @@ impl<M: Machine> Slab<M> {
                     while from < MAX_CACHES && n + 2 <= taken.len() {
                         let id = from as u8;
                         from += 1;
-                        if only.is_some_and(|o| o != id) {
+                        if !wanted(id) {
                             continue;
                         }
                         for word in [Word::Main(id), Word::Spare(id)] {
@@ -551,7 +562,7 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        for id in self.ids().filter(|id| only.is_none_or(|o| o == *id)) {
+        for id in self.ids().filter(|id| wanted(*id)) {
             for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
                 loop {
                     let mut barn = node.barn.lock(m);
@@ -568,6 +579,7 @@ impl<M: Machine> Slab<M> {
 
     /// Gives back what was not needed since the last call: sheaves that lay in the barns all the time, kept empties.
     pub fn age(&self, m: &M, pages: &PageAllocator<M>) {
+        self.flush_runs(m, pages);
         for id in self.ids() {
             let (cache, layout) = (&self.caches[id as usize], self.layout(id));
             if cache.slow_allocs.load(Ordering::Relaxed) == 0 && id != SHEAF_CACHE {

@@ -5,8 +5,8 @@ use core::ptr;
 use core::sync::atomic::Ordering;
 
 use super::node::slab_of;
-use super::sheaf;
 use super::{CacheNode, Slab};
+use super::{runs, sheaf};
 use crate::machine::{MAX_CACHES, Machine, Word};
 
 /// A cache's numbers. Objects in sheaves count as neither free nor in use by the program.
@@ -146,6 +146,9 @@ impl<M: Machine> Slab<M> {
     /// Objects of a sheaf of cache `id`. The caller may hold the barn's lock, so descriptors are looked at without the list
     /// lock: the fields read do not change while the object is out.
     fn verify_objects(&self, m: &M, id: u8, objects: &[usize]) -> Result<(), &'static str> {
+        if runs::is_run(id) {
+            return self.verify_runs(m, id, objects);
+        }
         for (i, object) in objects.iter().enumerate() {
             let Some((head, offset)) = slab_of(m, ptr::with_exposed_provenance(*object)) else {
                 return Err("object in a sheaf lies in no slab");

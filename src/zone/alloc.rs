@@ -26,12 +26,14 @@ pub(super) struct Request {
     node: usize,
     list: MigrateType,
     want: Want,
+    /// An exact run, which needs no alignment.
+    pub run: bool,
 }
 
 impl Request {
     pub fn new(gfp: Gfp, order: Order, pages: u32, node: usize) -> Request {
         let want = if gfp.has(Gfp::ZERO) { Want::Zero } else { Want::Any };
-        Request { gfp, order, pages, top: top_zone(gfp), node, list: MigrateType::of(gfp), want }
+        Request { gfp, order, pages, top: top_zone(gfp), node, list: MigrateType::of(gfp), want, run: false }
     }
 
     /// Whether it promises not to fault, block or call the system: an atomic one.
@@ -89,6 +91,9 @@ fn grows(top: ZoneKind, kind: ZoneKind) -> bool {
 
 /// Frames below this number lie below 4 GiB.
 const DMA32_END: Pfn = Pfn(1 << 20);
+
+/// Zeroed runs from this many pages on are cut from memory that reads zero already.
+const ZERO_ROW: u32 = 16;
 
 /// Growth in a row for one request. More than one where the new range is not aligned for the largest order.
 const GROWTHS: u32 = 4;
@@ -176,20 +181,15 @@ impl<M: Machine> PageAllocator<M> {
         // An atomic request looks into the reserve first: only what lies there is sure to take no fault.
         let first = bin.filter(|_| !gfp.no_fault());
         let cached = first.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
-        cached.or_else(|| self.get_slow(m, gfp, order, pages, node, bin))
+        cached.or_else(|| {
+            let node = node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1);
+            self.get_slow(m, Request::new(gfp, order, pages, node), bin)
+        })
     }
 
+    /// Takes frames for a request from a zone.
     #[cold]
-    fn get_slow(
-        &self,
-        m: &M,
-        gfp: Gfp,
-        order: Order,
-        pages: u32,
-        node: Option<usize>,
-        bin: Option<Bin>,
-    ) -> Option<Taken> {
-        let mut request = Request::new(gfp, order, pages, node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1));
+    pub(super) fn get_slow(&self, m: &M, mut request: Request, bin: Option<Bin>) -> Option<Taken> {
         if !self.grouping.load(Relaxed) {
             request.list = MigrateType::Unmovable;
         }
@@ -206,7 +206,8 @@ impl<M: Machine> PageAllocator<M> {
             Walk::Taken(taken) => taken,
             ended => {
                 let listed = bin.filter(|_| request.no_fault());
-                let listed = listed.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
+                let node = Some(request.node).filter(|_| request.gfp.has(Gfp::THISNODE));
+                let listed = listed.and_then(|bin| self.take_listed(m, request.gfp, request.pages, node, bin));
                 listed.or_else(|| self.slow(m, &request, ended))?
             }
         };
@@ -314,6 +315,16 @@ impl<M: Machine> PageAllocator<M> {
         let (mut found, mut cut);
         loop {
             let buddy = &mut zone.buddy;
+            let clean = want == Want::Zero;
+            let row = (request.run && want != Want::Backed && (!clean || pages >= ZERO_ROW))
+                .then(|| buddy.find_run(&view, pages, request.list, clean));
+            if let Some(row) = row.flatten() {
+                (found, cut) = (row, pages);
+                if row.fresh == 0 || self.budget.try_charge(u64::from(row.fresh), mark, request.gfp) {
+                    break;
+                }
+                want = Want::Backed;
+            }
             found = match buddy.find(&view, request.order, pages, request.list, want) {
                 Some(found) => found,
                 None => match buddy.fall_back(&view, request.order, pages, request.list, want) {

@@ -57,9 +57,10 @@ pub enum Want {
     Backed,
 }
 
-/// Where [`Buddy::find`] found room for a request.
+/// Where [`Buddy::find`] or [`Buddy::find_run`] found room for a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
+    /// The block that the room starts in. A run may go on in the free blocks behind it.
     block: Pfn,
     order: Order,
     /// Pages into the block.
@@ -313,25 +314,135 @@ impl Buddy {
         }
     }
 
+    /// The tightest place for a run of `pages` pages on the lists of type `list`: it need not be aligned, and may take up several
+    /// free blocks in a row. Of a few blocks of each order that can be part of such a row, the one whose row has least to spare,
+    /// fresh memory counted as spare; whole pageblocks stay whole. `clean` asks for memory that reads zero.
+    ///
+    /// Simulated over random sets of live runs (9-260 KiB; 9-70 KiB; 9 KiB-1.5 MiB), memory ever used over the most in use:
+    ///
+    /// | place | | | |
+    /// |---|---|---|---|
+    /// | one aligned block, tail given back | 1.41 | 1.42 | 1.73 |
+    /// | row behind the first blocks of half the size | 1.38 | 1.38 | 1.53 |
+    /// | row around the first 8 blocks of each order (this) | 1.11 | 1.07 | 1.13 |
+    /// | the same, 32 blocks | 1.07 | 1.03 | 1.10 |
+    /// | the tightest row of all | 1.05 | 1.03 | 1.11 |
+    pub fn find_run(&self, map: &impl Map, pages: u32, list: MigrateType, clean: bool) -> Option<Found> {
+        // Of a row of n pages, at least a quarter is one block.
+        let least = Order::holding(pages as usize)?.get().saturating_sub(2);
+        let mut best: Option<(u32, PfnRange)> = None;
+        let lists = if clean { &[true][..] } else { &[false, true] };
+        for order in (least..=least + 4).take_while(|order| *order < PAGEBLOCK_ORDER).filter_map(Order::new) {
+            for unbacked in lists {
+                let set = if *unbacked { self.clean } else { self.backed };
+                if set[list.index()] >> order.get() & 1 == 0 {
+                    continue;
+                }
+                let area = &self.areas[order.index()];
+                let area = if *unbacked { &area.clean } else { &area.backed };
+                for block in area[list.index()].iter(|p| map.page(p)).take(LOOK) {
+                    let row = self.row(map, block, list, 4 * pages.max(order.pages()), clean);
+                    if row.pages < pages {
+                        continue;
+                    }
+                    let cost = row.pages - pages + if clean { 0 } else { self.fresh(map, row.start, pages) };
+                    if best.is_none_or(|(least, _)| cost < least) {
+                        best = Some((cost, row));
+                    }
+                    if cost == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        let (_, row) = best?;
+        let fresh = self.fresh(map, row.start, pages);
+        Some(Found { block: row.start, order: map.page(row.start).order(), at: 0, fresh, room: 0 })
+    }
+
+    /// The free blocks of `list` that lie in a row with the one at `block`, smaller than pageblocks all, about `most` pages of
+    /// them; within a block of the largest order, where every frame has a descriptor.
+    fn row(&self, map: &impl Map, block: Pfn, list: MigrateType, most: u32, clean: bool) -> PfnRange {
+        let part = |pfn: Pfn| {
+            let page = map.page(pfn);
+            let suits = page.kind() == Kind::Buddy
+                && page.order() < Order::PAGEBLOCK
+                && page.cache() == list as u16
+                && self.is_home(page)
+                && (!clean || page.has(flag::UNBACKED));
+            suits.then(|| page.order())
+        };
+        let (mut start, mut end) = (block, block.add(map.page(block).order().pages()));
+        while end.since(start) < most
+            && end.0 & (Order::MAX.pages() - 1) != 0
+            && let Some(order) = part(end)
+        {
+            end = end.add(order.pages());
+        }
+        'more: while end.since(start) < most {
+            // A block that ends here is aligned to its size.
+            let aligned = start.0.trailing_zeros().min(u32::from(PAGEBLOCK_ORDER) - 1);
+            if start.0 & (Order::MAX.pages() - 1) == 0 {
+                break;
+            }
+            for order in (0..=aligned as u8).filter_map(Order::new) {
+                let before = Pfn(start.0 - order.pages());
+                if part(before) == Some(order) {
+                    start = before;
+                    continue 'more;
+                }
+            }
+            break;
+        }
+        PfnRange::new(start, end.since(start))
+    }
+
+    /// How many of the `pages` pages from `start` on, which lie in free blocks in a row, hold no memory.
+    fn fresh(&self, map: &impl Map, start: Pfn, pages: u32) -> u32 {
+        let (mut at, end, mut fresh) = (start, start.add(pages), 0);
+        while at < end {
+            let page = map.page(at);
+            let part = page.order().pages().min(end.since(at));
+            fresh += part - Extent::unpack(page.refs()).cut(0, part).len();
+            at = at.add(page.order().pages());
+        }
+        fresh
+    }
+
     /// Takes `pages` pages of what was found, gives back what is around them, and returns them with their state bits. They are
     /// [`Kind::Isolated`] then: off the lists, nobody's yet.
     pub fn take(&mut self, map: &impl Map, found: Found, pages: u32) -> (Pfn, u32) {
+        let pfn = found.block.add(found.at);
+        let end = pfn.add(pages);
         let list = MigrateType::from_raw(map.page(found.block).cache() as u8);
-        let contents = self.remove(map, found.block);
-        let (pfn, block) = (found.block.add(found.at), PfnRange::block(found.block, found.order));
-        map.page(found.block).set_kind(Kind::Tail, Order::ZERO);
-        let before = PfnRange::new(found.block, found.at);
-        let behind = PfnRange::new(pfn.add(pages), block.pages - found.at - pages);
-        // Nothing of this can merge: what is taken is between them.
-        for (rest, order) in blocks(before).chain(blocks(behind)) {
-            let part = contents.cut(rest.since(found.block), order.pages());
-            self.insert(map, rest, order, part, list);
+        let (mut at, mut state) = (pfn, STATE);
+        while at < end {
+            let block = if at == pfn { found.block } else { at };
+            let behind = block.add(map.page(block).order().pages());
+            let part = behind.since(at).min(end.since(at));
+            state &= self.carve(map, block, at.since(block), part, list);
+            at = behind;
         }
-        let state = contents.cut(found.at, pages).state();
         let page = map.page(pfn);
         page.set_flags(self.home | state | if list == MigrateType::HighAtomic { flag::RESERVE } else { 0 });
         page.set_kind(Kind::Isolated, Order::ZERO);
         (pfn, state)
+    }
+
+    /// Takes `pages` pages out of the free block at `block`, from page `at` of it on, puts the rest back on the lists, and
+    /// returns the state bits of what was taken.
+    fn carve(&mut self, map: &impl Map, block: Pfn, at: u32, pages: u32, list: MigrateType) -> u32 {
+        let whole = map.page(block).order().pages();
+        let contents = self.remove(map, block);
+        map.page(block).set_kind(Kind::Tail, Order::ZERO);
+        let before = PfnRange::new(block, at);
+        let behind = PfnRange::new(block.add(at + pages), whole - at - pages);
+        // Nothing of this can merge: what is taken is between them.
+        for (rest, order) in blocks(before).chain(blocks(behind)) {
+            let part = contents.cut(rest.since(block), order.pages());
+            self.insert(map, rest, order, part, list);
+        }
+        contents.cut(at, pages).state()
     }
 
     /// Room for a request of type `start` whose own lists are empty. May change the type of pageblocks.
@@ -649,8 +760,8 @@ fn census(map: &impl Map, pfn: Pfn, to: MigrateType, home: u32) -> (u32, u32) {
                 }
                 block
             }
-            Kind::Run | Kind::Vmalloc => {
-                let block = if kind == Kind::Run { (page.word() as u32).clamp(1, left) } else { block };
+            Kind::Run | Kind::Kept | Kind::Vmalloc => {
+                let block = if kind != Kind::Vmalloc { (page.word() as u32).clamp(1, left) } else { block };
                 if to == MigrateType::Movable {
                     compatible += block;
                 }

@@ -55,11 +55,7 @@ impl<M: Machine> PageAllocator<M> {
         }
         let no_fault = M::LENT && gfp.no_fault();
         let listed = pcp.pop(bin, |p| m.page(p), |page| !no_fault || !page.has(flag::UNBACKED));
-        let range = match listed {
-            Some(pfn) => PfnRange::new(pfn, pages),
-            None if bin.is_run() && !no_fault => pcp.pop_larger(pages, |p| m.page(p))?,
-            None => return None,
-        };
+        let range = PfnRange::new(listed?, pages);
         Some(Taken { range, state: m.page(range.start).flags() & STATE })
     }
 

@@ -1,8 +1,7 @@
 //! Per-CPU page lists: what one CPU freed last, to be had again without the zone lock.
 //!
-//! Two kinds of lists: blocks of orders 0 to 5 and 9 by migrate type, as in the kernel; and exact runs by their number of
-//! pages, so that a loop that allocates and frees 40 KiB neither splits nor merges. The head of a list is hot, its tail cold:
-//! frees go to the head, refills to the tail, and what is too much goes back from the tail, one block per list in turn.
+//! Lists are by order, 0 to 5 and 9, and migrate type, as in the kernel. The head of a list is hot, its tail cold: frees go to
+//! the head, refills to the tail, and what is too much goes back from the tail, one block per list in turn.
 //!
 //! A free block here is [`Kind::Pcp`]; its descriptor's `word` is its number of pages. Guard: the list's lock, taken by
 //! trying: whoever finds it taken goes past it to the zone.
@@ -11,16 +10,12 @@ use super::fallback::MigrateType;
 use crate::page::{Kind, Page, PageList};
 use crate::types::{Order, Pfn, PfnRange};
 
-/// Largest run kept, in pages.
-pub const MAX_RUN: u32 = 512;
 /// Orders kept: 0 to this, and a pageblock.
 const MAX_SMALL: u8 = 5;
 const ORDERS: usize = MAX_SMALL as usize + 2;
 /// Migrate types kept apart.
 const TYPES: usize = 3;
-const RUNS: usize = ORDERS * TYPES - 1;
-const LISTS: usize = RUNS + MAX_RUN as usize + 1;
-const WORDS: usize = LISTS.div_ceil(64);
+const LISTS: usize = ORDERS * TYPES;
 
 /// Most pages of one CPU's lists.
 const MAX_HIGH: u32 = 4096;
@@ -29,7 +24,7 @@ const MIN_HIGH: u32 = 8;
 
 /// Which list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bin(u16);
+pub struct Bin(u8);
 
 impl Bin {
     /// For blocks of `order`; `None` where such are not kept.
@@ -40,19 +35,7 @@ impl Bin {
             _ if order == Order::PAGEBLOCK => MAX_SMALL + 1,
             _ => return None,
         };
-        list.mixes().then(|| Bin((slot as usize * TYPES + list.index()) as u16))
-    }
-
-    /// For exact runs of `pages`; `None` where such are not kept.
-    #[inline]
-    pub fn run(pages: u32) -> Option<Bin> {
-        (1..=MAX_RUN).contains(&pages).then(|| Bin((RUNS as u32 + pages) as u16))
-    }
-
-    /// Whether it is one for runs.
-    #[inline]
-    pub fn is_run(self) -> bool {
-        usize::from(self.0) > RUNS
+        list.mixes().then(|| Bin((slot as usize * TYPES + list.index()) as u8))
     }
 
     /// Blocks to fetch at once where the list is empty.
@@ -75,13 +58,13 @@ pub struct Pcp {
     high: u32,
     /// Fewest pages since the last [`Pcp::age`]: that many were of no use.
     idle: u32,
-    cursor: u16,
+    cursor: u8,
     node: u8,
     /// Requests served.
     pub hits: u64,
     /// Requests that found the list empty.
     pub misses: u64,
-    set: [u64; WORDS],
+    set: u32,
     lists: [PageList; LISTS],
 }
 
@@ -128,24 +111,12 @@ impl Pcp {
         Some(pfn)
     }
 
-    /// The hottest block of the next larger runs, if that is at most an eighth larger: to be asked where the list of the
-    /// size itself is empty. Cutting off what is too much was tried: nothing here merges again, and memory tripled.
-    pub fn pop_larger<'p>(&mut self, pages: u32, page: impl Fn(Pfn) -> &'p Page) -> Option<PfnRange> {
-        let from = Bin::run(pages)?.0 as usize + 1;
-        let larger = self.next(from).filter(|larger| larger.0 as usize - from < pages as usize / 8)?;
-        let pfn = self.lists[larger.0 as usize].first()?;
-        let found = page(pfn).word() as u32;
-        self.unlink(larger, pfn, &page);
-        (self.hits, self.misses) = (self.hits + 1, self.misses.saturating_sub(1));
-        Some(PfnRange::new(pfn, found))
-    }
-
     #[inline]
     fn unlink<'p>(&mut self, bin: Bin, pfn: Pfn, page: impl Fn(Pfn) -> &'p Page) {
         let list = &mut self.lists[bin.0 as usize];
         list.remove(pfn, &page);
         if list.is_empty() {
-            self.set[bin.0 as usize / 64] &= !(1 << (bin.0 % 64));
+            self.set &= !(1 << bin.0);
         }
         self.pages -= page(pfn).word() as u32;
         self.idle = self.idle.min(self.pages);
@@ -164,28 +135,23 @@ impl Pcp {
         } else {
             list.push_back(range.start, &page);
         }
-        self.set[bin.0 as usize / 64] |= 1 << (bin.0 % 64);
+        self.set |= 1 << bin.0;
         self.pages += range.pages;
     }
 
     /// Takes the coldest block of the next list that has one.
     pub fn evict<'p>(&mut self, page: impl Fn(Pfn) -> &'p Page) -> Option<PfnRange> {
-        let bin = self.next(self.cursor as usize).or_else(|| self.next(0))?;
-        self.cursor = (bin.0 + 1) % LISTS as u16;
+        let bin = self.next(self.cursor).or_else(|| self.next(0))?;
+        self.cursor = (bin.0 + 1) % LISTS as u8;
         let pfn = self.lists[bin.0 as usize].last()?;
         self.unlink(bin, pfn, &page);
         Some(PfnRange::new(pfn, page(pfn).word() as u32))
     }
 
     /// The first list from `from` on that has blocks.
-    fn next(&self, from: usize) -> Option<Bin> {
-        let mut word = from / 64;
-        let mut bits = *self.set.get(word)? & u64::MAX << (from % 64);
-        while bits == 0 {
-            word += 1;
-            bits = *self.set.get(word)?;
-        }
-        Some(Bin((word * 64) as u16 + bits.trailing_zeros() as u16))
+    fn next(&self, from: u8) -> Option<Bin> {
+        let bits = self.set & u32::MAX << from;
+        (bits != 0).then(|| Bin(bits.trailing_zeros() as u8))
     }
 
     /// Pages that were of no use since the last call.
@@ -199,7 +165,7 @@ impl Pcp {
     pub fn verify<'p>(&self, zone: usize, page: impl Fn(Pfn) -> &'p Page) -> Result<(), &'static str> {
         let mut pages = 0;
         for (index, list) in self.lists.iter().enumerate() {
-            if (self.set[index / 64] >> (index % 64) & 1 != 0) == list.is_empty() {
+            if (self.set >> index & 1 != 0) == list.is_empty() {
                 return Err("set of lists disagrees with a per-CPU list");
             }
             let mut n = 0;
@@ -208,13 +174,8 @@ impl Pcp {
                 if head.kind() != Kind::Pcp || (head.zone(), head.node()) != (zone, self.node()) {
                     return Err("frame on a per-CPU list that is not its own");
                 }
-                let fits = match index.checked_sub(RUNS) {
-                    Some(run) if run > 0 => head.word() == run as u64,
-                    _ => {
-                        let order = [0, 1, 2, 3, 4, 5, Order::PAGEBLOCK.get()][index / TYPES];
-                        head.order().get() == order && head.word() == 1 << order
-                    }
-                };
+                let order = [0, 1, 2, 3, 4, 5, Order::PAGEBLOCK.get()][index / TYPES];
+                let fits = head.order().get() == order && head.word() == 1 << order;
                 if !fits {
                     return Err("block on a per-CPU list of another size");
                 }
@@ -238,49 +199,4 @@ impl Pcp {
 /// Pages that each CPU keeps of a zone of `managed` pages: an eighth of its share, as the kernel does.
 pub fn high(managed: u32, cpus: usize) -> u32 {
     (managed / (8 * cpus.max(1) as u32)).clamp(MIN_HIGH, MAX_HIGH)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::vec::Vec;
-
-    use super::*;
-
-    #[test]
-    fn a_run_serves_for_one_an_eighth_smaller() {
-        let pages: Vec<Page> = (0..256).map(|_| Page::new()).collect();
-        let page = |pfn: Pfn| &pages[pfn.index()];
-        let mut pcp = Pcp {
-            pages: 0,
-            high: 256,
-            idle: 0,
-            cursor: 0,
-            node: 0,
-            hits: 0,
-            misses: 0,
-            set: [0; WORDS],
-            lists: [const { PageList::new() }; LISTS],
-        };
-        let run = PfnRange::new(Pfn(8), 36);
-        let bin = Bin::run(36).unwrap();
-        pcp.push(bin, run, Order::ZERO, true, page);
-        for refused in [8, 31, 37, 512] {
-            assert_eq!(pcp.pop_larger(refused, page), None, "{refused} pages");
-        }
-        assert_eq!(pcp.pop_larger(32, page), Some(run));
-        assert_eq!((pcp.pages(), pcp.next(0)), (0, None));
-        assert_eq!(page(run.start).kind(), Kind::Isolated);
-        pcp.push(bin, run, Order::ZERO, true, page);
-        assert_eq!(pcp.pop_larger(35, page), Some(run));
-        pcp.verify(0, page).unwrap();
-        // Blocks by order are no runs, wherever their lists lie.
-        pcp.push(
-            Bin::block(Order::PAGEBLOCK, MigrateType::Movable).unwrap(),
-            PfnRange::block(Pfn(0), Order::ZERO),
-            Order::ZERO,
-            true,
-            page,
-        );
-        assert_eq!(pcp.pop_larger(1, page), None);
-    }
 }

@@ -3,22 +3,27 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::PageAllocator;
-use super::percpu::Bin;
+use super::alloc::Request;
 use super::watermark::Mark;
 use crate::gfp::Gfp;
-use crate::machine::Machine;
+use crate::machine::{MAX_NODES, Machine};
 use crate::page::{Kind, flag};
 use crate::types::{Order, Pfn, PfnRange};
 
 impl<M: Machine> PageAllocator<M> {
-    /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. Exactly so many, or up to an eighth
-    /// more where a run of that size was freed here before. A run is freed whole, so it counts as movable unless the flags
+    /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. A run is freed whole, so it counts as movable unless the flags
     /// say otherwise. Flags and failure as for [`PageAllocator::alloc_pages`].
     pub fn alloc_run(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>) -> Option<Pfn> {
         let order = Order::holding(pages as usize).filter(|_| pages > 0)?;
         let fixed = gfp.has(Gfp::DMA) || gfp.has(Gfp::RECLAIMABLE) || gfp.has(Gfp::HIGHMEM);
         let gfp = if fixed { gfp } else { gfp.with(Gfp::MOVABLE) };
-        let taken = self.get(m, gfp, order, pages, node, Bin::run(pages))?;
+        if gfp.check().is_err() {
+            return None;
+        }
+        let node = node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1);
+        let mut request = Request::new(gfp, order, pages, node);
+        request.run = true;
+        let taken = self.get_slow(m, request, None)?;
         m.page(taken.range.start).set_word(u64::from(taken.range.pages));
         Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
     }
@@ -27,10 +32,7 @@ impl<M: Machine> PageAllocator<M> {
     pub fn free_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
         match m.page(range.start).kind() {
             Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp => true,
-            _ => {
-                Bin::run(range.pages).is_some_and(|bin| self.keep(m, range, Order::ZERO, bin, true, may_block))
-                    || self.free_frames(m, range, 0, may_block)
-            }
+            _ => self.free_frames(m, range, 0, may_block),
         }
     }
 

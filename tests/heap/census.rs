@@ -28,7 +28,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
         while at < range.end() {
             let page = sim.page(at);
             let pages = match page.kind() {
-                Kind::Run | Kind::Pcp => page.word() as u32,
+                Kind::Run | Kind::Kept | Kind::Pcp => page.word() as u32,
                 Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?}), behind {before:?}", page.kind()),
                 _ => page.order().pages(),
             };

@@ -282,13 +282,14 @@ impl<F: Flavour> Simulated<F> {
         body()
     }
 
-    /// Calls the thread's hook.
+    /// Calls the thread's hook. What is forbidden to the one it interrupts is not forbidden to it.
     pub(super) fn interrupt(&self, call: Call) {
         if self.state.control.hooks.load(Ordering::Relaxed) == 0 {
             return;
         }
         if let Some(hook) = self.here(|here| here.hook.take()) {
-            let _back = Finally(|| self.here(|here| here.hook = Some(hook)));
+            let forbidden = self.here(|here| core::mem::take(&mut here.forbidden));
+            let _back = Finally(|| self.here(|here| (here.hook, here.forbidden) = (Some(hook), forbidden)));
             // SAFETY: `with_hook` is on this thread's stack and keeps the hook borrowed.
             unsafe { (*hook)(call) };
         }

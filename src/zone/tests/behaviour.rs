@@ -64,6 +64,36 @@ fn exact_pages_keep_no_tail() {
     assert!(!z.free_pages_exact(&m, at, true), "free already");
 }
 
+/// Free blocks in a row serve a run that none of them could alone, the tightest row first, and without growth.
+#[test]
+fn a_run_takes_several_blocks_in_a_row() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 1024).build();
+    let z = boot(&m);
+    let mut held = exhaust(&m, &z, Gfp::KERNEL | Gfp::MEMALLOC);
+    held.sort_unstable();
+    let mut free = |from: u32, pages: u32| {
+        for pfn in (from..from + pages).map(Pfn) {
+            let at = held.iter().position(|held| *held == pfn).expect("an ordinary page");
+            held.remove(at);
+            assert!(z.free_frames(&m, PfnRange::new(pfn, 1), 0, true));
+        }
+    };
+    // Rows of 13 and 12 pages: 1 + 4 + 8 and 1 + 2 + 8 + 1, none of which holds 12 pages alone.
+    free(1024 + 259, 13);
+    free(1024 + 517, 12);
+    assert!(z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 14, None).is_none());
+    let tight = z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 12, None);
+    assert_eq!(tight, Some(Pfn(1024 + 517)));
+    z.verify(&m).unwrap();
+    let run = z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 11, None).unwrap();
+    assert_eq!(run, Pfn(1024 + 259));
+    assert!((1..11).all(|page| m.page(run.add(page)).kind() == Kind::Tail));
+    assert!(z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 2, None).is_some(), "the rest of the row");
+    z.verify(&m).unwrap();
+    assert!(z.free_run(&m, PfnRange::new(run, 11), true));
+    z.verify(&m).unwrap();
+}
+
 #[test]
 fn calls_by_address_count_references() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 512).build();

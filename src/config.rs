@@ -22,6 +22,10 @@ pub struct Options {
     pub stats: bool,
     /// Whether restartable sequences may be used.
     pub rseq: bool,
+    /// Memory nodes to pretend to have; 0 for those of the system.
+    pub fake_nodes: u32,
+    /// Bytes kept populated for atomic requests, once there are such.
+    pub reserve_bytes: u64,
 }
 
 impl Options {
@@ -34,6 +38,8 @@ impl Options {
         verify: false,
         stats: false,
         rseq: true,
+        fake_nodes: 0,
+        reserve_bytes: 128 << 10,
     };
 }
 
@@ -121,6 +127,8 @@ pub static TABLE: &[OptionInfo] = &[
     option!("DECAY", Number decay_ms: u32, "ms", u32::MAX, "how long free memory stays with the process before it goes back"),
     option!("HUGE_PAGES", flag huge_pages, "advise the system to use huge pages beyond the first megabytes"),
     option!("RSEQ", flag rseq, "use restartable sequences where the system has them"),
+    option!("FAKE_NODES", Number fake_nodes: u32, "nodes", 4, "memory nodes to pretend to have, for tests; 0: those of the system"),
+    option!("RESERVE", Bytes reserve_bytes: u64, "bytes", 1u64 << 32, "kept populated for GFP_ATOMIC once it is used"),
 ];
 
 /// Why a setting was refused.

@@ -360,6 +360,8 @@ programs! {
     kernel_pages: "kernel_pages.c";
     kernel_objects: "kernel_objects.c";
     kernel_misuse: "kernel_misuse.c";
+    kernel_atomic: "kernel_atomic.c";
+    kernel_nodes: "kernel_nodes.c";
 }
 
 #[test]

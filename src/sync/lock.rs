@@ -3,6 +3,9 @@
 //!
 //! The word is 0 free, 1 held, 2 held with sleepers (Drepper, "Futexes Are Tricky", mutex 2). How to sleep is the
 //! machine's business ([`Park`]): a futex hosted, nothing on bare metal, where interrupts are off while it is held.
+//!
+//! Who may not wait may not enter the system to wake others either. Such a holder says 3: who finds that does not go to sleep on the word
+//! but naps and looks again.
 #![allow(unsafe_code)]
 
 use core::mem::ManuallyDrop;
@@ -16,6 +19,7 @@ use super::cell::{Access, UnsafeCell, access};
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const SLEEPERS: u32 = 2;
+const BRIEF: u32 = 3;
 
 /// Rounds of spinning for a lock that the forking thread may hold itself: longer than others hold theirs.
 const FORK_TRIES: u32 = 100;
@@ -26,6 +30,10 @@ pub trait Park {
     const SPINS: u32;
     /// Sleeps while `*word == seen`; may return early.
     fn wait(&self, word: &AtomicU32, seen: u32);
+    /// Lets some time pass while `*word == seen`, which nobody will wake the caller from.
+    fn nap(&self, _word: &AtomicU32, _seen: u32) {
+        core::hint::spin_loop();
+    }
     /// Wakes one sleeper on `word`.
     fn wake(&self, word: &AtomicU32);
 }
@@ -73,16 +81,23 @@ impl<T> Lock<T> {
         self.guard(park)
     }
 
-    /// Takes the lock if that needs no sleep: spins as briefly as [`Lock::lock`] does before it sleeps.
+    /// Takes the lock if that needs no sleep (giving it back may wake one who sleeps): spins as briefly as [`Lock::lock`] does before it sleeps.
     #[inline]
     pub fn try_lock<'a, P: Park>(&'a self, park: &'a P) -> Option<Guard<'a, T, P>> {
-        if self.try_word() || self.spin::<P>() { Some(self.guard(park)) } else { None }
+        if self.try_word(HELD) || self.spin::<P>(HELD) { Some(self.guard(park)) } else { None }
     }
 
-    /// [`Lock::lock`] where `may_block`, else [`Lock::try_lock`].
+    /// [`Lock::try_lock`] by one who will not wake others when he gives the lock back, unless `may_wake`.
+    #[inline]
+    pub fn try_lock_as<'a, P: Park>(&'a self, park: &'a P, may_wake: bool) -> Option<Guard<'a, T, P>> {
+        let word = if may_wake { HELD } else { BRIEF };
+        if self.try_word(word) || self.spin::<P>(word) { Some(self.guard(park)) } else { None }
+    }
+
+    /// [`Lock::lock`] where `may_block`, else tries, and enters the system neither now nor when giving the lock back.
     #[inline]
     pub fn acquire<'a, P: Park>(&'a self, park: &'a P, may_block: bool) -> Option<Guard<'a, T, P>> {
-        if may_block { Some(self.lock(park)) } else { self.try_lock(park) }
+        if may_block { Some(self.lock(park)) } else { self.try_lock_as(park, false) }
     }
 
     /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. Where the
@@ -91,7 +106,7 @@ impl<T> Lock<T> {
     pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) {
         if fork.may_block {
             self.raw_lock(park);
-        } else if !(0..FORK_TRIES).any(|_| self.try_word() || self.spin::<P>()) {
+        } else if !(0..FORK_TRIES).any(|_| self.try_word(HELD) || self.spin::<P>(HELD)) {
             return;
         }
         self.fork.store(fork.token, Ordering::Relaxed);
@@ -123,12 +138,20 @@ impl<T> Lock<T> {
     }
 
     fn raw_lock<P: Park>(&self, park: &P) {
-        if self.try_word() || self.spin::<P>() {
+        if self.try_word(HELD) || self.spin::<P>(HELD) {
             return;
         }
-        // Acquire, pairs with the Release in `release`.
-        while self.word.swap(SLEEPERS, Ordering::Acquire) != FREE {
-            park.wait(&self.word, SLEEPERS);
+        loop {
+            // Others may be asleep: who was must assume so.
+            match self.exchange(FREE, SLEEPERS) {
+                Ok(_) => return,
+                Err(BRIEF) => park.nap(&self.word, BRIEF),
+                Err(word) => {
+                    if word == SLEEPERS || self.exchange(HELD, SLEEPERS).is_ok() {
+                        park.wait(&self.word, SLEEPERS);
+                    }
+                }
+            }
         }
     }
 
@@ -139,16 +162,21 @@ impl<T> Lock<T> {
     }
 
     #[inline]
-    fn try_word(&self) -> bool {
+    fn try_word(&self, word: u32) -> bool {
+        self.exchange(FREE, word).is_ok()
+    }
+
+    #[inline]
+    fn exchange(&self, old: u32, new: u32) -> Result<u32, u32> {
         // Acquire, pairs with the Release in `release`.
-        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.word.compare_exchange(old, new, Ordering::Acquire, Ordering::Relaxed)
     }
 
     #[cold]
-    fn spin<P: Park>(&self) -> bool {
+    fn spin<P: Park>(&self, word: u32) -> bool {
         for _ in 0..P::SPINS {
             core::hint::spin_loop();
-            if self.word.load(Ordering::Relaxed) == FREE && self.try_word() {
+            if self.word.load(Ordering::Relaxed) == FREE && self.try_word(word) {
                 return true;
             }
         }

@@ -49,7 +49,7 @@ impl<M: Machine> PageAllocator<M> {
     #[inline]
     pub(super) fn take_listed(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>, bin: Bin) -> Option<Taken> {
         let kind = self.home_zone(gfp);
-        let mut pcp = self.pcps.get(m.cpu(), kind as usize)?.try_lock(m)?;
+        let mut pcp = self.pcps.get(m.cpu(), kind as usize)?.try_lock_as(m, gfp.may_block())?;
         if node.is_some_and(|node| node != pcp.node()) {
             return None;
         }
@@ -76,7 +76,9 @@ impl<M: Machine> PageAllocator<M> {
     pub(super) fn keep(&self, m: &M, range: PfnRange, order: Order, bin: Bin, hot: bool, may_block: bool) -> bool {
         let page = m.page(range.start);
         let (kind, node) = (page.zone(), page.node());
-        let Some(mut pcp) = self.pcps.get(m.cpu(), kind).and_then(|pcp| pcp.try_lock(m)) else { return false };
+        let Some(mut pcp) = self.pcps.get(m.cpu(), kind).and_then(|pcp| pcp.try_lock_as(m, may_block)) else {
+            return false;
+        };
         if node != pcp.node() || !(pcp.takes(range.pages) || self.widen(m, &mut pcp, kind, range.pages)) {
             return false;
         }
@@ -172,7 +174,11 @@ impl<M: Machine> PageAllocator<M> {
         }
         let page = m.page(first);
         let (kind, node) = (page.zone(), page.node());
-        let mut pcp = self.pcps.get(m.cpu(), kind).and_then(|pcp| pcp.try_lock(m)).filter(|pcp| pcp.node() == node);
+        let mut pcp = self
+            .pcps
+            .get(m.cpu(), kind)
+            .and_then(|pcp| pcp.try_lock_as(m, request.gfp.may_block()))
+            .filter(|pcp| pcp.node() == node);
         let mut place = |at: Pfn, state: u32| {
             let head = m.page(at);
             head.set_home(kind, node);

@@ -163,6 +163,7 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.set_limit(limit.min(m.budget()));
         self.budget.set_pressure(m.pressure());
         self.decay_ms.store(options.decay_ms, Relaxed);
+        self.reserve_goal.store((options.reserve_bytes >> PAGE_SHIFT).try_into().unwrap_or(u32::MAX), Relaxed);
     }
 
     /// Adds memory present at boot: any run of frames of one zone, with contents unknown. A frame is added once. Zones do

@@ -31,6 +31,28 @@ macro_rules! model {
     };
 }
 
+/// One who may sleep, and one who tries and wakes nobody: neither waits for ever, and both are seen.
+#[test]
+fn a_brief_holder_is_waited_for_by_looking_again() {
+    explore(4, || {
+        let shared = Arc::new((slabwright::sync::Lock::new(0usize), Futex::new()));
+        let other = shared.clone();
+        let sleeper = thread::spawn(move || {
+            *other.0.lock(&other.1) += 1;
+            *other.0.lock(&other.1) += 1;
+        });
+        let mut done = 2;
+        for _ in 0..2 {
+            if let Some(mut value) = shared.0.acquire(&shared.1, false) {
+                *value += 1;
+                done += 1;
+            }
+        }
+        sleeper.join().unwrap();
+        assert_eq!(*shared.0.lock(&shared.1), done);
+    });
+}
+
 fn mutant(which: Mutant) {
     mutated::with(which, || explore(2, || model!(mutated::lock::Lock)(2)));
 }

@@ -72,6 +72,9 @@ macro_rules! park {
             fn wait(&self, word: &$word, seen: u32) {
                 self.wait(|| word.load(loom::sync::atomic::Ordering::Relaxed) != seen);
             }
+            fn nap(&self, _word: &$word, _seen: u32) {
+                loom::thread::yield_now();
+            }
             fn wake(&self, _word: &$word) {
                 self.wake();
             }

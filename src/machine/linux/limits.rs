@@ -2,11 +2,11 @@
 
 use core::ffi::CStr;
 use core::num::NonZero;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use once_cell::race::OnceNonZeroUsize;
 
-use super::sys;
+use super::{rseq, sys};
 use crate::config::Options;
 use crate::machine::MAX_NODES;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE};
@@ -17,6 +17,8 @@ static SYSTEM: OnceNonZeroUsize = OnceNonZeroUsize::new();
 static ABORTS: AtomicBool = AtomicBool::new(Options::DEFAULT.abort);
 static CPUS: OnceNonZeroUsize = OnceNonZeroUsize::new();
 static NODES: OnceNonZeroUsize = OnceNonZeroUsize::new();
+/// Nodes to pretend to have (option), 0 for none.
+static FAKE_NODES: AtomicU32 = AtomicU32::new(0);
 
 /// What `ask` says at first; at least 1.
 fn once(cell: &OnceNonZeroUsize, ask: impl FnOnce() -> usize) -> usize {
@@ -26,6 +28,7 @@ fn once(cell: &OnceNonZeroUsize, ask: impl FnOnce() -> usize) -> usize {
 /// Keeps the parts of `options` that concern the machine.
 pub(super) fn configure(options: &Options) {
     LIMIT.store(options.limit_bytes, Relaxed);
+    FAKE_NODES.store(options.fake_nodes, Relaxed);
     ABORTS.store(options.abort, Relaxed);
 }
 
@@ -55,6 +58,10 @@ fn mask_bits() -> usize {
 /// Memory nodes, folded to [`MAX_NODES`].
 pub(super) fn nodes() -> usize {
     once(&NODES, || {
+        let fake = FAKE_NODES.load(Relaxed) as usize;
+        if fake > 0 {
+            return fake.min(MAX_NODES);
+        }
         const MEMS_ALLOWED: usize = 1 << 2;
         // The kernel wants room for all nodes it could have: up to 1024.
         let mut mask = [0u64; 16];
@@ -66,8 +73,15 @@ pub(super) fn nodes() -> usize {
     })
 }
 
-/// The memory node the caller runs on, folded to [`MAX_NODES`].
+/// The memory node the caller runs on, folded to [`MAX_NODES`]. CPUs take turns on nodes that are pretended.
 pub(super) fn current_node() -> usize {
+    let fake = FAKE_NODES.load(Relaxed) as usize;
+    if fake > 0 {
+        return rseq::current_cpu() % fake.min(MAX_NODES);
+    }
+    if let Some(node) = rseq::node_id() {
+        return node as usize % MAX_NODES;
+    }
     let mut node = 0u32;
     // SAFETY: the kernel writes one word.
     let done = unsafe { sys::call(libc::SYS_getcpu, [0, (&raw mut node).expose_provenance(), 0, 0, 0, 0]) };
@@ -77,7 +91,7 @@ pub(super) fn current_node() -> usize {
 /// Asks for memory of `node` in `[at, at + len)`, where there are several.
 pub(super) fn bind(at: usize, len: usize, node: usize) {
     const MPOL_PREFERRED_MANY: usize = 5;
-    if nodes() == 1 {
+    if nodes() == 1 || FAKE_NODES.load(Relaxed) > 0 {
         return;
     }
     // All nodes that are folded onto this one.

@@ -16,6 +16,8 @@ const UNREGISTER: usize = 1;
 
 /// `cpu_id` in the area.
 pub(super) const CPU_ID: usize = 4;
+/// `node_id` in the area.
+const NODE_ID: usize = 20;
 
 /// How critical sections are made, for the whole process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +67,25 @@ pub(super) fn cpu_id() -> i32 {
     let at = area(OFFSET.load(Relaxed)) + CPU_ID;
     // SAFETY: the area is static thread-local storage of this thread; the kernel writes it, hence volatile.
     unsafe { core::ptr::with_exposed_provenance::<i32>(at).read_volatile() }
+}
+
+/// The CPU the calling thread is on, at this moment.
+pub(super) fn current_cpu() -> usize {
+    usize::try_from(cpu_id()).unwrap_or_else(|_| {
+        // SAFETY: no arguments; answered by the vDSO.
+        usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
+    })
+}
+
+/// The memory node of that CPU, where the kernel writes it into the area (from 6.3 on).
+pub(super) fn node_id() -> Option<u32> {
+    const AT_RSEQ_FEATURE_SIZE: libc::c_ulong = 27;
+    if cpu_id() < 0 || sys::auxv(AT_RSEQ_FEATURE_SIZE) < (NODE_ID + 4) as u64 {
+        return None;
+    }
+    let at = area(OFFSET.load(Relaxed)) + NODE_ID;
+    // SAFETY: as in `cpu_id`.
+    Some(unsafe { core::ptr::with_exposed_provenance::<u32>(at).read_volatile() })
 }
 
 fn rseq(area: usize, len: usize, flags: usize) -> Result<(), sys::Errno> {

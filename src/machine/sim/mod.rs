@@ -518,6 +518,11 @@ impl<F: Flavour> Park for Simulated<F> {
         }
     }
 
+    fn nap(&self, _word: &AtomicU32, _seen: u32) {
+        self.call(Call::Wait);
+        std::thread::yield_now();
+    }
+
     fn wake(&self, _word: &AtomicU32) {
         self.call(Call::Wake);
         drop(locked(&self.state.asleep));

@@ -1,0 +1,229 @@
+// GFP_ATOMIC makes no system call, waits for nobody and takes no page fault: the kernel kills what calls it, and counts the faults.
+/* rows: C3 C5 C11 D12 I3 */
+//: modes: so archive static
+//: run: alone
+//: run: SLABWRIGHT_RSEQ=0 alone
+//: run: handler
+//: run: SLABWRIGHT_RSEQ=0 handler
+//: run: threads
+//: run: SLABWRIGHT_RSEQ=0 threads
+//: run: fifo
+//: run: faults
+//: run: SLABWRIGHT_RSEQ=0 faults
+//: run: SLABWRIGHT_RESERVE=8M faults
+//: run: proof => exit 159
+#define SLW_KERNEL_NAMES
+#include <slabwright.h>
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+
+#include "check.h"
+
+#define HELD 400
+
+static struct kmem_cache *cache;
+
+// From here on every system call of the calling thread but leaving the program, or a handler, ends it.
+static void kill_on_calls(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_rt_sigreturn, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+struct held {
+    void *p[HELD];
+    unsigned char kind[HELD], order[HELD];
+    size_t size[HELD];
+    unsigned long granted, refused;
+    uint64_t random;
+};
+
+// Gives the block at `n` back, its bytes checked.
+static void give_back(struct held *held, unsigned n) {
+    unsigned char *p = held->p[n];
+    if (!p)
+        return;
+    if (p[0] != (unsigned char)n || p[held->size[n] - 1] != (unsigned char)n)
+        __builtin_trap();
+    held->p[n] = NULL;
+    if (held->kind[n] == 0)
+        kfree(p);
+    else if (held->kind[n] == 1)
+        kmem_cache_free(cache, p);
+    else
+        free_pages((unsigned long)p, held->order[n]);
+}
+
+// One step: a block is freed, and another one asked for in its place. No CHECK here: it would call printf.
+static void step(struct held *held) {
+    uint64_t r = next_random(&held->random);
+    unsigned n = r % HELD;
+    give_back(held, n);
+    r >>= 10;
+    unsigned char *p;
+    if (r % 8 == 0) {
+        held->kind[n] = 2;
+        held->order[n] = r / 8 % 3;
+        held->size[n] = (size_t)4096 << held->order[n];
+        p = (unsigned char *)__get_free_pages(GFP_ATOMIC, held->order[n]);
+    } else if (r % 8 < 3) {
+        held->kind[n] = 1;
+        held->size[n] = 300;
+        p = kmem_cache_alloc(cache, GFP_ATOMIC);
+    } else {
+        held->kind[n] = 0;
+        held->size[n] = 1 + (r / 8) % (r & 64 ? 200 : 10000);
+        p = kmalloc(held->size[n], r & 128 ? GFP_ATOMIC : GFP_ATOMIC | __GFP_ZERO);
+    }
+    held->p[n] = p;
+    if (!p) {
+        held->refused++;
+        return;
+    }
+    held->granted++;
+    memset(p, (unsigned char)n, held->size[n]);
+}
+
+static struct held mine, handlers;
+static volatile sig_atomic_t handled;
+
+static void handler(int signal) {
+    (void)signal;
+    for (int n = 0; n < 20; n++)
+        step(&handlers);
+    handled++;
+}
+
+static volatile int started, done;
+
+static void *churn(void *seed) {
+    uint64_t random = (uint64_t)(uintptr_t)seed;
+    void *p[64] = {0};
+    while (!done) {
+        unsigned n = next_random(&random) % 64;
+        free(p[n]);
+        p[n] = malloc(1 + next_random(&random) % 20000);
+        started = 1;
+    }
+    return NULL;
+}
+
+static void *lone(void *unused) {
+    (void)unused;
+    kill_on_calls();
+    for (long n = 0; n < 100000; n++)
+        step(&mine);
+    done = 1;
+    // Even to end a thread takes system calls.
+    for (;;)
+        __builtin_ia32_pause();
+    return NULL;
+}
+
+static long faults(void) {
+    struct rusage usage;
+    CHECK(!getrusage(RUSAGE_THREAD, &usage));
+    return usage.ru_minflt + usage.ru_majflt;
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    const char *what = argv[1];
+    cache = kmem_cache_create("atomic", 300, 0, SLAB_NO_MERGE, NULL);
+    CHECK(cache && slw_atomic_reserve(8 << 20) >= 6 << 20);
+    mine.random = 88172645463325252;
+    handlers.random = 9241867421;
+    for (int n = 0; n < HELD; n++)
+        mine.p[n] = handlers.p[n] = NULL;
+    if (!strcmp(what, "alone")) {
+        kill_on_calls();
+        for (long n = 0; n < 500000; n++)
+            step(&mine);
+        _exit(mine.granted < 497000 ? 2 : 0);
+    } else if (!strcmp(what, "handler")) {
+        struct sigaction action = {.sa_handler = handler};
+        struct itimerval timer = {{0, 300}, {0, 300}};
+        CHECK(!sigaction(SIGALRM, &action, NULL) && !setitimer(ITIMER_REAL, &timer, NULL));
+        kill_on_calls();
+        // The handler interrupts what it itself does, at any point.
+        while (handled < 2000)
+            step(&mine);
+        if (mine.granted < mine.refused || handlers.granted < handlers.refused)
+            __builtin_trap();
+        _exit(0);
+    } else if (!strcmp(what, "threads")) {
+        // The others hold the locks that it wants, and sleep on those that it holds.
+        pthread_t others[3], thread;
+        for (uintptr_t n = 0; n < 3; n++)
+            CHECK(!pthread_create(&others[n], NULL, churn, (void *)(n * 1000 + 77)));
+        while (!started)
+            sched_yield();
+        CHECK(!pthread_create(&thread, NULL, lone, NULL));
+        for (int n = 0; n < 3; n++)
+            pthread_join(others[n], NULL);
+        CHECK(mine.granted > mine.refused);
+        _exit(0);
+    } else if (!strcmp(what, "fifo")) {
+        struct sched_param param = {.sched_priority = 1};
+        // Without the right to it, it runs as it is.
+        sched_setscheduler(0, SCHED_FIFO, &param);
+        kill_on_calls();
+        for (long n = 0; n < 500000; n++)
+            step(&mine);
+        _exit(mine.granted < 475000);
+    } else if (!strcmp(what, "faults")) {
+        // The code, and this function's data, are touched first; what is measured is held, so that nothing is used twice.
+        static void *many[3000];
+        memset(many, 1, sizeof many);
+        for (int n = 0; n < 100; n++)
+            step(&mine);
+        long before = faults();
+        for (unsigned n = 0; n < 3000; n++) {
+            size_t size = 1 + n * 7 % 900;
+            unsigned char *p = n % 2 ? kmalloc(size, GFP_ATOMIC) : kmem_cache_alloc(cache, GFP_ATOMIC);
+            if (p)
+                memset(p, 1, n % 2 ? size : 300);
+            many[n] = p;
+        }
+        long after = faults();
+        unsigned long got = 0;
+        for (unsigned n = 0; n < 3000; n++) {
+            got += many[n] != NULL;
+            kfree(many[n]);
+        }
+        CHECK(got == 3000);
+        if (after != before) {
+            fprintf(stderr, "%ld page faults\n", after - before);
+            return 1;
+        }
+        return 0;
+    } else {
+        // The filter does what it should: an ordinary request is killed by it.
+        int status;
+        pid_t child = fork();
+        if (child == 0) {
+            kill_on_calls();
+            for (;;)
+                if (!kmalloc(3 << 20, GFP_KERNEL))
+                    _exit(0);
+        }
+        CHECK(waitpid(child, &status, 0) == child);
+        return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : 0;
+    }
+}

@@ -7,6 +7,7 @@
 
 use core::marker::PhantomData;
 use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::fixmap::kmap_slot;
 use super::layout::{KM_TYPE_NR, LAST_PKMAP, PKMAP_BASE};
@@ -20,12 +21,13 @@ use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 struct Pkmap {
     /// 0: free. 1: nobody's, but translations may be about. Above: users and one.
     counts: [u16; LAST_PKMAP],
-    frames: [Pfn; LAST_PKMAP],
     last: usize,
 }
 
-static PKMAP: Lock<Pkmap> =
-    Lock::new(Pkmap { counts: [0; LAST_PKMAP], frames: [Pfn::NONE; LAST_PKMAP], last: 0 });
+static PKMAP: Lock<Pkmap> = Lock::new(Pkmap { counts: [0; LAST_PKMAP], last: 0 });
+
+/// The frame in each slot, for as long as it has users; changed under the lock.
+static FRAMES: [AtomicU32; LAST_PKMAP] = [const { AtomicU32::new(Pfn::NONE.0) }; LAST_PKMAP];
 
 /// Why a frame could not be mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,10 +42,17 @@ fn slot_address(slot: usize) -> usize {
     PKMAP_BASE + slot * PAGE_SIZE
 }
 
+/// The slot that the descriptor of a HIGHMEM frame names. Its word was somebody else's before, so the slot has to agree.
+fn slot_of(pfn: Pfn) -> Option<usize> {
+    let offset = (I386.page(pfn).word() as usize).wrapping_sub(PKMAP_BASE);
+    let slot = offset >> PAGE_SHIFT;
+    (slot < LAST_PKMAP && offset & (PAGE_SIZE - 1) == 0 && FRAMES[slot].load(Relaxed) == pfn.0).then_some(slot)
+}
+
 /// The address of a frame, null for one of HIGHMEM without a permanent mapping (`page_address`).
 pub fn page_address(pfn: Pfn) -> *mut u8 {
     let low = I386.virt(pfn);
-    if low.is_null() { ptr::with_exposed_provenance_mut(I386.page(pfn).word() as usize) } else { low }
+    if low.is_null() { slot_of(pfn).map_or(low, |slot| ptr::with_exposed_provenance_mut(slot_address(slot))) } else { low }
 }
 
 /// Maps `pfn`, an allocated frame of the caller's, for as long as it is not unmapped as often as it was mapped. The descriptor's `virtual` is set.
@@ -59,18 +68,19 @@ pub fn kmap(pfn: Pfn) -> Result<*mut u8, KmapError> {
         return Err(KmapError::Atomic);
     }
     let mut pkmap = PKMAP.lock(&I386);
-    let page = I386.page(pfn);
-    let mut at = page.word() as usize;
-    if at == 0 {
-        let slot = pkmap.free_slot().ok_or(KmapError::NoSlot)?;
-        at = slot_address(slot);
-        paging::set_fixed(at, Some((pfn, Flags::KERNEL)));
-        pkmap.counts[slot] = 1;
-        pkmap.frames[slot] = pfn;
-        page.set_word(at as u64);
-    }
-    pkmap.counts[(at - PKMAP_BASE) >> PAGE_SHIFT] += 1;
-    Ok(ptr::with_exposed_provenance_mut(at))
+    let slot = match slot_of(pfn) {
+        Some(slot) => slot,
+        None => {
+            let slot = pkmap.free_slot().ok_or(KmapError::NoSlot)?;
+            paging::set_fixed(slot_address(slot), Some((pfn, Flags::KERNEL)));
+            pkmap.counts[slot] = 1;
+            FRAMES[slot].store(pfn.0, Relaxed);
+            I386.page(pfn).set_word(slot_address(slot) as u64);
+            slot
+        }
+    };
+    pkmap.counts[slot] += 1;
+    Ok(ptr::with_exposed_provenance_mut(slot_address(slot)))
 }
 
 impl Pkmap {
@@ -95,7 +105,6 @@ impl Pkmap {
             if self.counts[slot] == 1 {
                 paging::set_fixed(slot_address(slot), None);
                 self.counts[slot] = 0;
-                self.frames[slot] = Pfn::NONE;
                 any = true;
             }
         }
@@ -111,15 +120,12 @@ pub fn kunmap(pfn: Pfn) -> bool {
         return true;
     }
     let mut pkmap = PKMAP.lock(&I386);
-    let page = I386.page(pfn);
-    let slot = (page.word() as usize).wrapping_sub(PKMAP_BASE) >> PAGE_SHIFT;
-    if slot >= LAST_PKMAP || pkmap.frames[slot] != pfn || pkmap.counts[slot] < 2 {
-        return false;
-    }
+    let Some(slot) = slot_of(pfn) else { return false };
     pkmap.counts[slot] -= 1;
     if pkmap.counts[slot] == 1 {
-        // The descriptor goes back to its owner as it was: a frame that is freed and handed out anew has no address.
-        page.set_word(0);
+        // The descriptor goes back to its owner: a frame that is freed and handed out anew has no address.
+        FRAMES[slot].store(Pfn::NONE.0, Relaxed);
+        I386.page(pfn).set_word(0);
     }
     true
 }

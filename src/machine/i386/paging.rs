@@ -189,6 +189,11 @@ pub fn translate(address: usize) -> Option<Translation> {
     kernel().translate(&READ_ONLY, VirtAddr(address))
 }
 
+/// Whether the kernel's table has a table for pages at `address`.
+pub fn has_table(address: usize) -> bool {
+    kernel().missing(&READ_ONLY, VirtAddr(address), VirtAddr(address + 1), Level::Pte) == 0
+}
+
 /// Writes the entry of a page whose table exists from the start (fixmap, PKMAP), without a lock, and forgets the old
 /// translation on this CPU. `None` takes the mapping away.
 pub fn set_fixed(address: usize, to: Option<(Pfn, Flags)>) {

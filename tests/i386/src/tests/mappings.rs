@@ -1,3 +1,371 @@
-use super::Test;
+//! vmalloc, device memory, permanent, temporary and fixed mappings: rows H and I.
 
-pub const TESTS: &[Test] = &[];
+use alloc::vec::Vec;
+use core::ptr::with_exposed_provenance_mut as pointer;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use slabwright::gfp::Gfp;
+use slabwright::machine::i386::fixmap::{FixedAddress, clear_fixmap, set_fixmap};
+use slabwright::machine::i386::highmem::{
+    KmType, KmapError, kmap, kmap_atomic, kmap_atomic_type, kmap_counts, kmap_depth, kmap_local, kunmap, kunmap_atomic,
+    page_address,
+};
+use slabwright::machine::i386::ioremap::{ioremap, iounmap, vmap, vunmap};
+use slabwright::machine::i386::layout::{
+    FIXADDR_START, FIXADDR_TOP, IOREMAP, KM_TYPE_NR, LAST_PKMAP, PKMAP_BASE, fix_to_virt, virt_to_fix,
+};
+use slabwright::machine::i386::{I386, fault, interrupt, paging, percpu};
+use slabwright::machine::{Frames, Mapping};
+use slabwright::paging::Flags;
+use slabwright::types::{PAGE_SIZE, Pfn, PhysAddr};
+
+use super::{Test, has_highmem};
+use crate::kernel::HEAP;
+
+pub const TESTS: &[Test] = &[
+    ("H1 vmalloc: adjacent addresses over scattered frames", scattered),
+    ("H1 a guard page behind each area", guarded),
+    ("H2 vfree is lazy; what was purged is mapped no more", lazy),
+    ("H7 vmalloc is mapped by pages, low memory by huge leaves", by_pages),
+    ("H3 H4 vmap shows frames a second time, and leaves them alive", second_view),
+    ("H5 H6 ioremap: the local APIC, uncached, gone after iounmap", local_apic),
+    ("H5 ioremap: text on the screen", screen),
+    ("A8 A9 I1 I2 I4 kmap gives a HIGHMEM page an address, and its descriptor knows", permanent),
+    ("I1 permanent mappings go round, with a flush", round),
+    ("I3 kmap is refused where waiting is", not_in_atomic_context),
+    ("I5 I6 I8 kmap_atomic: the descriptor stays as it is", temporary),
+    ("I5 kmap_atomic works in an interrupt handler", temporary_in_interrupt),
+    ("I7 temporary mappings are undone in reverse order only", reverse_order),
+    ("I9 I11 fixed addresses count down from the top", fixed),
+    ("I10 the local APIC through its fixed address", apic_fixed),
+    ("I13 set_fixmap and clear_fixmap: a fault afterwards", set_and_clear),
+];
+
+fn page(gfp: Gfp) -> Pfn {
+    HEAP.alloc_pages(gfp, 0, None).expect("a page")
+}
+
+fn free(pfn: Pfn) {
+    HEAP.free_pages(pfn, 0).expect("a page of this test's");
+}
+
+/// A page without an address; an ordinary one where all have one.
+fn high_page() -> Pfn {
+    page(Gfp::KERNEL.with(Gfp::HIGHMEM))
+}
+
+fn scattered() {
+    // No area of before is to serve.
+    HEAP.trim();
+    // Every other page of a block is taken, so that what is free there is scattered.
+    let block = HEAP.alloc_pages(Gfp::KERNEL.with(Gfp::HIGHMEM), 8, None).expect("a block");
+    HEAP.free_pages(block, 8).expect("it was just allocated");
+    let held: Vec<Pfn> = (0..200).map(|_| high_page()).collect();
+    held.iter().step_by(2).for_each(|pfn| free(*pfn));
+    let size = 3 << 20;
+    let area = HEAP.alloc(size);
+    assert!(I386.window().contains(&area.addr()));
+    let frames: Vec<Pfn> = (0..size / PAGE_SIZE)
+        .map(|n| paging::translate(area.addr() + n * PAGE_SIZE).expect("it is mapped").frame)
+        .collect();
+    assert!(frames.windows(2).any(|pair| pair[1].0 != pair[0].0 + 1), "the frames happen to be adjacent");
+    for n in 0..frames.len() {
+        // SAFETY: the area is this test's.
+        unsafe { area.add(n * PAGE_SIZE).cast::<u32>().write_volatile(n as u32) };
+    }
+    for (n, frame) in frames.iter().enumerate() {
+        let view = kmap_local(*frame);
+        // SAFETY: the frame is the area's.
+        assert_eq!(
+            unsafe { view.address().cast::<u32>().read_volatile() },
+            n as u32,
+            "the table says otherwise than the hardware"
+        );
+    }
+    // SAFETY: the area is live and this test's.
+    unsafe { HEAP.free(area) };
+    held.iter().skip(1).step_by(2).for_each(|pfn| free(*pfn));
+}
+
+fn guarded() {
+    let (a, b) = (HEAP.alloc(3 << 20), HEAP.alloc(3 << 20));
+    for area in [a, b] {
+        let end = area.addr() + (3 << 20);
+        assert_eq!(fault::read_byte(end - 1).map(|_| ()), Some(()));
+        assert_eq!(fault::read_byte(end), None, "behind the area there is something");
+        assert_eq!(fault::faults().address, end);
+    }
+    // SAFETY: both are live and this test's.
+    unsafe {
+        HEAP.free(a);
+        HEAP.free(b);
+    }
+}
+
+fn lazy() {
+    HEAP.trim();
+    let area = HEAP.alloc(3 << 20);
+    // SAFETY: the area is live and this test's.
+    unsafe {
+        area.write(1);
+        HEAP.free(area);
+    }
+    assert!(HEAP.vmalloc().stats(&I386).retained >= 1);
+    assert!(paging::translate(area.addr()).is_some(), "it stays mapped for a while");
+    let again = HEAP.alloc(3 << 20);
+    assert_eq!(again, area, "and serves the next request");
+    // SAFETY: as above.
+    unsafe { HEAP.free(again) };
+    HEAP.trim();
+    assert_eq!(HEAP.vmalloc().stats(&I386).retained, 0);
+    assert_eq!(fault::read_byte(area.addr()), None, "the translation outlived the mapping");
+}
+
+fn by_pages() {
+    let area = HEAP.alloc(3 << 20);
+    let found = paging::translate(area.addr()).expect("it is mapped");
+    assert_eq!(found.level, slabwright::paging::Level::Pte);
+    let low = HEAP.alloc(100);
+    assert_eq!(paging::translate(low.addr()).expect("it is mapped").level, slabwright::paging::Level::Pmd);
+    // SAFETY: both are live and this test's.
+    unsafe {
+        HEAP.free(low);
+        HEAP.free(area);
+    }
+}
+
+fn second_view() {
+    let frames = [page(Gfp::KERNEL), page(Gfp::KERNEL), page(Gfp::KERNEL)];
+    let order = [frames[2], frames[0], frames[1]];
+    let view = vmap(&order, Flags::KERNEL).expect("addresses");
+    assert!(IOREMAP.contains(&view.addr()));
+    for (n, pfn) in order.iter().enumerate() {
+        // SAFETY: the frames are this test's.
+        unsafe {
+            view.add(n * PAGE_SIZE).write_volatile(n as u8 + 1);
+            assert_eq!(I386.virt(*pfn).read_volatile(), n as u8 + 1, "two views of one frame");
+            I386.virt(*pfn).add(9).write_volatile(0x77);
+            assert_eq!(view.add(n * PAGE_SIZE + 9).read_volatile(), 0x77);
+        }
+    }
+    assert!(!vunmap(view.wrapping_add(PAGE_SIZE)), "not where it begins");
+    assert!(vunmap(view) && !vunmap(view));
+    assert_eq!(fault::read_byte(view.addr()), None);
+    // SAFETY: the frames are still this test's.
+    assert_eq!(unsafe { I386.virt(order[2]).read_volatile() }, 3, "the frames live on");
+    frames.into_iter().for_each(free);
+}
+
+fn local_apic() {
+    let registers = ioremap(PhysAddr(0xfee0_0030), 4).expect("addresses");
+    assert_eq!(registers.addr() % PAGE_SIZE, 0x30);
+    // SAFETY: the version register may be read.
+    let version = unsafe { registers.cast::<u32>().read_volatile() };
+    assert!((0x10..=0x1f).contains(&(version & 0xff)), "version {version:#x}");
+    let found = paging::translate(registers.addr()).expect("it is mapped");
+    assert!(found.flags.has(Flags::NO_CACHE.with(Flags::WRITE_THROUGH)));
+    assert!(iounmap(registers) && !iounmap(registers));
+    assert_eq!(fault::read_byte(registers.addr()), None);
+    let own = page(Gfp::KERNEL);
+    assert_eq!(ioremap(PhysAddr::of(own), PAGE_SIZE), None, "memory of the allocator's is no device");
+    free(own);
+}
+
+fn screen() {
+    let text = ioremap(PhysAddr(0xb_8000), 80 * 25 * 2).expect("addresses");
+    for (n, letter) in b"slabwright".iter().enumerate() {
+        // SAFETY: the text memory of the screen.
+        unsafe { text.cast::<u16>().add(n).write_volatile(0x0700 | u16::from(*letter)) };
+    }
+    let low = pointer::<u16>(slabwright::machine::i386::layout::PAGE_OFFSET + 0xb_8000);
+    // SAFETY: as above, through the direct map.
+    assert_eq!(unsafe { low.read_volatile() }, 0x0700 | u16::from(b's'));
+    assert!(iounmap(text));
+}
+
+fn permanent() {
+    let pfn = high_page();
+    if I386.virt(pfn).is_null() {
+        assert!(page_address(pfn).is_null());
+        let at = kmap(pfn).expect("a slot");
+        assert!((PKMAP_BASE..PKMAP_BASE + LAST_PKMAP * PAGE_SIZE).contains(&at.addr()));
+        assert_eq!((page_address(pfn), I386.page(pfn).word()), (at, at.addr() as u64));
+        assert_eq!(kmap(pfn), Ok(at), "counted, not mapped again");
+        // SAFETY: the page is this test's.
+        unsafe { at.write_bytes(0x3c, PAGE_SIZE) };
+        assert!(kunmap(pfn));
+        assert_eq!(page_address(pfn), at, "one user is left");
+        // SAFETY: as above.
+        assert_eq!(unsafe { kmap_local(pfn).address().add(4095).read_volatile() }, 0x3c);
+        assert!(kunmap(pfn) && !kunmap(pfn));
+        assert!(page_address(pfn).is_null());
+    } else {
+        assert!(!has_highmem(), "a HIGHMEM request got a page with an address");
+        assert_eq!(kmap(pfn), Ok(I386.virt(pfn)), "low memory has its address");
+        assert!(kunmap(pfn));
+    }
+    free(pfn);
+}
+
+fn round() {
+    if !has_highmem() {
+        return no_slots_taken();
+    }
+    let flushes = paging::full_flushes();
+    let pages: Vec<Pfn> = (0..3).map(|_| high_page()).collect();
+    for n in 0..2 * LAST_PKMAP {
+        let pfn = pages[n % 3];
+        let at = kmap(pfn).expect("a slot");
+        // SAFETY: the page is this test's.
+        unsafe {
+            at.cast::<usize>().write_volatile(n);
+            // A stale translation would show another page here.
+            assert_eq!(kmap_local(pfn).address().cast::<usize>().read_volatile(), n);
+        }
+        assert!(kunmap(pfn));
+    }
+    assert!(paging::full_flushes() >= flushes + 2, "once in each round");
+    let (used, stale) = kmap_counts();
+    assert!(used == 0 && stale <= LAST_PKMAP);
+    pages.into_iter().for_each(free);
+}
+
+/// Without HIGHMEM no slot is ever used.
+fn no_slots_taken() {
+    let pfn = high_page();
+    assert_eq!(kmap(pfn), Ok(I386.virt(pfn)));
+    assert_eq!(kmap_counts(), (0, 0));
+    free(pfn);
+}
+
+fn not_in_atomic_context() {
+    let pfn = high_page();
+    percpu::preempt_disable();
+    let refused = kmap(pfn);
+    percpu::preempt_enable();
+    if I386.virt(pfn).is_null() {
+        assert_eq!(refused, Err(KmapError::Atomic));
+    } else {
+        assert_eq!(refused, Ok(I386.virt(pfn)), "low memory is mapped already, for everybody");
+    }
+    free(pfn);
+}
+
+fn temporary() {
+    let (a, b) = (high_page(), high_page());
+    let word = I386.page(a).word();
+    {
+        let (first, second) = (kmap_local(a), kmap_local(b));
+        assert!(percpu::preempt_count() >= 2, "who holds one stays on its CPU");
+        // SAFETY: both pages are this test's.
+        unsafe {
+            first.address().write_bytes(1, PAGE_SIZE);
+            second.address().write_bytes(2, PAGE_SIZE);
+            assert_eq!((first.address().read_volatile(), second.address().read_volatile()), (1, 2));
+        }
+        if I386.virt(a).is_null() {
+            assert_eq!((I386.page(a).word(), page_address(a).addr()), (word, 0), "the descriptor is not touched");
+            assert!((FIXADDR_START..FIXADDR_TOP).contains(&first.address().addr()));
+            assert_eq!(kmap_depth(), 2);
+        }
+        drop(second);
+    }
+    assert_eq!((kmap_depth(), percpu::preempt_count()), (0, 0));
+    let at = kmap_atomic_type(a, KmType::User0);
+    // SAFETY: as above.
+    assert_eq!(unsafe { at.read_volatile() }, 1);
+    assert!(kunmap_atomic(at));
+    free(a);
+    free(b);
+}
+
+static SHARED: AtomicU32 = AtomicU32::new(0);
+static SEEN: AtomicU32 = AtomicU32::new(0);
+
+fn in_handler() {
+    let pfn = Pfn(SHARED.load(Relaxed));
+    if percpu::cpu() == 0 {
+        let view = kmap_local(pfn);
+        // SAFETY: the page is the test's, which only looks at its first bytes.
+        unsafe { view.address().add(PAGE_SIZE - 4).cast::<u32>().write_volatile(SEEN.fetch_add(1, Relaxed) + 1) };
+    }
+}
+
+fn temporary_in_interrupt() {
+    let (shared, own) = (high_page(), high_page());
+    SHARED.store(shared.0, Relaxed);
+    SEEN.store(0, Relaxed);
+    interrupt::on_tick(Some(in_handler));
+    let mut rounds = 0u32;
+    while SEEN.load(Relaxed) < 20 {
+        rounds += 1;
+        let view = kmap_local(own);
+        // SAFETY: the page is this test's. A handler that took this slot would show the other page.
+        unsafe {
+            view.address().cast::<u32>().write_volatile(rounds);
+            assert_eq!(view.address().cast::<u32>().read_volatile(), rounds);
+        }
+    }
+    interrupt::on_tick(None);
+    let view = kmap_local(shared);
+    // SAFETY: as above.
+    assert!(unsafe { view.address().add(PAGE_SIZE - 4).cast::<u32>().read_volatile() } >= 20);
+    drop(view);
+    free(shared);
+    free(own);
+}
+
+fn reverse_order() {
+    let (a, b) = (high_page(), high_page());
+    let (first, second) = (kmap_atomic(a), kmap_atomic(b));
+    if I386.virt(a).is_null() {
+        assert!(!kunmap_atomic(first), "the other one is still mapped");
+    }
+    assert!(kunmap_atomic(second) && kunmap_atomic(first));
+    if I386.virt(a).is_null() {
+        assert!(!kunmap_atomic(first), "nothing is mapped any more");
+        // As many as there are slots.
+        let all: Vec<*mut u8> = (0..KM_TYPE_NR).map(|_| kmap_atomic(a)).collect();
+        assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
+        all.into_iter().rev().for_each(|at| assert!(kunmap_atomic(at)));
+    }
+    free(a);
+    free(b);
+}
+
+fn fixed() {
+    assert_eq!(fix_to_virt::<{ FixedAddress::Hole as usize }>(), 0xffff_f000);
+    assert_eq!(fix_to_virt::<{ FixedAddress::ApicBase as usize }>(), 0xffff_f000 - 2 * PAGE_SIZE);
+    assert_eq!(virt_to_fix(0xffff_d123), Some(FixedAddress::ApicBase as usize));
+    assert_eq!(fault::read_byte(0xffff_f000), None, "the hole is one");
+}
+
+fn apic_fixed() {
+    assert!(interrupt::has_apic());
+    let id = pointer::<u32>(fix_to_virt::<{ FixedAddress::ApicBase as usize }>() + 0x20);
+    let version = pointer::<u32>(fix_to_virt::<{ FixedAddress::ApicBase as usize }>() + 0x30);
+    // SAFETY: both registers may be read.
+    let (id, version) = unsafe { (id.read_volatile() >> 24, version.read_volatile()) };
+    assert!(id < 16 && (0x10..=0x1f).contains(&(version & 0xff)), "id {id}, version {version:#x}");
+    let select = pointer::<u32>(fix_to_virt::<{ FixedAddress::IoApicBase0 as usize }>());
+    // SAFETY: the I/O APIC's index and data registers; register 1 is its version.
+    let version = unsafe {
+        select.write_volatile(1);
+        select.byte_add(0x10).read_volatile()
+    };
+    assert!((0x10..=0x20).contains(&(version & 0xff)), "I/O APIC version {version:#x}");
+}
+
+fn set_and_clear() {
+    const SCRATCH: usize = FixedAddress::Scratch as usize;
+    let pfn = page(Gfp::KERNEL);
+    let at = set_fixmap::<SCRATCH>(PhysAddr::of(pfn), Flags::KERNEL);
+    // SAFETY: the page is this test's.
+    unsafe {
+        pointer::<u32>(at).write_volatile(0x1234_5678);
+        assert_eq!(I386.virt(pfn).cast::<u32>().read_volatile(), 0x1234_5678);
+    }
+    clear_fixmap::<SCRATCH>();
+    assert_eq!(fault::read_byte(at), None, "a fault after clear_fixmap");
+    free(pfn);
+}

@@ -1,3 +1,244 @@
-use super::Test;
+//! kmalloc and slab caches, and Rust's own collections on them: rows F and G.
 
-pub const TESTS: &[Test] = &[];
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use alloc::{format, vec};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use slabwright::error::Defect;
+use slabwright::gfp::Gfp;
+use slabwright::machine::i386::{I386, paging, reports, set_aborts};
+use slabwright::machine::{Frames, Mapping};
+use slabwright::slab::classes::{MAX_SMALL, class_of, class_size};
+use slabwright::slab::{CacheStats, SlabFlags};
+use slabwright::types::PAGE_SIZE;
+
+use super::Test;
+use crate::kernel::HEAP;
+
+pub const TESTS: &[Test] = &[
+    ("F1 F3 F4 every size from 0 to 4 MiB at the borders", every_size),
+    ("F2 misuse is reported: double, interior, foreign", misuse),
+    ("F5 kmalloc is physically adjacent up to the largest run", physically_adjacent),
+    ("G1 G10 G11 G16 objects come back last in, first out", last_in_first_out),
+    ("G2 G14 the report counts slabs and objects", report),
+    ("G6 G7 caches of one shape are merged", merged),
+    ("G8 a constructor runs once per object, and its work is kept", constructed),
+    ("G9 a cache with objects in use is not destroyed", destroy),
+    ("G12 G13 pages for a slab and back", slab_pages),
+    ("G18 slabs start their objects at different colours", coloured),
+    ("F1 Vec, BTreeMap, String, Box live in the kernel", collections),
+];
+
+fn every_size() {
+    let borders =
+        [8, 16, 96, 128, 192, 256, 1024, 4096, MAX_SMALL, 64 << 10, 128 << 10, 1 << 20, 2 << 20, 3 << 20, 4 << 20];
+    let sizes = borders.into_iter().flat_map(|size| [size - 1, size, size + 1]).chain([0, 1]);
+    for size in sizes.filter(|size| *size <= 4 << 20) {
+        let block = HEAP.kmalloc(size, Gfp::KERNEL);
+        assert!(!block.is_null(), "{size} bytes");
+        assert_eq!(block.addr() % if size < 16 { 8 } else { 16 }, 0);
+        // SAFETY: the block is live and this test's.
+        unsafe {
+            let usable = HEAP.usable_size(block);
+            assert!(usable >= size, "{usable} of {size} bytes");
+            block.write_bytes(0x5a, usable);
+            HEAP.kfree(block);
+        }
+        assert!(size > MAX_SMALL || class_size(class_of(size) as usize) >= size.max(1));
+    }
+}
+
+fn misuse() {
+    set_aborts(false);
+    let before = reports();
+    for size in [64, 20_000, 3 << 20] {
+        let block = HEAP.alloc(size);
+        // SAFETY: misuse, which must be found out and change nothing.
+        unsafe {
+            HEAP.free(block.wrapping_add(24));
+            HEAP.free(block);
+            HEAP.free(block);
+        }
+    }
+    let foreign = (&raw const before).cast_mut().cast();
+    // SAFETY: as above.
+    unsafe { HEAP.free(foreign) };
+    set_aborts(true);
+    assert_eq!(reports() - before, 7);
+    if let Err(violation) = HEAP.verify() {
+        panic!("{violation}");
+    }
+}
+
+fn physically_adjacent() {
+    for size in [100, 5000, 100_000, 1 << 20, 2 << 20] {
+        let block = HEAP.kmalloc(size, Gfp::KERNEL);
+        let first = paging::translate(block.addr()).expect("it is mapped");
+        let start = (first.frame.index() << 12) + first.offset;
+        for at in (0..size).step_by(512) {
+            let found = paging::translate(block.addr() + at).expect("it is mapped");
+            assert_eq!((found.frame.index() << 12) + found.offset, start + at);
+        }
+        // SAFETY: the block is live and this test's.
+        unsafe { HEAP.kfree(block) };
+    }
+}
+
+fn last_in_first_out() {
+    let cache = HEAP.kmem_cache_create("lifo", 72, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let id = cache.cache();
+    let take = || HEAP.kmem_cache_alloc(id, Gfp::KERNEL, 0);
+    let give = |object| {
+        // SAFETY: the objects are live and this test's.
+        unsafe { HEAP.kmem_cache_free(id, object, 0) }.expect("an object of the cache");
+    };
+    let objects: Vec<*mut u8> = (0..500).map(|_| take()).collect();
+    assert!(objects.iter().all(|object| !object.is_null()));
+    let mut sorted: Vec<usize> = objects.iter().map(|object| object.addr()).collect();
+    sorted.sort_unstable();
+    assert!(sorted.windows(2).all(|pair| pair[0] + 72 <= pair[1]), "objects overlap");
+    let last = objects[250];
+    give(last);
+    assert_eq!(take(), last);
+    set_aborts(false);
+    let other = HEAP.alloc(72);
+    // SAFETY: misuse, which must be found out.
+    assert_eq!(unsafe { HEAP.kmem_cache_free(id, other, 0) }, Err(Defect::WrongCache));
+    set_aborts(true);
+    // SAFETY: a live block of this test's.
+    unsafe { HEAP.free(other) };
+    objects.into_iter().for_each(give);
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+/// The figures of a cache.
+fn stats(name: &str) -> Option<CacheStats> {
+    let mut found = None;
+    HEAP.slab().for_each_cache(&I386, |cache, stats| {
+        if cache == name {
+            found = Some(*stats);
+        }
+    });
+    found
+}
+
+fn report() {
+    let cache = HEAP.kmem_cache_create("report", 200, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let objects: Vec<*mut u8> = (0..100).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
+    let full = stats("report").expect("the cache is in the report");
+    assert_eq!(full.in_use, 100);
+    assert_eq!(full.slabs * full.objects_per_slab, full.in_use + full.free + full.in_sheaves);
+    for object in objects {
+        // SAFETY: the object is live and this test's.
+        unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
+    }
+    assert_eq!(stats("report").expect("still there").in_use, 0);
+    HEAP.kmem_cache_shrink(cache);
+    assert_eq!(stats("report").map_or(0, |stats| stats.slabs), 0, "all slabs went back");
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+fn merged() {
+    let make = |name, flags| HEAP.kmem_cache_create(name, 88, 0, flags, None).expect("a cache");
+    let (a, b, c) = (make("one", SlabFlags::NONE), make("two", SlabFlags::NONE), make("apart", SlabFlags::NO_MERGE));
+    assert_eq!(a.cache(), b.cache());
+    assert_ne!(a.cache(), c.cache());
+    for cache in [a, b, c] {
+        assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+    }
+    assert!(HEAP.kmem_cache_create("bad", 0, 0, SlabFlags::NONE, None).is_err());
+    assert!(HEAP.kmem_cache_create("bad", 64, 3, SlabFlags::NONE, None).is_err());
+}
+
+static CONSTRUCTED: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" fn construct(object: *mut u8) {
+    CONSTRUCTED.fetch_add(1, Relaxed);
+    // SAFETY: an object of 48 bytes.
+    unsafe { object.write_bytes(0xc7, 48) };
+}
+
+fn constructed() {
+    let cache = HEAP.kmem_cache_create("constructed", 48, 0, SlabFlags::NONE, Some(construct)).expect("a cache");
+    let mut seen = Vec::new();
+    let mut first = 0;
+    for round in 0..3 {
+        let objects: Vec<*mut u8> = (0..200).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
+        for object in &objects {
+            // SAFETY: a live object of this test's.
+            let bytes = unsafe { core::slice::from_raw_parts(*object, 48) };
+            assert!(bytes.iter().all(|byte| *byte == 0xc7), "round {round}");
+            seen.push(object.addr());
+        }
+        for object in objects {
+            // SAFETY: as above.
+            unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
+        }
+        if round == 0 {
+            first = CONSTRUCTED.load(Relaxed);
+        }
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    // Those that wait in a sheaf are constructed, too.
+    assert!((seen.len()..seen.len() + 256).contains(&first), "{first} for {} objects", seen.len());
+    assert_eq!(CONSTRUCTED.load(Relaxed), first, "none a second time");
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+fn destroy() {
+    let cache = HEAP.kmem_cache_create("leaky", 64, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let object = HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0);
+    let before = reports();
+    set_aborts(false);
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Err(1));
+    set_aborts(true);
+    assert!(reports() > before);
+    // SAFETY: the object is live and this test's.
+    unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+fn slab_pages() {
+    let cache = HEAP.kmem_cache_create("pages", 3000, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let block = HEAP.kmem_getpages(cache.cache(), Gfp::KERNEL, None).expect("pages");
+    let (order, least, _) = HEAP.slab().slab_order(cache.cache());
+    assert!((least..=order).contains(&I386.page(block).order()));
+    assert_eq!(HEAP.kmem_freepages(I386.virt(block)), Ok(()));
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+fn coloured() {
+    let cache = HEAP.kmem_cache_create("coloured", 700, 64, SlabFlags::NO_MERGE, None).expect("a cache");
+    let objects: Vec<*mut u8> = (0..300).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
+    let mut colours: Vec<usize> =
+        objects.iter().map(|object| I386.page(I386.pfn(*object).expect("low memory")).colour()).collect();
+    colours.sort_unstable();
+    colours.dedup();
+    assert!(colours.len() > 1, "all slabs have colour {colours:?}");
+    for object in objects {
+        // SAFETY: the object is live and this test's.
+        unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
+    }
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+fn collections() {
+    let mut map = BTreeMap::new();
+    for n in 0..2000u32 {
+        map.insert(n.wrapping_mul(2_654_435_761), format!("the square of {n} is {}", n * n));
+    }
+    assert_eq!(map[&12u32.wrapping_mul(2_654_435_761)], "the square of 12 is 144");
+    map.retain(|key, _| key % 2 == 0);
+    let words: Vec<String> = map.into_values().collect();
+    let mut long = vec![0u32; 3 << 18];
+    assert!(I386.window().contains(&long.as_ptr().addr()), "three megabytes come from vmalloc");
+    long.iter_mut().enumerate().for_each(|(i, word)| *word = i as u32);
+    long.resize(1 << 20, 7);
+    assert!(long[..3 << 18].iter().enumerate().all(|(i, word)| *word == i as u32), "growing loses nothing");
+    let boxed = Box::new([1u8; 5 * PAGE_SIZE]);
+    assert!(boxed.iter().all(|byte| *byte == 1) && !words.is_empty());
+}

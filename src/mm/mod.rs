@@ -300,74 +300,113 @@ impl<M: Machine> Mm<M> {
     /// `block` came from this allocator and is not used any more. (Violations that are noticed are reported; not all can be.)
     #[inline(always)]
     pub unsafe fn free(&self, block: *mut u8) {
-        let tag = self.machine.class_at(block);
-        if tag != 0 {
-            if starts_object(tag, block.addr()) {
-                // SAFETY: the page is a slab's of this class, and an object starts there.
-                unsafe { self.free_class(class_of_tag(tag), block) };
-            } else {
-                self.free_suspect(class_of_tag(tag), block);
-            }
-            return;
-        }
         // SAFETY: the caller's condition.
-        unsafe { self.free_slow(block) };
-    }
-
-    /// Frees a block of `size` bytes at `align`, as they were asked for: the class needs no look-up.
-    ///
-    /// # Safety
-    /// As for [`Mm::free`], and `size` and `align` are those of the allocation.
-    #[inline(always)]
-    pub unsafe fn free_sized(&self, block: *mut u8, size: usize, align: usize) {
-        let id = class_of_layout(size, align);
-        // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
         unsafe {
-            if id != 0 {
-                self.free_class(id, block);
-            } else {
+            if !self.free_fast(block) {
                 self.free_slow(block);
             }
         }
     }
 
+    /// [`Mm::free`] as far as the current CPU's main sheaf takes the block; false where [`Mm::free_slow`] has to be asked.
+    ///
     /// # Safety
-    /// `block` is an object of size class `id`, or of a larger one.
+    /// As for [`Mm::free`].
     #[inline(always)]
-    unsafe fn free_class(&self, id: u8, block: *mut u8) {
+    pub unsafe fn free_fast(&self, block: *mut u8) -> bool {
+        let tag = self.machine.class_at(block);
+        // SAFETY: the page is a slab's of this class, and an object starts there.
+        tag != 0 && starts_object(tag, block.addr()) && unsafe { self.push_object(class_of_tag(tag), block) }
+    }
+
+    /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`], and `size` and `align` are those of the allocation.
+    #[inline(always)]
+    pub unsafe fn free_sized_fast(&self, block: *mut u8, size: usize, align: usize) -> bool {
+        let id = class_of_layout(size, align);
+        // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
+        id != 0 && unsafe { self.push_object(id, block) }
+    }
+
+    /// Frees a block of `size` bytes at `align`, as they were asked for.
+    ///
+    /// # Safety
+    /// As for [`Mm::free_sized_fast`].
+    #[inline(always)]
+    pub unsafe fn free_sized(&self, block: *mut u8, size: usize, align: usize) {
+        // SAFETY: the caller's condition.
+        unsafe {
+            if !self.free_sized_fast(block, size, align) {
+                self.free_slow(block);
+            }
+        }
+    }
+
+    /// Marks an object as free and pushes it; false, and nothing done, where it looks free already or there is no room.
+    ///
+    /// # Safety
+    /// `block` is an object of size class `id`, or of a larger one, which the caller gives up.
+    #[inline(always)]
+    unsafe fn push_object(&self, id: u8, block: *mut u8) -> bool {
         let key = self.key.load(Ordering::Relaxed);
         let mark = mark_of(id, block);
         // SAFETY: a word of the object; the push gives it up.
         unsafe {
             if mark.read() == key {
+                return false;
+            }
+            mark.write(key);
+            let pushed = self.machine.push(id, block);
+            if !pushed {
+                mark.write(0);
+            }
+            pushed
+        }
+    }
+
+    /// [`Mm::free`] past the fast path.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`].
+    #[cold]
+    #[inline(never)]
+    pub unsafe fn free_slow(&self, block: *mut u8) {
+        let tag = self.machine.class_at(block);
+        if tag == 0 {
+            return self.free_other(block);
+        }
+        let id = class_of_tag(tag);
+        if !starts_object(tag, block.addr()) {
+            return self.free_suspect(id, block);
+        }
+        let (key, mark) = (self.key.load(Ordering::Relaxed), mark_of(id, block));
+        // SAFETY: a word of the object, which the caller gives up.
+        unsafe {
+            if mark.read() == key {
                 return self.free_suspect(id, block);
             }
             mark.write(key);
-            if self.machine.push(id, block) {
-                return;
-            }
         }
         self.free_full(id, block);
     }
 
     /// The current CPU's sheaf is full.
-    #[cold]
-    #[inline(never)]
     fn free_full(&self, id: u8, block: *mut u8) {
         // As in `alloc_slow`.
-        // SAFETY: rows hold valid sheaves; `free_class`'s caller gave the object up.
+        // SAFETY: rows hold valid sheaves; `free_slow`'s caller gave the object up.
         if unsafe { self.machine.push_again(id, block) } {
             return;
         }
         self.bracket(Gfp::MALLOC, |gfp| {
-            // SAFETY: `free_class`'s caller gave the object up.
+            // SAFETY: `free_slow`'s caller gave the object up.
             unsafe { self.slab.free_slow(&self.machine, &self.pages, id, block, gfp) }
         });
     }
 
     /// The object looks as if it were free already, or the pointer as if it were none of ours.
     #[cold]
-    #[inline(never)]
     fn free_suspect(&self, id: u8, block: *mut u8) {
         self.bracket(Gfp::MALLOC, |gfp| {
             let (m, pages) = (&self.machine, &self.pages);
@@ -381,10 +420,8 @@ impl<M: Machine> Mm<M> {
         });
     }
 
-    /// Everything that is no object of a size class.
-    #[cold]
-    #[inline(never)]
-    unsafe fn free_slow(&self, block: *mut u8) {
+    /// Frees what is no object of a size class.
+    fn free_other(&self, block: *mut u8) {
         if block.is_null() {
             return;
         }

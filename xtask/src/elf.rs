@@ -46,6 +46,12 @@ const SYMBOLS: &[&str] = &[
     // Its child must not allocate on the parent's memory unseen.
     "vfork",
     "__vfork",
+    // They limit or lock addresses that are only reserved.
+    "setrlimit",
+    "setrlimit64",
+    "prlimit",
+    "prlimit64",
+    "mlockall",
     // BSD, macOS, jemalloc
     "reallocf",
     "malloc_size",
@@ -77,7 +83,7 @@ const SYMBOLS: &[&str] = &[
 ];
 
 /// Symbols that only the shared library has: the static one leaves them to the C library.
-const SHARED_ONLY: &[&str] = &["vfork", "__vfork"];
+const SHARED_ONLY: &[&str] = &["vfork", "__vfork", "setrlimit", "setrlimit64", "prlimit", "prlimit64", "mlockall"];
 
 /// Static TLS that a preloaded or dlopened library may take: the loader's surplus is small and shared.
 const MOST_STATIC_TLS: u64 = 64;

@@ -214,6 +214,53 @@ void slw_preempt_disable(void) SLW_NOEXCEPT;
 void slw_preempt_enable(void) SLW_NOEXCEPT;
 int slw_in_atomic(void) SLW_NOEXCEPT;
 
+/* Per-CPU data: a copy of an object for each CPU, zeroed, up to 32 KiB. Where a type is asked for, it is SLW_ALLOC_PERCPU(type) and
+   SLW_DEFINE_PER_CPU(type, name); an initial value may follow the latter. Variables so defined are only to be used by these calls; where the
+   header is included with SLW_KERNEL_NAMES or SLW_PER_CPU defined, they are made known when the program or library is loaded. */
+void *slw___alloc_percpu(size_t size, size_t align, slw_gfp_t gfp) SLW_NOEXCEPT;
+void slw_free_percpu(void *first) SLW_NOEXCEPT;
+void *slw___per_cpu_ptr(void *object, int cpu) SLW_NOEXCEPT;
+/* The copy of the CPU that the thread is on at this moment; it may be another one's the next. */
+void *slw___this_cpu_ptr(void *object) SLW_NOEXCEPT;
+/* The same, for this thread alone until slw___put_cpu_ptr, wherever it is moved meanwhile. Nests. The thread is in atomic context in between,
+   and other threads on that CPU that ask for it wait. */
+void *slw___get_cpu_ptr(void *object) SLW_NOEXCEPT;
+void slw___put_cpu_ptr(void *object) SLW_NOEXCEPT;
+/* Adds to this CPU's copy of an integer; nothing is lost, wherever the thread is moved and whatever interrupts it. */
+void slw___this_cpu_add(void *word, size_t size, unsigned long value) SLW_NOEXCEPT;
+int slw_num_possible_cpus(void) SLW_NOEXCEPT;
+int slw_smp_processor_id(void) SLW_NOEXCEPT;
+/* Makes copies of what lies in a section of templates. */
+void slw___percpu_module(const void *start, const void *end) SLW_NOEXCEPT;
+
+#define SLW_ALLOC_PERCPU(type) ((__typeof__(type) *)slw___alloc_percpu(sizeof(type), __alignof__(type), SLW_GFP_KERNEL))
+#define SLW_ALLOC_PERCPU_GFP(type, gfp) ((__typeof__(type) *)slw___alloc_percpu(sizeof(type), __alignof__(type), gfp))
+#define SLW_DEFINE_PER_CPU(type, name) __attribute__((section("slw_percpu"))) __typeof__(type) name
+#define SLW_DECLARE_PER_CPU(type, name) extern __typeof__(type) name
+#define SLW_PER_CPU_PTR(pointer, cpu) ((__typeof__(pointer))slw___per_cpu_ptr(pointer, cpu))
+#define SLW_PER_CPU(variable, cpu) (*SLW_PER_CPU_PTR(&(variable), cpu))
+#define SLW_THIS_CPU_PTR(pointer) ((__typeof__(pointer))slw___this_cpu_ptr(pointer))
+#define SLW_GET_CPU_PTR(pointer) ((__typeof__(pointer))slw___get_cpu_ptr(pointer))
+#define SLW_PUT_CPU_PTR(pointer) slw___put_cpu_ptr(pointer)
+#define SLW_GET_CPU_VAR(variable) (*SLW_GET_CPU_PTR(&(variable)))
+#define SLW_PUT_CPU_VAR(variable) slw___put_cpu_ptr(&(variable))
+#define SLW_THIS_CPU_READ(variable) (*SLW_THIS_CPU_PTR(&(variable)))
+#define SLW_THIS_CPU_ADD(variable, value) slw___this_cpu_add(&(variable), sizeof(variable), (unsigned long)(value))
+#define SLW_THIS_CPU_SUB(variable, value) slw___this_cpu_add(&(variable), sizeof(variable), 0ul - (unsigned long)(value))
+#define SLW_THIS_CPU_INC(variable) SLW_THIS_CPU_ADD(variable, 1)
+#define SLW_THIS_CPU_DEC(variable) SLW_THIS_CPU_SUB(variable, 1)
+#define SLW_FOR_EACH_POSSIBLE_CPU(cpu) for ((cpu) = 0; (cpu) < slw_num_possible_cpus(); (cpu)++)
+
+#if defined(SLW_KERNEL_NAMES) || defined(SLW_PER_CPU)
+extern const char __start_slw_percpu[] __attribute__((weak, visibility("hidden")));
+extern const char __stop_slw_percpu[] __attribute__((weak, visibility("hidden")));
+__attribute__((constructor, unused)) static void SLW_percpu_register(void)
+{
+    if (__start_slw_percpu)
+        slw___percpu_module(__start_slw_percpu, __stop_slw_percpu);
+}
+#endif
+
 /* Keeps that many bytes populated for GFP_ATOMIC from now on (32 pages without it); returns how many there are. */
 size_t slw_atomic_reserve(size_t bytes) SLW_NOEXCEPT;
 
@@ -313,6 +360,26 @@ typedef slw_slab_flags_t slab_flags_t;
 #define preempt_disable slw_preempt_disable
 #define preempt_enable slw_preempt_enable
 #define in_atomic slw_in_atomic
+#define alloc_percpu SLW_ALLOC_PERCPU
+#define alloc_percpu_gfp SLW_ALLOC_PERCPU_GFP
+#define per_cpu_ptr SLW_PER_CPU_PTR
+#define per_cpu SLW_PER_CPU
+#define this_cpu_ptr SLW_THIS_CPU_PTR
+#define get_cpu_ptr SLW_GET_CPU_PTR
+#define put_cpu_ptr SLW_PUT_CPU_PTR
+#define get_cpu_var SLW_GET_CPU_VAR
+#define put_cpu_var SLW_PUT_CPU_VAR
+#define this_cpu_read SLW_THIS_CPU_READ
+#define this_cpu_add SLW_THIS_CPU_ADD
+#define this_cpu_sub SLW_THIS_CPU_SUB
+#define this_cpu_inc SLW_THIS_CPU_INC
+#define this_cpu_dec SLW_THIS_CPU_DEC
+#define for_each_possible_cpu SLW_FOR_EACH_POSSIBLE_CPU
+#define DEFINE_PER_CPU SLW_DEFINE_PER_CPU
+#define DECLARE_PER_CPU SLW_DECLARE_PER_CPU
+#define free_percpu slw_free_percpu
+#define num_possible_cpus slw_num_possible_cpus
+#define smp_processor_id slw_smp_processor_id
 #endif
 
 #undef SLW_NOEXCEPT

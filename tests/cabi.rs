@@ -362,6 +362,7 @@ programs! {
     kernel_misuse: "kernel_misuse.c";
     kernel_atomic: "kernel_atomic.c";
     kernel_nodes: "kernel_nodes.c";
+    kernel_percpu: "kernel_percpu.c";
 }
 
 #[test]

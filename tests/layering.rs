@@ -52,6 +52,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("vmalloc/mod.rs", "gives pages to nodes and tables; locks across a fork"),
     ("mm/kmalloc.rs", "clears and marks objects"),
     ("mm/caches.rs", "frees raw objects"),
+    ("mm/percpu/mod.rs", "maps and copies in raw memory"),
+    ("kernel/percpu.rs", "copies of static variables"),
     ("api/", "owns what raw addresses stand for"),
     ("global.rs", "the static instance and GlobalAlloc"),
 ];

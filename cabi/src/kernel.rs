@@ -8,7 +8,8 @@ use core::ptr;
 use slabwright_core::error::AllocError;
 use slabwright_core::gfp::Gfp;
 use slabwright_core::global::{frame_of, mm};
-use slabwright_core::machine::{Context, Frames};
+use slabwright_core::kernel::{first_copy, register_module};
+use slabwright_core::machine::{Context, Frames, Machine, PerCpu};
 use slabwright_core::mm::Named;
 use slabwright_core::page::Page;
 use slabwright_core::slab::{Constructor, SlabFlags};
@@ -453,4 +454,76 @@ export! {
     slw_preempt_enable() = preempt_enable;
     slw_in_atomic() -> c_int = in_atomic;
     slw_atomic_reserve(bytes: usize) -> usize = atomic_reserve;
+}
+
+// Per-CPU data.
+
+fn alloc_percpu(size: usize, align: usize, gfp: c_uint) -> Ptr {
+    match mm().alloc_percpu(size, align, Gfp(gfp)) {
+        Ok(first) => first.cast(),
+        Err(error) => refused(error),
+    }
+}
+
+fn free_percpu(address: Ptr) {
+    let _ = mm().free_percpu(address.cast());
+}
+
+fn copy_of(address: Ptr, cpu: usize) -> Ptr {
+    mm().per_cpu_ptr(first_copy(address.cast()), cpu).cast()
+}
+
+fn per_cpu_ptr(address: Ptr, cpu: c_int) -> Ptr {
+    usize::try_from(cpu).map_or(NULL, |cpu| copy_of(address, cpu))
+}
+
+fn this_cpu_ptr(address: Ptr) -> Ptr {
+    copy_of(address, mm().machine().cpu())
+}
+
+fn get_cpu_ptr(address: Ptr) -> Ptr {
+    copy_of(address, mm().machine().get_cpu())
+}
+
+fn put_cpu_ptr(_address: Ptr) {
+    mm().machine().put_cpu();
+}
+
+/// # Safety
+/// `word` is a per-CPU integer of `size` bytes.
+#[inline]
+unsafe fn this_cpu_add(word: Ptr, size: usize, value: c_ulong) {
+    // SAFETY: by contract.
+    unsafe { mm().machine().this_cpu_add(first_copy(word.cast()), size, value) }
+}
+
+fn possible_cpus() -> c_int {
+    mm().machine().nr_cpus() as c_int
+}
+
+fn current_cpu() -> c_int {
+    mm().machine().cpu() as c_int
+}
+
+/// # Safety
+/// The templates are readable and stay.
+unsafe fn percpu_module(start: *const c_void, end: *const c_void) {
+    // Before anything was allocated nothing is up; this allocates.
+    // SAFETY: by contract.
+    if !unsafe { register_module(start.cast(), end.cast()) } {
+        fail(libc::ENOMEM);
+    }
+}
+
+export! {
+    slw___alloc_percpu(size: usize, align: usize, gfp: c_uint) -> Ptr = alloc_percpu;
+    slw_free_percpu(address: Ptr) = free_percpu;
+    slw___per_cpu_ptr(address: Ptr, cpu: c_int) -> Ptr = per_cpu_ptr;
+    slw___this_cpu_ptr(address: Ptr) -> Ptr = this_cpu_ptr;
+    slw___get_cpu_ptr(address: Ptr) -> Ptr = get_cpu_ptr;
+    slw___put_cpu_ptr(address: Ptr) = put_cpu_ptr;
+    slw___this_cpu_add(word: Ptr, size: usize, value: c_ulong) = this_cpu_add;
+    slw_num_possible_cpus() -> c_int = possible_cpus;
+    slw_smp_processor_id() -> c_int = current_cpu;
+    slw___percpu_module(start: *const c_void, end: *const c_void) = percpu_module;
 }

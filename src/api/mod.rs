@@ -7,6 +7,7 @@
 //! | [`Zone`] | `struct zone` | a name for a range of addresses |
 //! | [`Cache`], [`CacheBox`] | `kmem_cache_create`, `_alloc`, `_free` | a box borrows its cache, so that no object outlives it |
 //! | [`ObjectCache`], [`CacheObject`] | the same with a constructor | objects are never dropped and always valid: constructed before first use, kept over free |
+//! | [`PerCpu`], [`PerCpuGuard`] | `alloc_percpu`, `get_cpu_ptr`, `this_cpu_add` | copies are read and written as wholes, never borrowed |
 //!
 //! The raw calls are methods of [`Mm`](crate::mm::Mm) (`alloc_pages`, `kmalloc`, `kmem_cache_create` …); these wrappers add ownership
 //! and types, and nothing else. `slabwright::kernel` names them for the process's own instance.
@@ -14,6 +15,8 @@
 
 mod cache;
 mod page;
+mod percpu;
 
 pub use cache::{Cache, CacheBox, CacheObject, Construct, ObjectCache};
 pub use page::{Page, PageRun, Zone};
+pub use percpu::{Count, PerCpu, PerCpuGuard};

@@ -45,6 +45,9 @@ pub const MAX_NODES: usize = 4;
 /// Cache ids that have a word in the per-CPU rows: 1 to 255. Id 0 is no cache.
 pub const MAX_CACHES: usize = 256;
 
+/// log2 of the distance in bytes from one CPU's copy of per-CPU data to the next one's: each CPU has pages of its own.
+pub const CPU_SHIFT: u32 = 16;
+
 /// Slots of a sheaf: one is the sentinel, so it holds at most 255 objects.
 pub const SHEAF_SLOTS: usize = 256;
 /// Bytes and alignment of a sheaf.
@@ -323,6 +326,37 @@ pub trait Machine: PerCpu + Frames + Mapping + Context + Report + Park + Sync + 
 
     /// Random bits fixed for the life of the process (the key of freed objects).
     fn random(&self) -> u64;
+
+    /// Makes the copies of per-CPU data of one CPU, the one the caller is on, the calling thread's until [`Machine::put_cpu`]; its number. Nests;
+    /// no allocation may sleep in between. Hosted this waits for a thread that was preempted in between.
+    fn get_cpu(&self) -> usize {
+        self.preempt_disable();
+        self.cpu()
+    }
+
+    /// Takes one [`Machine::get_cpu`] back.
+    fn put_cpu(&self) {
+        self.preempt_enable();
+    }
+
+    /// Adds `value` to this CPU's copy of the integer of `size` bytes (1, 2, 4 or 8) at `word`, wrapping: no addition is lost, whether the
+    /// thread is moved or interrupted meanwhile.
+    ///
+    /// # Safety
+    /// `word` is CPU 0's copy of an aligned integer of which CPU `n` has its own, `n <<` [`CPU_SHIFT`] bytes further on.
+    unsafe fn this_cpu_add(&self, word: *mut u8, size: usize, value: u64) {
+        let copy = word.wrapping_add(self.get_cpu() << CPU_SHIFT);
+        // SAFETY: the caller's.
+        unsafe {
+            match size {
+                1 => *copy = (*copy).wrapping_add(value as u8),
+                2 => *copy.cast::<u16>() = (*copy.cast::<u16>()).wrapping_add(value as u16),
+                4 => *copy.cast::<u32>() = (*copy.cast::<u32>()).wrapping_add(value as u32),
+                _ => *copy.cast::<u64>() = (*copy.cast::<u64>()).wrapping_add(value),
+            }
+        }
+        self.put_cpu();
+    }
 
     /// Prepares the machine: reserves addresses, detects features. Called once, first, by one thread. False where the
     /// system gives nothing at all: every allocation will fail.

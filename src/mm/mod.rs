@@ -15,6 +15,7 @@ mod global_alloc;
 mod kmalloc;
 mod large;
 mod pages;
+mod percpu;
 mod realloc;
 mod reserve;
 mod stats;
@@ -24,6 +25,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 pub use caches::Named;
 pub use large::RUN_STEP;
+pub use percpu::MAX_PERCPU;
 pub use stats::{Stats, Violation};
 
 use self::caches::Names;
@@ -74,6 +76,7 @@ pub struct Mm<M: Machine> {
     reserve: Reserve,
     names: Lock<Names>,
     low: LowClasses,
+    percpu: Lock<percpu::Chunks>,
     hooks: Hooks<M>,
 }
 
@@ -101,6 +104,7 @@ impl<M: Machine> Mm<M> {
             reserve: Reserve::new(),
             names: Lock::new(Names::new()),
             low: LowClasses::new(),
+            percpu: Lock::new(percpu::Chunks::new()),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
             key: AtomicUsize::new(0),
@@ -631,6 +635,7 @@ impl<M: Machine> Mm<M> {
         let fork = self.fork();
         self.options.lock_for_fork(m, fork);
         self.names.lock_for_fork(m, fork);
+        self.percpu.lock_for_fork(m, fork);
         self.slab.lock_all(m, fork);
         self.vmalloc.lock_all(m, fork);
         self.pages.lock_all(m, fork);
@@ -648,6 +653,7 @@ impl<M: Machine> Mm<M> {
             self.pages.unlock_all(m, fork);
             self.vmalloc.unlock_all(m, fork);
             self.slab.unlock_all(m, fork);
+            self.percpu.unlock_after_fork(m, fork);
             self.names.unlock_after_fork(m, fork);
             self.options.unlock_after_fork(m, fork);
         }

@@ -6,6 +6,7 @@
 //! | `reservation` | reserved addresses, and giving them back where they are rationed |
 //! | `remap` | the vmalloc window, moving populations ([`Mapping`](super::Mapping)) |
 //! | `percpu`, `rseq`, `static_rseq`, `membarrier`, `tls` | rows of sheaves ([`PerCpu`](super::PerCpu)) |
+//! | `local` | per-CPU data of the program |
 //! | [`fork`], `vfork` | children |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | `limits` | budgets, CPUs, nodes, clock, random bits |
@@ -16,6 +17,7 @@
 
 pub mod fork;
 mod limits;
+mod local;
 mod membarrier;
 mod memory;
 mod park;
@@ -153,6 +155,19 @@ impl Machine for Linux {
 
     fn random(&self) -> u64 {
         limits::random()
+    }
+
+    fn get_cpu(&self) -> usize {
+        local::get_cpu()
+    }
+
+    fn put_cpu(&self) {
+        local::put_cpu();
+    }
+
+    unsafe fn this_cpu_add(&self, word: *mut u8, size: usize, value: u64) {
+        // SAFETY: the caller's.
+        unsafe { local::add(word, size, value) }
     }
 
     fn init(&self) -> bool {

@@ -48,7 +48,25 @@ struct Row {
     lock: AtomicU64,
     /// One of the `ROW_` values; the passing ones with [`me`] of the thread that is at it.
     state: AtomicU64,
-    _pad: [u64; PAGE_SIZE / 8 - 2],
+    /// Who uses the CPU's copies of per-CPU data ([`super::local`]): 0 or [`me`].
+    local: AtomicU64,
+    _pad: [u64; PAGE_SIZE / 8 - 3],
+}
+
+/// log2 of the distance of rows.
+pub(super) const ROW_SHIFT: u32 = size_of::<Row>().trailing_zeros();
+const _: () = assert!(size_of::<Row>() == 1 << ROW_SHIFT);
+/// Where in a row the local lock is.
+pub(super) const LOCAL_LOCK: usize = core::mem::offset_of!(Row, local);
+
+/// Address of the first row; 0 where there are none.
+pub(super) fn rows() -> usize {
+    ROWS.load(Relaxed)
+}
+
+/// The local lock of `cpu`.
+pub(super) fn local_lock(cpu: usize) -> Option<&'static AtomicU64> {
+    row(cpu).map(|row| &row.local)
 }
 
 const ROW_NONE: u64 = 0;
@@ -59,7 +77,7 @@ const ROW_DRAINED: u64 = 3;
 const ROW_BITS: u64 = 31;
 
 /// The calling thread, as its [`tls`] block's address, a multiple of 32. Stays the same in the child of a fork.
-fn me() -> u64 {
+pub(super) fn me() -> u64 {
     tls::base() as u64
 }
 
@@ -147,6 +165,9 @@ fn publish(cpu: usize, row: &'static Row) {
 pub(super) fn after_fork() {
     for cpu in 0..limits::cpus(MAX_CPUS) {
         let Some(row) = row(cpu) else { return };
+        if ![0, me()].contains(&row.local.load(Relaxed)) {
+            row.local.store(0, Relaxed);
+        }
         let state = row.state.load(Relaxed);
         match state & ROW_BITS {
             ROW_NONE => continue,
@@ -182,7 +203,7 @@ fn locked<R>(row: &Row, f: impl FnOnce(&Words) -> R) -> Option<R> {
 }
 
 /// The CPU for the locked variant: any will do, the current one is best.
-fn lock_cpu() -> usize {
+pub(super) fn lock_cpu() -> usize {
     // SAFETY: no arguments. Answered by the vDSO; it can only fail where there is no such call.
     let cpu = unsafe { libc::sched_getcpu() };
     usize::try_from(cpu).unwrap_or(0) % limits::cpus(MAX_CPUS)
@@ -283,7 +304,7 @@ pub(super) unsafe fn pop_cold(cache: u8) -> *mut u8 {
 }
 
 /// Repeats a section that answered "none", if that was because it was aborted, or registers the thread if that was missing.
-fn again<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool) -> Option<R> {
+pub(super) fn again<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool) -> Option<R> {
     let mut registered = rseq::cpu_id() < 0 && rseq::register_thread();
     for _ in 0..TRIES {
         let aborts = tls::get(tls::ABORTS);

@@ -150,6 +150,7 @@ impl<F: Flavour> Builder<F> {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             memory,
             rows: (0..self.cpus).map(|_| Mutex::new(Row::None)).collect(),
+            local: (0..self.cpus).map(|_| AtomicBool::new(false)).collect(),
             nodes: self.nodes,
             ram: self.ram,
             growth: Mutex::new(self.growth),

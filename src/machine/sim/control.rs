@@ -159,6 +159,8 @@ pub(super) struct Here {
     cpu: usize,
     pub(super) depth: u32,
     pub(super) preempt: u32,
+    pub(super) held: u32,
+    pub(super) held_cpu: usize,
     forbidden: u32,
     hook: Option<Hook>,
 }
@@ -181,7 +183,7 @@ impl<F: Flavour> Simulated<F> {
         let id = self.state.id;
         HERE.with_borrow_mut(|all| {
             let at = all.iter().position(|here| here.id == id).unwrap_or_else(|| {
-                all.push(Here { id, cpu: 0, depth: 0, preempt: 0, forbidden: 0, hook: None });
+                all.push(Here { id, cpu: 0, depth: 0, preempt: 0, held: 0, held_cpu: 0, forbidden: 0, hook: None });
                 all.len() - 1
             });
             f(&mut all[at])

@@ -115,6 +115,8 @@ struct State {
     id: u64,
     memory: Memory,
     rows: Vec<Mutex<Row>>,
+    /// Whether somebody uses a CPU's copies of per-CPU data.
+    local: Vec<AtomicBool>,
     nodes: usize,
     ram: Vec<(usize, ZoneKind, PfnRange)>,
     growth: Mutex<Vec<Growth>>,
@@ -537,6 +539,37 @@ impl<F: Flavour> Machine for Simulated<F> {
 
     fn random(&self) -> u64 {
         self.state.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+    }
+
+    fn get_cpu(&self) -> usize {
+        use crate::machine::PerCpu;
+        self.preempt_disable();
+        if let Some(cpu) = self.here(|here| {
+            here.held += u32::from(here.held > 0);
+            (here.held > 0).then_some(here.held_cpu)
+        }) {
+            return cpu;
+        }
+        loop {
+            // A hostile machine may move the thread at any time.
+            let cpu = self.cpu();
+            if self.state.local[cpu].compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                self.here(|here| (here.held, here.held_cpu) = (1, cpu));
+                return cpu;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn put_cpu(&self) {
+        self.preempt_enable();
+        let free = self.here(|here| {
+            here.held -= 1;
+            (here.held == 0).then_some(here.held_cpu)
+        });
+        if let Some(cpu) = free {
+            self.state.local[cpu].store(false, Ordering::Release);
+        }
     }
 
     fn init(&self) -> bool {

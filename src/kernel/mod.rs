@@ -17,11 +17,14 @@
 //! # Ok::<(), slabwright::error::AllocError>(())
 //! ```
 
+mod percpu;
+
 use crate::api;
 use crate::global::mm;
 use crate::machine::linux::Linux;
 
-pub use crate::api::Construct;
+pub use self::percpu::{StaticPerCpu, first_copy, register_module};
+pub use crate::api::{Construct, Count};
 pub use crate::error::AllocError;
 pub use crate::gfp::Gfp;
 pub use crate::machine::ZoneKind;
@@ -38,6 +41,10 @@ pub type Zone = api::Zone<'static, Linux>;
 pub type Cache<T> = api::Cache<'static, Linux, T>;
 /// See [`api::CacheBox`].
 pub type CacheBox<'c, T> = api::CacheBox<'c, Linux, T>;
+/// See [`api::PerCpu`].
+pub type PerCpu<T> = api::PerCpu<'static, Linux, T>;
+/// See [`api::PerCpuGuard`].
+pub type PerCpuGuard<'p, T> = api::PerCpuGuard<'p, Linux, T>;
 /// See [`api::ObjectCache`].
 pub type ObjectCache<T> = api::ObjectCache<'static, Linux, T>;
 /// See [`api::CacheObject`].
@@ -113,6 +120,16 @@ impl<T: Construct> ObjectCache<T> {
     /// As there.
     pub fn create(name: &str, flags: SlabFlags) -> Result<ObjectCache<T>, AllocError> {
         ObjectCache::new(mm(), name, flags)
+    }
+}
+
+impl<T: Copy> PerCpu<T> {
+    /// [`api::PerCpu::new`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn alloc(value: T) -> Result<PerCpu<T>, AllocError> {
+        PerCpu::new(mm(), value)
     }
 }
 

@@ -98,7 +98,7 @@ mod tests {
                 let (size, align) = (r / 8 % 900 + 1, 1 << (r / 7 % 9));
                 let fits = |at: usize| {
                     let before = out.range(..at + size).next_back();
-                    at % align == 0 && before.is_none_or(|(start, len)| start + len <= at) && at + size <= UNIT
+                    at.is_multiple_of(align) && before.is_none_or(|(start, len)| start + len <= at) && at + size <= UNIT
                 };
                 let rounded = size.next_multiple_of(GRANULE);
                 let lowest = (0..UNIT).step_by(GRANULE).find(|at| fits(*at) && at + rounded <= UNIT);

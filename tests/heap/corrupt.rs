@@ -7,7 +7,7 @@ use slabwright::mm::Mm;
 use slabwright::page::{Kind, Page, flag};
 use slabwright::types::{Order, Pfn};
 
-use crate::world::heap;
+use crate::hosts::heap;
 
 /// A heap with something of everything on it.
 fn used() -> Box<Mm<Sim>> {

@@ -3,8 +3,9 @@
 use slabwright::machine::ZoneKind::{Dma, Normal};
 use slabwright::machine::sim::{Bare, Flavour, Hosted, Lent, Simulated};
 
+use crate::hosts::heap;
 use crate::ops::{Mix, Op};
-use crate::world::{World, heap};
+use crate::world::World;
 
 fn machine<F: Flavour>() -> Simulated<F> {
     let sim =

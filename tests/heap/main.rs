@@ -15,14 +15,21 @@
 //! | `misuse` | double, interior and foreign frees are reported, and nothing else happens |
 //! | `pressure` | a mark of pressure refuses nothing, and what is free goes back before more is taken |
 
+extern crate alloc;
+
+#[path = "../suite/mod.rs"]
+#[allow(dead_code)] // other machines use more of it
+mod suite;
+
+use suite::{ops, walks, world};
+
 mod census;
 mod corrupt;
 mod failures;
+mod hosts;
 mod misuse;
 mod nested;
-mod ops;
 mod pressure;
 mod random;
 mod sizes;
 mod threads;
-mod world;

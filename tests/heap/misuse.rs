@@ -4,7 +4,7 @@ use slabwright::machine::ZoneKind::Normal;
 use slabwright::machine::sim::Sim;
 use slabwright::mm::Mm;
 
-use crate::world::heap;
+use crate::hosts::heap;
 
 const SIZES: [usize; 11] = [1, 8, 16, 64, 100, 1000, 4096, 8192, 9000, 200_000, 3 << 20];
 

@@ -7,9 +7,10 @@ use slabwright::gfp::Gfp;
 use slabwright::machine::ZoneKind::{Dma, Normal};
 use slabwright::machine::sim::{Call, Flavour, Hosted, Lent, Simulated};
 
+use crate::hosts::heap;
 use crate::ops::{Mix, Op, Rng, size};
 use crate::random::seeds;
-use crate::world::{World, heap};
+use crate::world::World;
 
 const MIX: Mix = Mix { max_size: 5 << 20, failures: false };
 

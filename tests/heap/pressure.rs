@@ -5,7 +5,7 @@ use slabwright::machine::sim::{Flavour, Hosted, Lent, Simulated};
 use slabwright::mm::Mm;
 use slabwright::types::PAGE_SIZE;
 
-use crate::world::heap;
+use crate::hosts::heap;
 
 /// Pages of the mark.
 const MARK: u64 = 6000;

@@ -5,33 +5,15 @@ use slabwright::machine::linux::Linux;
 use slabwright::machine::sim::{Flavour, Hostile, Sim, SimBare, SimHosted, Simulated};
 use slabwright::mm::Mm;
 
+use crate::hosts::heap;
 use crate::ops::Mix;
-use crate::world::{Host, World, heap};
+use crate::walks::{MIX, starve, walk};
+use crate::world::World;
 
 /// The seeds of a test, and the one asked for.
 pub fn seeds(n: u64) -> impl Iterator<Item = u64> {
     let asked = std::env::var("HEAP_SEED").ok().map(|seed| seed.parse().expect("HEAP_SEED is a number"));
     asked.into_iter().chain(1..=n)
-}
-
-const MIX: Mix = Mix { max_size: 6 << 20, failures: false };
-
-/// A run where nothing may be refused.
-fn walk<M: Host>(mm: &Mm<M>, seed: u64, steps: usize, cap: usize) {
-    let mut world = World::new(mm, seed);
-    world.cap = cap;
-    world.run(steps, &MIX);
-    world.finish();
-}
-
-/// A run where anything may be refused.
-fn starve<M: Host>(mm: &Mm<M>, seed: u64, steps: usize, cap: usize, failures: bool) {
-    let mut world = World::new(mm, seed);
-    world.cap = cap;
-    world.may_fail = true;
-    world.run(steps, &Mix { failures, ..MIX });
-    assert!(world.granted > steps / 8, "only {} of {steps} steps got memory", world.granted);
-    world.finish();
 }
 
 #[test]

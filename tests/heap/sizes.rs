@@ -2,10 +2,11 @@
 
 use slabwright::machine::ZoneKind::Normal;
 use slabwright::machine::sim::{Sim, SimHosted};
-use slabwright::mm::Mm;
 
+use crate::hosts::heap;
 use crate::ops::Op;
-use crate::world::{Host, World, heap};
+use crate::walks::{around_every_order, every_alignment, every_size, world};
+use crate::world::{Host, World};
 
 fn sim() -> Sim {
     Sim::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).build()
@@ -15,34 +16,9 @@ fn hosted() -> SimHosted {
     SimHosted::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).window(128 << 20).build()
 }
 
-fn world<M: Host>(mm: &Mm<M>) -> World<'_, M> {
-    let mut world = World::new(mm, 1);
-    world.cap = usize::MAX;
-    world.verify_every = 0;
-    world
-}
-
-/// Frees down to `keep` blocks and checks the heap.
-fn settle<M: Host>(world: &mut World<'_, M>, keep: usize) {
-    while world.live() > keep {
-        world.apply(Op::Free { pick: world.live() / 2, sized: world.live().is_multiple_of(2) });
-    }
-    world.verify();
-}
-
 #[test]
 fn every_size_to_9000() {
-    let mm = heap(&sim());
-    let mut world = world(&mm);
-    for size in 0..=9000 {
-        for zero in [false, true] {
-            world.apply(Op::Alloc { size, align: 1, zero });
-        }
-        if size % 500 == 499 {
-            settle(&mut world, 100);
-        }
-    }
-    world.finish();
+    every_size(&heap(&sim()), 9000);
 }
 
 #[test]
@@ -61,37 +37,10 @@ fn every_class_wastes_little() {
     }
 }
 
-fn around_every_order<M: Host>(mm: &Mm<M>) {
-    let mut world = world(mm);
-    for order in 0..=10 {
-        for pages in [1usize, 2, 3, 5, 7].map(|n| (n << order) / 4).into_iter().filter(|n| (1..=1280).contains(n)) {
-            for size in [pages * 4096 - 1, pages * 4096, pages * 4096 + 1] {
-                world.apply(Op::Alloc { size, align: 1, zero: size % 2 == 1 });
-                world.apply(Op::Realloc { pick: world.live() - 1, size: size + 4096 });
-                world.apply(Op::Realloc { pick: world.live() - 1, size: size / 2 });
-            }
-            settle(&mut world, 6);
-        }
-    }
-    world.finish();
-}
-
 #[test]
 fn sizes_around_every_order() {
     around_every_order(&heap(&sim()));
     around_every_order(&heap(&hosted()));
-}
-
-fn every_alignment<M: Host>(mm: &Mm<M>) {
-    let mut world = world(mm);
-    for shift in 0..=22 {
-        let align = 1usize << shift;
-        for size in [0, 1, 8, 24, align - 1, align, align + 1, align * 3 / 2, 4097] {
-            world.apply(Op::Alloc { size: size.min(5 << 20), align, zero: size % 3 == 0 });
-        }
-        settle(&mut world, 2);
-    }
-    world.finish();
 }
 
 #[test]

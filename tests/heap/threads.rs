@@ -8,8 +8,9 @@ use slabwright::machine::linux::Linux;
 use slabwright::machine::sim::{Hostile, Sim, SimHosted};
 use slabwright::mm::Mm;
 
+use crate::hosts::heap;
 use crate::ops::{Mix, Rng};
-use crate::world::{Block, Host, World, heap};
+use crate::world::{Block, Host, World};
 
 const MIX: Mix = Mix { max_size: 3 << 20, failures: false };
 

@@ -9,6 +9,10 @@ mod kernel;
 #[cfg(target_arch = "x86")]
 mod runtime;
 #[cfg(target_arch = "x86")]
+#[path = "../../suite/mod.rs"]
+#[allow(dead_code)] // hosts use more of it
+mod suite;
+#[cfg(target_arch = "x86")]
 mod tests;
 
 /// On a host the workspace builds this in passing.

@@ -2,6 +2,7 @@
 
 mod boot;
 mod faults;
+mod heap;
 mod mappings;
 mod objects;
 mod pages;
@@ -26,6 +27,7 @@ const SUITES: &[&[Test]] = &[
     percpu::TESTS,
     faults::TESTS,
     smp::TESTS,
+    heap::TESTS,
 ];
 
 /// The test that runs.

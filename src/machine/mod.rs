@@ -239,10 +239,6 @@ pub unsafe trait Mapping {
     /// a slot may be opened from its beginning in steps (moving takes whole slots). Only where `!OWNS_FRAMES`. *Syscall.*
     fn map_fresh(&self, start: usize, len: usize) -> bool;
 
-    /// `[start, start + len)`, mapped fresh and not touched yet, will be touched here and there only, as far as one can
-    /// tell: large pages would be mostly waste. *Syscall.*
-    fn expect_sparse(&self, _start: usize, _len: usize) {}
-
     /// Maps `frame` (one slot's worth of frames) at slot `at`. With `OWNS_FRAMES` the page table entry; hosted moves the
     /// population of the pageblock at `frame` to `at`, which is mapped fresh and unpopulated. False where it could not:
     /// nothing changed. *Syscall* hosted.
@@ -266,6 +262,16 @@ pub unsafe trait Mapping {
 
     /// Makes `[start, start + len)` unusable and gives back all it held. *Syscall.*
     fn unmap(&self, start: usize, len: usize);
+
+    /// Says whether `[start, start + len)` is to be backed by huge pages from now on. A mapped range is not at first, and
+    /// advice ends with its mapping. Only where `!OWNS_FRAMES`. *Syscall.*
+    fn advise(&self, _start: usize, _len: usize, _huge: bool) {}
+
+    /// The pages of the slot at `at` that are backed, and how many of them lead up to the first that is not. The slot may be
+    /// anybody's, and in any state: then the answer means nothing. Only where `!OWNS_FRAMES`. *Syscall.*
+    fn backed_pages(&self, _at: usize) -> (usize, usize) {
+        (0, 0)
+    }
 }
 
 /// A thread's way into the slow paths.

@@ -19,10 +19,6 @@ const FROM_BUDDY: usize = 64;
 /// Refused moves in a row after which only one request in [`RETRY_EVERY`] tries.
 const REFUSALS: u32 = 4;
 const RETRY_EVERY: u32 = 256;
-/// Adjacent dirty slots from which on cleaning by the system is cheaper than writing zeroes. Cleaning means new page faults,
-/// which zero the pages as well, but only those that are touched; writing means that all of them are, and that the
-/// huge page stays.
-const CLEAN_SLOTS: usize = 8;
 
 /// Whether the frame says it is under the area at `start`.
 pub fn is_ours(page: &Page, start: usize) -> bool {
@@ -156,8 +152,8 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Makes `[from, to)`, in an area in transit, read zero; what lies behind `to` in the area is of no value. Whole slots
-    /// are cleaned by the system where that is cheaper than writing, and in any case with `prefer_clean`.
-    pub(super) fn blank(&self, m: &M, from: usize, to: usize, prefer_clean: bool) {
+    /// are cleaned by the system:
+    pub(super) fn blank(&self, m: &M, from: usize, to: usize) {
         let mut at = from;
         while at < to {
             // The next run of slots that are all dirty, or all zero.
@@ -177,8 +173,7 @@ impl<M: Machine> Vmalloc<M> {
             let stop = end.max(first + Self::SLOT).min(to);
             if dirty {
                 // What the last slot holds beyond `to` is nobody's either.
-                let long = (end - first) / Self::SLOT >= CLEAN_SLOTS;
-                let cleaned = !M::OWNS_FRAMES && at == first && (prefer_clean || long) && m.clean(first, end - first);
+                let cleaned = !M::OWNS_FRAMES && at == first && m.clean(first, end - first);
                 if cleaned {
                     self.space
                         .lock(m)

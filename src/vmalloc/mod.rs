@@ -22,6 +22,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod usage;
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -43,7 +44,8 @@ use crate::sync::{Fork, Guard, Lock};
 use crate::types::{Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use index::Index;
 use node::{Ref, State};
-use space::{Space, round_up};
+use space::{Space, WATCHED, round_up};
+use usage::{Count, Usage};
 
 /// Areas above which new ones are placed without room to grow, so that neighbouring mappings merge: a sixteenth of the
 /// usual limit on mappings.
@@ -53,7 +55,10 @@ const ROOM: (usize, usize) = (16 << 20, 1 << 30);
 /// Freed ranges kept at most.
 const RETAINED_RANGES: usize = 512;
 /// Freed bytes kept in any case, and at most (hosted).
-const RETAINED_BYTES: (usize, usize) = (128 << 20, 1 << 30);
+const RETAINED_BYTES: (usize, usize) = (4 << 20, 1 << 30);
+/// Milliseconds that freed ranges stay which are more than [`Vmalloc::keep`] says. Whoever has them back after that waits for
+/// 50 µs a MiB, 5 % of the time for 1 GiB.
+const SOON_MS: u64 = 1000;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
@@ -222,7 +227,8 @@ impl<M: Machine> Vmalloc<M> {
             drop(space);
             let complete = !short || self.complete(m, area);
             if unclean && complete {
-                self.blank(m, start, start + size, survey.shared && !M::OWNS_FRAMES);
+                self.blank(m, start, start + size);
+                self.foresee(m, pages, area, size, 0, true);
             }
             space = self.space.lock(m);
             if !complete {
@@ -235,6 +241,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         self.mark(m, &mut space, start, start + size, false);
         Self::publish(m, &mut space, area, size);
+        Self::watch(&mut space, area);
         space.figures.reused += 1;
         Some(start)
     }
@@ -253,6 +260,7 @@ impl<M: Machine> Vmalloc<M> {
         if charge > 0 && !pages.charge(charge as u64) {
             return None;
         }
+        self.observe(m);
         let built = self.open(m, pages, size, len, align, gfp).and_then(|area| {
             let start = area.start.get();
             let mut donated = 0;
@@ -261,13 +269,19 @@ impl<M: Machine> Vmalloc<M> {
                     self.close(m, area);
                     return None;
                 }
-            } else if !gfp.has(Gfp::ZERO) {
+            } else if gfp.has(Gfp::ZERO) {
+                // Nothing to be had from old memory, which is more than is needed as soon as the new one is touched.
+                let left = self.space.lock(m).figures.retained_bytes.saturating_sub(size);
+                self.purge_while(m, pages, |figures, _| figures.retained_bytes.saturating_sub(left));
+            } else {
                 donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
             }
+            self.foresee(m, pages, area, size, donated * Self::SLOT, false);
             let mut space = self.space.lock(m);
             self.mark(m, &mut space, start, start + size, false);
             space.charge(area, charge as isize);
             Self::publish(m, &mut space, area, size);
+            Self::watch(&mut space, area);
             space.figures.placed += 1;
             space.figures.donated += donated as u64;
             Some(start)
@@ -276,6 +290,101 @@ impl<M: Machine> Vmalloc<M> {
             pages.uncharge(charge as u64);
         }
         built
+    }
+
+    /// Settles how `area`, in transit and fresh from offset `from` on (or `cleaned`), is to be backed there, and which part of it
+    /// is to tell whether that was right.
+    fn foresee<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, from: usize, cleaned: bool) {
+        let to = area.mapped.get().next_multiple_of(Self::SLOT);
+        if M::OWNS_FRAMES || from >= to {
+            return;
+        }
+        let mut space = self.space.lock(m);
+        // Where more is asked for than there is, not all of it will be touched. And each such area is a mapping of its own.
+        let dense = space.history.expects_dense(size) && !pages.pressed() && space.areas.len() <= COMPACT;
+        let probes = match (to - from) / Self::SLOT {
+            slots if dense => space.history.probes(slots),
+            _ if cleaned && !space.history.looks_at_cleaned() => 0,
+            slots => slots,
+        };
+        drop(space);
+        let probe_end = from + probes * Self::SLOT;
+        if dense {
+            m.advise(area.start.get() + probe_end, area.mapped.get().saturating_sub(probe_end), true);
+        } else if area.is_dense() {
+            m.advise(area.start.get(), area.mapped.get(), false);
+        }
+        area.usage.set(if dense { Usage::Dense } else { Usage::Unknown });
+        area.probe.set(if probes > 0 { (from, probe_end) } else { (0, 0) });
+    }
+
+    /// Looks at how `area`, of `size` bytes and in transit, was used, learns from it, and asks for huge pages, or for none, in all of
+    /// it.
+    fn judge(&self, m: &M, area: Ref, size: usize) -> Usage {
+        let usage = Self::sample(m, area.start.get(), area.probe.get());
+        if usage != Usage::Unknown {
+            self.space.lock(m).history.learn(size, usage);
+            area.probe.set((0, 0));
+            let dense = usage == Usage::Dense;
+            if area.is_dense() || dense {
+                m.advise(area.start.get(), area.mapped.get(), dense);
+            }
+            area.usage.set(usage);
+        }
+        usage
+    }
+
+    /// How the slots in `probe`, offsets from `start`, were used.
+    fn sample(m: &M, start: usize, probe: (usize, usize)) -> Usage {
+        let mut count = Count::default();
+        for slot in usage::samples((probe.1 - probe.0) / Self::SLOT) {
+            let (pages, leading) = m.backed_pages(start + probe.0 + slot * Self::SLOT);
+            count.add(pages, leading, Self::SLOT / PAGE_SIZE);
+        }
+        count.usage()
+    }
+
+    /// Notes that `area` should be looked at.
+    fn watch(space: &mut Space, area: Ref) {
+        if area.probe.get() != (0, 0) {
+            space.watched.rotate_right(1);
+            space.watched[0] = area.start.get();
+        }
+    }
+
+    /// Looks at the areas made of late. They may be freed meanwhile: then what is learned was true a moment ago, and the worst
+    /// is advice to a range that has no use for it.
+    fn observe(&self, m: &M) {
+        for nth in 0..if M::OWNS_FRAMES { 0 } else { WATCHED } {
+            let mut space = self.space.lock(m);
+            let start = space.watched[nth];
+            let known = |space: &Space| {
+                let area = space.areas.at(start).filter(|area| area.state.get() == State::Busy)?;
+                (area.probe.get() != (0, 0)).then_some((area, area.probe.get()))
+            };
+            let Some((_, probe)) = known(&space).filter(|_| start != 0) else {
+                space.watched[nth] = 0;
+                continue;
+            };
+            drop(space);
+            let usage = Self::sample(m, start, probe);
+            if usage == Usage::Unknown {
+                continue;
+            }
+            let mut space = self.space.lock(m);
+            space.watched[nth] = 0;
+            let Some((area, _)) = known(&space).filter(|known| known.1 == probe) else { continue };
+            space.history.learn(area.size.get(), usage);
+            area.probe.set((0, 0));
+            let dense = usage == Usage::Dense;
+            let advise = area.is_dense() || dense;
+            area.usage.set(usage);
+            let mapped = area.mapped.get();
+            drop(space);
+            if advise {
+                m.advise(start, mapped, dense);
+            }
+        }
     }
 
     /// How many bytes are mapped for an area of `size` bytes.
@@ -291,6 +400,9 @@ impl<M: Machine> Vmalloc<M> {
         if mapped < all {
             if !m.map_fresh(area.start.get() + mapped, all - mapped) {
                 return false;
+            }
+            if area.is_dense() {
+                m.advise(area.start.get() + mapped, all - mapped, true);
             }
             let _space = self.space.lock(m);
             area.mapped.set(all);
@@ -322,10 +434,6 @@ impl<M: Machine> Vmalloc<M> {
         // Mapped before the tables are made: an absurd length fails here, and cheaply.
         let done = M::OWNS_FRAMES || m.map_fresh(start, mapped);
         if done && self.tables(m, pages, gfp, start, len - Self::GUARD) {
-            if pages.pressed() {
-                // More is asked for than there is, this included. So not all of it will be touched.
-                m.expect_sparse(start, mapped);
-            }
             return Some(area);
         }
         if done && !M::OWNS_FRAMES {
@@ -363,18 +471,40 @@ impl<M: Machine> Vmalloc<M> {
         let now = m.now_ms();
         let mut space = self.space.acquire(m, may_block).ok_or(FreeError::Busy)?;
         let area = Self::find(m, &mut space, address.addr()).map_err(FreeError::Defect)?;
+        let size = area.size.get();
         Self::withdraw(m, &mut space, area);
-        area.stamp.set(now);
-        space.retain(area);
-        let bound = Self::bound(m, &space);
-        let too_much = space.figures.retained_bytes > bound || space.figures.retained > RETAINED_RANGES;
-        drop(space);
-        if too_much && may_block {
-            self.purge_while(m, pages, |figures, _| {
-                figures.retained_bytes > bound || figures.retained > RETAINED_RANGES
-            });
+        if area.probe.get() != (0, 0) && may_block {
+            drop(space);
+            self.judge(m, area, size);
+            area.probe.set((0, 0));
+            space = self.space.lock(m);
         }
+        if area.usage.get() == Usage::Sparse && may_block {
+            // Of little use to anybody else, and the next such area would add to what is resident.
+            drop(space);
+            let gone = self.vacate(m, pages, area, area.len.get());
+            self.space.lock(m).figures.purged += gone;
+            return Ok(());
+        }
+        area.stamp.set(now);
+        let area = space.coalesce(area);
+        space.retain(area);
+        self.purge_excess(m, pages, space, may_block);
         Ok(())
+    }
+
+    /// Gives ranges back, oldest first, that are more than may be kept.
+    fn purge_excess<P: FrameSource<M>>(&self, m: &M, pages: &P, space: Guard<Space, M>, may_block: bool) {
+        let bound = Self::bound(m, &space);
+        let excess = |figures: &Figures| match figures.retained_bytes.saturating_sub(bound) {
+            0 if figures.retained > RETAINED_RANGES => usize::MAX,
+            excess => excess,
+        };
+        let any = excess(&space.figures) > 0;
+        drop(space);
+        if any && may_block {
+            self.purge_while(m, pages, |figures, _| excess(figures));
+        }
     }
 
     /// Bytes of freed ranges that may be kept. Hosted: as much as was in use at a time of late, within limits, so that a
@@ -387,7 +517,13 @@ impl<M: Machine> Vmalloc<M> {
         }
         let budget = m.budget().min(m.pressure()) / 4;
         let budget = usize::try_from(budget).unwrap_or(usize::MAX).saturating_mul(PAGE_SIZE);
-        space.figures.peak_bytes.clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(window / 2).min(budget)
+        let peak = space.figures.peak_bytes;
+        (peak + peak / 8).clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(window / 2).min(budget)
+    }
+
+    /// Bytes of freed ranges that stay for the whole decay, after a peak of `peak` bytes in use.
+    fn keep(peak: usize) -> usize {
+        (peak / 8).max(RETAINED_BYTES.0)
     }
 
     /// The busy area that begins at `address`, or what is wrong with the address.
@@ -430,7 +566,7 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Gives all retained ranges back to the system. Returns pages.
     pub fn purge<P: FrameSource<M>>(&self, m: &M, pages: &P) -> u64 {
-        self.purge_while(m, pages, |_, _| true)
+        self.purge_while(m, pages, |_, _| usize::MAX)
     }
 
     /// Gives retained ranges back, the oldest first, while `short` says that memory is. Returns pages.
@@ -439,7 +575,7 @@ impl<M: Machine> Vmalloc<M> {
         while short() {
             let before = self.stats(m).retained;
             // One at a time: what it gives back counts from when it is gone.
-            purged += self.purge_while(m, pages, |figures, _| figures.retained == before);
+            purged += self.purge_while(m, pages, |figures, _| if figures.retained == before { usize::MAX } else { 0 });
             if before == 0 {
                 break;
             }
@@ -449,28 +585,45 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Gives the ranges that were freed too long before `now_ms` back. Returns pages. To be called now and then.
     pub fn age<P: FrameSource<M>>(&self, m: &M, pages: &P, now_ms: u64) -> u64 {
+        self.observe(m);
         let decay = u64::from(self.decay_ms.load(Relaxed));
-        let Some(before) = now_ms.checked_sub(decay) else { return 0 };
-        let freed = self.purge_while(m, pages, |_, stamp| stamp <= before);
-        if freed > 0 {
+        let before = now_ms.checked_sub(decay);
+        let mut space = self.space.lock(m);
+        if now_ms.saturating_sub(space.peak_ms) >= SOON_MS {
+            space.peak_ms = now_ms;
             // What was the peak a while ago need not be any more.
-            let mut space = self.space.lock(m);
             let figures = &mut space.figures;
-            figures.peak_bytes = figures.busy_bytes.max(figures.peak_bytes - figures.peak_bytes / 4);
+            figures.peak_bytes = figures.busy_bytes.max(figures.peak_bytes - figures.peak_bytes / 8);
         }
-        freed
+        let keep = Self::keep(space.figures.peak_bytes);
+        drop(space);
+        self.purge_while(m, pages, |figures, stamp| match before {
+            Some(before) if stamp <= before => usize::MAX,
+            _ if stamp + SOON_MS <= now_ms => figures.retained_bytes.saturating_sub(keep),
+            _ => 0,
+        })
     }
 
-    /// Purges retained ranges, oldest first, while `more` of the figures and the next one's stamp.
-    fn purge_while<P: FrameSource<M>>(&self, m: &M, pages: &P, more: impl Fn(&Figures, u64) -> bool) -> u64 {
+    /// Purges retained ranges, oldest first, while `more` of the figures and the next one's stamp says how many bytes are to go.
+    fn purge_while<P: FrameSource<M>>(&self, m: &M, pages: &P, more: impl Fn(&Figures, u64) -> usize) -> u64 {
         let mut purged = 0;
         loop {
             let mut batch: [Option<Ref>; BATCH] = [None; BATCH];
             let mut space = self.space.lock(m);
             for place in &mut batch {
-                let Some(oldest) = space.oldest().filter(|area| more(&space.figures, area.stamp.get())) else { break };
+                let Some(oldest) = space.oldest() else { break };
+                let part = more(&space.figures, oldest.stamp.get());
+                if part == 0 {
+                    break;
+                }
                 space.take(oldest);
                 *place = Some(oldest);
+                if !M::OWNS_FRAMES
+                    && part < oldest.len.get() - Self::SLOT
+                    && let Some(rest) = space.split(oldest, part.next_multiple_of(Self::SLOT), PAGE_SHIFT)
+                {
+                    space.retain(rest);
+                }
             }
             drop(space);
             for area in batch.iter().flatten() {

@@ -8,6 +8,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::tree::Links;
+use super::usage::Usage;
 use crate::types::PAGE_SIZE;
 
 /// What an address range is.
@@ -38,6 +39,10 @@ pub struct Node {
     /// When it was freed, in milliseconds.
     pub stamp: Cell<u64>,
     pub state: Cell<State>,
+    /// How it is used, as far as that is known; `Dense`, also where it is only expected: huge pages were asked for, beyond the probe.
+    pub usage: Cell<Usage>,
+    /// The part whose pages tell how the area is used, as offsets of whole slots; empty where none does, or it was looked at.
+    pub probe: Cell<(usize, usize)>,
     pub(super) links: [Links; 2],
     /// Neighbours in the order of their freeing; `newer` also links the pool.
     pub(super) older: Cell<Option<Ref>>,
@@ -60,6 +65,8 @@ impl Node {
             charged: Cell::new(0),
             stamp: Cell::new(0),
             state: Cell::new(State::Free),
+            usage: Cell::new(Usage::Unknown),
+            probe: Cell::new((0, 0)),
             links: [Links::new(), Links::new()],
             older: Cell::new(None),
             newer: Cell::new(None),
@@ -69,6 +76,11 @@ impl Node {
     /// The byte after the last.
     pub fn end(&self) -> usize {
         self.start.get() + self.len.get()
+    }
+
+    /// Whether huge pages are asked for.
+    pub fn is_dense(&self) -> bool {
+        self.usage.get() == Usage::Dense
     }
 
     /// Whether this is the node `other`.
@@ -135,6 +147,8 @@ impl Pool {
         node.mapped.set(0);
         node.size.set(0);
         node.charged.set(0);
+        node.usage.set(Usage::Unknown);
+        node.probe.set((0, 0));
         node.older.set(None);
         node.newer.set(self.free);
         self.free = Some(node);

@@ -4,7 +4,8 @@ use core::ptr::NonNull;
 
 use super::node::{Ref, State};
 use super::space::round_up;
-use super::{FrameSource, RETAINED_RANGES, Vmalloc, backing};
+use super::usage::Usage;
+use super::{FrameSource, Vmalloc, backing};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, non_null};
 use crate::paging::x86_64::{Slot, SlotState};
@@ -60,7 +61,7 @@ impl<M: Machine> Vmalloc<M> {
             }
             Self::withdraw(m, &mut space, area);
             drop(space);
-            self.blank(m, start + old, start + size, false);
+            self.blank(m, start + old, start + size);
             space = self.space.lock(m);
         } else {
             Self::withdraw(m, &mut space, area);
@@ -69,7 +70,7 @@ impl<M: Machine> Vmalloc<M> {
         if size > old {
             self.mark(m, &mut space, start + old, start + size, false);
         }
-        let mut too_much = false;
+        let mut cut = false;
         if size < old && has > mapped {
             if M::OWNS_FRAMES {
                 if gfp.may_block()
@@ -84,16 +85,12 @@ impl<M: Machine> Vmalloc<M> {
             } else if let Some(rest) = space.split(area, mapped, PAGE_SHIFT) {
                 rest.stamp.set(m.now_ms());
                 space.retain(rest);
-                too_much = space.figures.retained_bytes > Self::bound(m, &space);
+                cut = true;
             }
         }
-        let bound = Self::bound(m, &space);
         Self::publish(m, &mut space, area, size);
-        drop(space);
-        if too_much && may_act {
-            self.purge_while(m, pages, |figures, _| {
-                figures.retained_bytes > bound || figures.retained > RETAINED_RANGES
-            });
+        if cut {
+            self.purge_excess(m, pages, space, may_act);
         }
         non_null(start)
     }
@@ -119,6 +116,13 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         let had = area.mapped.get();
+        if !M::OWNS_FRAMES {
+            let open = area.probe.get() != (0, 0);
+            let unknown = self.judge(m, area, old) == Usage::Unknown;
+            if unknown && open && !pages.pressed() && self.space.lock(m).history.expects_dense(size) {
+                area.usage.set(Usage::Dense);
+            }
+        }
         let in_place = if M::OWNS_FRAMES {
             self.grow_frames(m, pages, area, len, gfp)
         } else {
@@ -144,7 +148,7 @@ impl<M: Machine> Vmalloc<M> {
         let start = grown.start.get();
         if gfp.has(Gfp::ZERO) {
             // New frames came zeroed; what was mapped behind the old size did not.
-            self.blank(m, start + old, start + if M::OWNS_FRAMES { had } else { size }, false);
+            self.blank(m, start + old, start + if M::OWNS_FRAMES { had } else { size });
         }
         let mut space = self.space.lock(m);
         self.mark(m, &mut space, start, start + size, false);
@@ -206,6 +210,9 @@ impl<M: Machine> Vmalloc<M> {
         drop(space);
         let mapped = if by > need { had + by } else { Self::mapped_for(size) };
         let opened = m.map_fresh(end, mapped - had);
+        if opened && area.is_dense() {
+            m.advise(end, mapped - had, true);
+        }
         let done = opened && self.tables(m, pages, gfp, end, by);
         if opened && !done {
             m.unmap(end, by);
@@ -272,6 +279,11 @@ impl<M: Machine> Vmalloc<M> {
             copied = old.saturating_sub(moved);
             backing::copy(from + moved, target + moved, copied);
         }
+        if area.is_dense() {
+            m.advise(target + part, to.mapped.get() - part, true);
+        }
+        to.usage.set(area.usage.get());
+        to.probe.set(area.probe.get());
         let mut space = self.space.lock(m);
         let shared = self.survey(m, &mut space, from, part).shared && copied == 0;
         space.index.update(m, target, len, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));

@@ -6,6 +6,7 @@
 use super::index::Index;
 use super::node::{Pool, Ref, State};
 use super::tree::{BY_ADDRESS, BY_SIZE, Tree};
+use super::usage::{History, Usage};
 
 /// Sums over all areas, and counts of events.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -40,6 +41,9 @@ pub struct Figures {
     pub own_pages: usize,
 }
 
+/// Areas made of late that are looked at now and then.
+pub const WATCHED: usize = 4;
+
 /// The window.
 pub struct Space {
     start: usize,
@@ -54,6 +58,11 @@ pub struct Space {
     newest: Option<Ref>,
     pub pool: Pool,
     pub index: Index,
+    /// When the peak was lowered last, in milliseconds.
+    pub peak_ms: u64,
+    pub history: History,
+    /// First bytes of areas made of late whose use is not known; 0 for none.
+    pub watched: [usize; WATCHED],
     pub figures: Figures,
 }
 
@@ -77,6 +86,9 @@ impl Space {
             newest: None,
             pool: Pool::new(),
             index: Index::new(),
+            peak_ms: 0,
+            history: History::new(),
+            watched: [0; WATCHED],
             figures: Figures {
                 busy: 0,
                 busy_bytes: 0,
@@ -183,6 +195,8 @@ impl Space {
             spare.state.set(State::Free);
             spare.size.set(0);
             spare.mapped.set(0);
+            spare.usage.set(Usage::Unknown);
+            spare.probe.set((0, 0));
             self.holes.insert(spare);
         }
     }
@@ -232,6 +246,10 @@ impl Space {
         area.mapped.set(len);
         rest.charged.set(charged - front);
         rest.stamp.set(area.stamp.get());
+        rest.usage.set(area.usage.get());
+        let (from, to) = area.probe.get();
+        area.probe.set((from.min(len), to.min(len)));
+        rest.probe.set((from.saturating_sub(len), to.saturating_sub(len)));
         rest.state.set(State::Transit);
         area.charged.set(front);
         area.len.set(len);
@@ -246,8 +264,39 @@ impl Space {
         area.mapped.set(area.mapped.get() + behind.mapped.get());
         area.len.set(area.len.get() + behind.len.get());
         area.charged.set(area.charged.get() + behind.charged.get());
+        if area.usage.get() != behind.usage.get() {
+            area.usage.set(Usage::Unknown);
+        }
+        area.probe.set((0, 0));
         self.areas.resized(area);
         self.pool.put(behind);
+    }
+
+    /// Joins `area`, in transit, with the retained ranges that touch it; the area of all of them, as old as the largest. Otherwise
+    /// large areas that were cut up for small ones would be of no use to the next large one.
+    pub fn coalesce(&mut self, area: Ref) -> Ref {
+        let retained = |found: &Ref| found.state.get() == State::Retained;
+        let touch =
+            |front: Ref, behind: Ref| front.end() == behind.start.get() && front.mapped.get() == front.len.get();
+        let (before, behind) =
+            (area.start.get().checked_sub(1).and_then(|at| self.areas.at_or_below(at)), self.areas.next(area));
+        let mut join = |front: Ref, behind: Ref, retained: Ref| {
+            let largest = if front.len.get() > behind.len.get() { front } else { behind };
+            let stamp = largest.stamp.get();
+            self.take(retained);
+            self.join(front, behind);
+            front.stamp.set(stamp);
+        };
+        if let Some(behind) = behind.filter(retained).filter(|behind| touch(area, behind)) {
+            join(area, behind, behind);
+        }
+        match before.filter(retained).filter(|before| touch(before, area)) {
+            Some(before) => {
+                join(before, area, before);
+                before
+            }
+            None => area,
+        }
     }
 
     /// Hands `area` out with `size` bytes.

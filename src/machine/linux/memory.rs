@@ -85,8 +85,6 @@ static LOW_ONLINE: [AtomicU32; LOW_BYTES / PAGEBLOCK_SIZE / 32] =
 static LOW_NEXT: AtomicUsize = AtomicUsize::new(1 << 31);
 pub(super) static HUGE: AtomicBool = AtomicBool::new(true);
 static HUGE_ADVISED: AtomicBool = AtomicBool::new(false);
-/// Whether the vmalloc window was advised as a whole.
-static HUGE_WINDOW: AtomicBool = AtomicBool::new(false);
 
 const fn round_up(value: usize, unit: usize) -> usize {
     value.next_multiple_of(unit)
@@ -222,18 +220,6 @@ fn advise_huge(at: usize, len: usize, whole: Range<usize>, done: &AtomicBool) {
 /// Whether huge pages are advised (option).
 pub(super) fn huge_pages() -> bool {
     HUGE.load(Relaxed)
-}
-
-/// As [`advise_huge`] for the vmalloc window.
-pub(super) fn advise_vmalloc(at: usize, len: usize) {
-    advise_huge(at, len, vmalloc_window(), &HUGE_WINDOW);
-}
-
-/// Advises a part of the vmalloc window that was mapped anew, so that it merges with the rest.
-pub(super) fn advise_vmalloc_part(at: usize, len: usize) {
-    if HUGE.load(Relaxed) && HUGE_WINDOW.load(Relaxed) {
-        let _ = sys::madvise(at, len, libc::MADV_HUGEPAGE);
-    }
 }
 
 /// Descriptors and class bytes are opened by so many bytes.

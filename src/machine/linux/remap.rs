@@ -16,7 +16,7 @@ use core::sync::atomic::{
 
 use super::{Linux, limits, memory, reservation, sys};
 use crate::machine::{Frames, Mapping};
-use crate::types::{PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn};
+use crate::types::{PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn};
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const SLOT: usize = PAGEBLOCK_SIZE;
@@ -46,23 +46,9 @@ static UFFD_MOVED: AtomicBool = AtomicBool::new(false);
 static MREMAP: AtomicU8 = AtomicU8::new(YES);
 /// Calls that are still to prefer page tables.
 static SMALL_PAGES: AtomicU32 = AtomicU32::new(0);
-static STRICT: AtomicU8 = AtomicU8::new(UNKNOWN);
 /// Address of two bit maps, of the slots that `mremap` filled and of the first slots of its runs; 0 before the first.
 static MOVED_BITS: AtomicUsize = AtomicUsize::new(0);
 static MOVED_RUNS: AtomicU32 = AtomicU32::new(0);
-
-/// Whether memory is accounted strictly (`vm.overcommit_memory` = 2), where only unmapping gives back.
-fn strict() -> bool {
-    match STRICT.load(Relaxed) {
-        UNKNOWN => {
-            let mut buffer = [0; 8];
-            let mode = sys::read_file(c"/proc/sys/vm/overcommit_memory", &mut buffer).and_then(sys::number);
-            STRICT.store(if mode == Some(2) { YES } else { NO }, Relaxed);
-            mode == Some(2)
-        }
-        known => known == YES,
-    }
-}
 
 fn means_never(error: sys::Errno) -> bool {
     matches!(error.0, libc::EPERM | libc::ENOSYS | libc::EINVAL)
@@ -115,9 +101,9 @@ impl Moved {
         })
     }
 
-    /// Forgets the slots of a range; whether there were any. What remains of a run behind the range is a run of its own.
-    fn forget(start: usize, len: usize) -> bool {
-        let Some(bits) = Moved::bits(false) else { return false };
+    /// Forgets the slots of a range. What remains of a run behind the range is a run of its own.
+    fn forget(start: usize, len: usize) {
+        let Some(bits) = Moved::bits(false) else { return };
         let slots = Moved::slots(start, len);
         let (mut any, mut runs) = (false, 0);
         for slot in slots.clone() {
@@ -135,7 +121,6 @@ impl Moved {
             }
         }
         let _ = MOVED_RUNS.fetch_update(Relaxed, Relaxed, |known| Some(known.saturating_sub(runs)));
-        any
     }
 }
 
@@ -313,19 +298,7 @@ unsafe impl Mapping for Linux {
 
     fn map_fresh(&self, start: usize, len: usize) -> bool {
         reservation::check_ration();
-        let done = reservation::gate().is_some_and(|_gate| reservation::open(start, len).is_ok());
-        // Also the rest of a slot, that it may merge with the beginning.
-        if done && (len >= SLOT || !start.is_multiple_of(SLOT)) {
-            memory::advise_vmalloc(start, len);
-        }
-        done
-    }
-
-    fn expect_sparse(&self, start: usize, len: usize) {
-        // A mapping of its own, then, which merges with the rest again when it is unmapped.
-        if memory::huge_pages() && Moved::reserve(start, len) {
-            let _ = sys::madvise(start, len, libc::MADV_NOHUGEPAGE);
-        }
+        reservation::gate().is_some_and(|_gate| reservation::open(start, len).is_ok())
     }
 
     fn map_frame(&self, at: usize, frame: Pfn) -> bool {
@@ -402,28 +375,43 @@ unsafe impl Mapping for Linux {
     }
 
     fn unmap(&self, start: usize, len: usize) {
-        let moved = Moved::forget(start, len);
-        // Locked pages (`mlock`) are not given back by advice; contents that stayed would be taken for zero later. What takes
-        // long is done before the gate is asked for.
-        let empty =
-            !reservation::sparse() && !moved && !strict() && sys::madvise(start, len, libc::MADV_DONTNEED).is_ok();
+        Moved::forget(start, len);
+        if !reservation::sparse() {
+            // What takes long is done before the gate is asked for.
+            let _ = sys::madvise(start, len, libc::MADV_DONTNEED);
+        }
         let _gate = reservation::gate();
         if reservation::sparse() {
             sys::munmap(start, len);
             return;
         }
-        if empty {
-            sys::mprotect(start, len, libc::PROT_NONE);
-            return;
-        }
-        // A new mapping merges with its neighbours, whatever was here, and is not accounted for.
-        if sys::mmap(start, len, libc::PROT_NONE, libc::MAP_FIXED).is_ok() {
-            memory::advise_vmalloc_part(start, len);
-        } else if sys::mprotect(start, len, RW) {
-            // SAFETY: the range is the caller's to give up, and it is mapped: changing the protection of a hole fails.
-            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(start).write_bytes(0, len) };
+        // A new mapping merges with its neighbours whatever was here and however it was advised, is not accounted for, and does
+        // away with pages that are locked (`mlock`), which advice does not.
+        if sys::mmap(start, len, libc::PROT_NONE, libc::MAP_FIXED).is_err() && sys::mprotect(start, len, RW) {
+            // Too many mappings. Contents that stayed would be taken for zero later.
+            if sys::madvise(start, len, libc::MADV_DONTNEED).is_err() {
+                // SAFETY: the range is the caller's to give up, and it is mapped: changing the protection of a hole fails.
+                unsafe { core::ptr::with_exposed_provenance_mut::<u8>(start).write_bytes(0, len) };
+            }
             sys::mprotect(start, len, libc::PROT_NONE);
         }
+    }
+
+    fn advise(&self, start: usize, len: usize, huge: bool) {
+        if memory::huge_pages() && len > 0 {
+            let _ = sys::madvise(start, len, if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE });
+        }
+    }
+
+    fn backed_pages(&self, at: usize) -> (usize, usize) {
+        let mut pages = [0u8; SLOT / PAGE_SIZE];
+        let to = (&raw mut pages).expose_provenance();
+        // SAFETY: the vector holds a byte for each page of the range, which may be anybody's: the kernel only looks at it.
+        if unsafe { sys::call(libc::SYS_mincore, [at, SLOT, to, 0, 0, 0]) }.is_err() {
+            return (0, 0);
+        }
+        let backed = |&&page: &&u8| page & 1 != 0;
+        (pages.iter().filter(backed).count(), pages.iter().take_while(backed).count())
     }
 }
 

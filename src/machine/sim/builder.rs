@@ -156,6 +156,7 @@ impl<F: Flavour> Builder<F> {
             growth: Mutex::new(self.growth),
             grown: Mutex::new(Vec::new()),
             slots: Mutex::new(vec![Slot::Unmapped; self.window >> F::SLOT_SHIFT]),
+            advised: Mutex::new(vec![false; self.window >> F::SLOT_SHIFT]),
             budget: self.budget,
             pressure: self.pressure,
             now: AtomicU64::new(1),

@@ -122,6 +122,8 @@ struct State {
     growth: Mutex<Vec<Growth>>,
     grown: Mutex<Vec<PfnRange>>,
     slots: Mutex<Vec<Slot>>,
+    /// Slots of the window for which huge pages were asked.
+    advised: Mutex<Vec<bool>>,
     budget: u64,
     pressure: u64,
     now: AtomicU64,
@@ -199,6 +201,11 @@ impl<F: Flavour> Simulated<F> {
                 Slot::Frame(pfn) => self.state.memory.frame_backed(pfn),
             })
             .count() as u32
+    }
+
+    /// Whether huge pages were asked for at `address` of the window.
+    pub fn is_advised(&self, address: usize) -> bool {
+        locked(&self.state.advised)[self.slot(address)]
     }
 
     /// The frame mapped at `address` of the window, where slots show frames.
@@ -446,6 +453,23 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
             self.state.memory.punch_window(start, len);
         }
         self.state.memory.unmap_window(start, len);
+        self.advise(start, len, false);
+    }
+
+    fn advise(&self, start: usize, len: usize, huge: bool) {
+        if len > 0 {
+            let range = self.slot(start)..self.slot(start + len - 1) + 1;
+            locked(&self.state.advised)[range].fill(huge);
+        }
+    }
+
+    fn backed_pages(&self, at: usize) -> (usize, usize) {
+        let size = 1 << F::SLOT_SHIFT;
+        if locked(&self.state.slots)[self.slot(at)] != Slot::Fresh {
+            return (0, 0);
+        }
+        let backed = || (at..at + size).step_by(PAGE_SIZE).map(|page| self.state.memory.window_backed(page));
+        (backed().filter(|page| *page).count(), backed().take_while(|page| *page).count())
     }
 }
 

@@ -153,14 +153,25 @@ fn retained_ranges_age() {
     let w = World::<Hosted>::new(1024, 512, u64::MAX);
     let a = w.alloc(4 << 20, 1, Gfp::KERNEL).unwrap();
     let b = w.alloc(6 << 20, 1, Gfp::KERNEL).unwrap();
+    let c = w.alloc(90 << 20, 1, Gfp::KERNEL).unwrap();
     w.m.set_now(100);
     w.free(a).unwrap();
     w.m.set_now(5_000);
     w.free(b).unwrap();
-    assert_eq!(w.v.age(&w.m, &w.pages, 10_000), 0);
-    assert_eq!(w.v.age(&w.m, &w.pages, 10_100), 1024);
-    assert_eq!(w.v.stats(&w.m).retained_bytes, 6 << 20);
-    assert_eq!(w.v.age(&w.m, &w.pages, 15_000), 1536);
+    let retained = |at: u64| {
+        let gone = w.v.age(&w.m, &w.pages, at);
+        (gone, w.v.stats(&w.m).retained_bytes >> 20)
+    };
+    // An eighth of the peak may stay for all of the decay.
+    assert_eq!(retained(10_000), (0, 10));
+    assert_eq!(retained(10_100), (1024, 6));
+    // More than was in use at once goes at once, what is more than an eighth of it after a moment, the oldest first.
+    w.m.set_now(10_200);
+    w.free(c).unwrap();
+    assert_eq!(retained(11_100), (0, 96));
+    let (gone, rest) = retained(11_300);
+    assert!(rest <= 96 / 8 + 1 && gone == (96 - rest as u64) << 8, "{rest} MiB are kept");
+    assert_eq!(retained(20_200).1, 0);
     assert_eq!(w.m.slots_used(), 0);
     // Bound: much more than the peak is not kept.
     let areas: Vec<usize> = (0..40).map(|_| w.alloc(8 << 20, 1, Gfp::KERNEL).unwrap()).collect();

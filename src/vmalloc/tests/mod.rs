@@ -5,6 +5,7 @@ mod failures;
 mod model;
 mod space;
 mod tree;
+mod usage;
 
 use std::vec::Vec;
 

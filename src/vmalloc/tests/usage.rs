@@ -1,0 +1,180 @@
+//! What is learned of the use of areas, and which of them huge pages are asked for.
+
+use std::vec;
+use std::vec::Vec;
+
+use super::{World, pointer};
+use crate::gfp::Gfp;
+use crate::machine::sim::Hosted;
+use crate::types::PAGE_SIZE;
+use crate::vmalloc::usage::{Count, History, Usage, samples};
+
+const SLOT: usize = 2 << 20;
+
+fn world() -> World<Hosted> {
+    World::new(1024, 1024, u64::MAX)
+}
+
+/// Writes to a byte in each `step` of the first `len` bytes at `at`.
+fn touch(at: usize, len: usize, step: usize) {
+    for at in (at..at + len).step_by(step) {
+        // SAFETY: callers pass a live area.
+        unsafe { pointer(at).write(1) }
+    }
+}
+
+/// Slots of `len` bytes at `at` for which huge pages were asked.
+fn advised(w: &World<Hosted>, at: usize, len: usize) -> usize {
+    (at..at + len).step_by(SLOT).filter(|slot| w.m.is_advised(*slot)).count()
+}
+
+#[test]
+fn verdicts() {
+    let verdict = |slots: &[(usize, usize)]| {
+        let mut count = Count::default();
+        slots.iter().for_each(|&(pages, leading)| count.add(pages, leading, 512));
+        count.usage()
+    };
+    assert_eq!(verdict(&[]), Usage::Unknown);
+    assert_eq!(verdict(&[(0, 0), (0, 0)]), Usage::Unknown);
+    assert_eq!(verdict(&[(512, 512), (0, 0)]), Usage::Dense);
+    assert_eq!(verdict(&[(480, 3)]), Usage::Dense);
+    assert_eq!(verdict(&[(479, 3)]), Usage::Sparse);
+    // The slot that is being filled says nothing; two such slots are not being filled.
+    assert_eq!(verdict(&[(1, 1)]), Usage::Unknown);
+    assert_eq!(verdict(&[(512, 512), (100, 100)]), Usage::Dense);
+    assert_eq!(verdict(&[(1, 1), (1, 1)]), Usage::Sparse);
+    assert_eq!(verdict(&[(512, 512), (32, 1)]), Usage::Unknown);
+    assert_eq!(verdict(&[(512, 512), (32, 1), (32, 1)]), Usage::Sparse);
+}
+
+#[test]
+fn samples_are_slots_in_order() {
+    for slots in 0..100 {
+        let chosen: Vec<usize> = samples(slots).collect();
+        assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]) && chosen.iter().all(|slot| *slot < slots));
+        assert_eq!(chosen.is_empty(), slots == 0);
+        assert!(slots == 0 || chosen.contains(&0) && chosen.contains(&(slots - 1)));
+    }
+}
+
+#[test]
+fn one_sparse_area_outweighs_dense_ones() {
+    let mut history = History::new();
+    assert!(!history.expects_dense(64 << 20));
+    history.learn(70 << 20, Usage::Dense);
+    assert!(history.expects_dense(64 << 20) && history.expects_dense(250 << 20), "its own class and the next");
+    assert!(!history.expects_dense(32 << 20) && !history.expects_dense(256 << 20));
+    history.learn(64 << 20, Usage::Unknown);
+    assert!(history.expects_dense(64 << 20));
+    history.learn(64 << 20, Usage::Sparse);
+    for _ in 0..2 {
+        assert!(!history.expects_dense(64 << 20) && !history.expects_dense(128 << 20));
+        history.learn(64 << 20, Usage::Dense);
+    }
+    history.learn(64 << 20, Usage::Dense);
+    assert!(history.expects_dense(64 << 20));
+}
+
+#[test]
+fn probes_are_few() {
+    let mut history = History::new();
+    let probes: usize = (0..1000).map(|_| history.probes(8)).sum();
+    assert!((100..=125).contains(&probes), "{probes} of 8000 slots");
+    assert!((1..=4).contains(&history.probes(5000)));
+    assert_eq!(history.probes(1), 0);
+}
+
+/// A sparse area is given back when it is freed, a dense one kept, and only the latter's successors get huge pages.
+#[test]
+fn the_next_area_of_a_size_is_as_the_last() {
+    let w = world();
+    let len = 8 * SLOT;
+    let sparse = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+    touch(sparse, len, 16 * PAGE_SIZE);
+    w.free(sparse).unwrap();
+    assert_eq!(w.v.stats(&w.m).retained, 0);
+    let dense = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+    assert_eq!(advised(&w, dense, len), 0);
+    touch(dense, len, PAGE_SIZE);
+    // Dense use after sparse use has to be seen more than once, each time in an area of its own.
+    let mut all = vec![dense];
+    for n in 0..4 {
+        let next = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+        assert_eq!(advised(&w, next, len), if n < 2 { 0 } else { 8 }, "area {n}");
+        touch(next, len, PAGE_SIZE);
+        all.push(next);
+    }
+    assert_eq!(advised(&w, dense, len), 8, "it turned out dense, and the system may make it huge");
+    let twice = w.alloc(2 * len, 1, Gfp::KERNEL).unwrap();
+    assert!(advised(&w, twice, 2 * len) >= 15);
+    all.push(twice);
+    let larger = w.alloc(4 * len, 1, Gfp::KERNEL).unwrap();
+    assert_eq!(advised(&w, larger, 4 * len), 0, "nothing is known of so large a one");
+    all.push(larger);
+    for at in all {
+        w.free(at).unwrap();
+    }
+    w.v.purge(&w.m, &w.pages);
+    assert_eq!(
+        advised(&w, crate::machine::Mapping::window(&w.m).start, 1024 * SLOT),
+        0,
+        "advice ends with the mapping"
+    );
+    w.end(vec![]);
+}
+
+#[test]
+fn a_dense_area_grows_by_huge_pages_and_a_sparse_one_does_not() {
+    for (step, huge) in [(PAGE_SIZE, true), (16 * PAGE_SIZE, false)] {
+        let w = world();
+        let mut at = w.alloc(2 * SLOT, 1, Gfp::KERNEL).unwrap();
+        touch(at, 2 * SLOT, step);
+        // In the way sooner or later, so that it is moved as well.
+        let wall = w.alloc(SLOT, 1, Gfp::KERNEL).unwrap();
+        for slots in [3, 20, 100] {
+            at = w.realloc(at, slots * SLOT, Gfp::KERNEL).unwrap();
+            assert_eq!(advised(&w, at + (slots - 1) * SLOT, SLOT), usize::from(huge), "{slots} slots");
+        }
+        w.free(at).unwrap();
+        w.free(wall).unwrap();
+        w.end(vec![]);
+    }
+}
+
+/// Dense expectations are checked: of many areas some slots stay small, and where those are used sparsely the others follow.
+#[test]
+fn probes_revise_the_expectation() {
+    let w = world();
+    let len = 8 * SLOT;
+    let first = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+    touch(first, len, PAGE_SIZE);
+    w.free(first).unwrap();
+    w.v.purge(&w.m, &w.pages);
+    let mut most = 0;
+    for _ in 0..40 {
+        let at = w.alloc(len, 1, Gfp::KERNEL | Gfp::ZERO).unwrap();
+        touch(at, len, 16 * PAGE_SIZE);
+        most = most.max(advised(&w, at, len));
+        w.free(at).unwrap();
+    }
+    assert_eq!(most, 8);
+    let at = w.alloc(len, 1, Gfp::KERNEL | Gfp::ZERO).unwrap();
+    assert_eq!(advised(&w, at, len), 0);
+    w.free(at).unwrap();
+    w.end(vec![]);
+}
+
+/// The clock's tick looks at what was made of late.
+#[test]
+fn a_live_area_is_looked_at() {
+    let w = world();
+    let len = 16 * SLOT;
+    let at = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+    touch(at, 5 * SLOT, PAGE_SIZE);
+    w.v.age(&w.m, &w.pages, 1);
+    assert_eq!(advised(&w, at, len), 16);
+    w.v.verify(&w.m).unwrap();
+    w.free(at).unwrap();
+    w.end(vec![]);
+}

@@ -5,6 +5,9 @@
 //!   too old, or there is too much of it; then it is purged in batches.
 //! * A request that no retained range fits gets fresh addresses, into which old memory is *moved* where there is
 //!   some (retained ranges, free pageblocks of the buddy system): that costs 1–3 µs per 2 MiB against 250–350 µs for fresh pages.
+//! * Freed ranges stay for a second up to what was in use at once of late, an eighth of that for the whole decay. Where all of a
+//!   calloc is fresh as much old memory is given up, so that no more is resident than was in use at the peak.
+//! * Which areas get huge pages is learned (`usage`).
 //! * `realloc` cuts, grows into the free addresses behind the area, or moves the memory to a larger range.
 //!
 //! Where frames are owned (bare metal, the simulator) slots are pages, and each is backed by a frame of the buddy system.

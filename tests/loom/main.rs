@@ -7,6 +7,8 @@
 //! | `startup` | [`slabwright::sync::Startup`] itself | weakened orderings, a chain of wakes that is cut |
 //! | `sheaf` | a small model of the slab layer's sheaf exchange over restartable sections | commit before payload, exchange without comparing |
 //! | `drain` | a small model of taking another CPU's row | no barrier, giving the row back without Release |
+//! | `areas` | a small model of vmalloc's ranges in transit, over the real lock | work outside the lock without transit, a free in two steps, weakened orderings of lock and root |
+//! | `lists` | a small model of the per-CPU page lists, over the real lock | using a list that is taken, eviction and claim in two steps, weakened orderings |
 //!
 //! Mutants of real code are its source compiled a second time over atomics that misbehave on demand (`mutated`).
 //!
@@ -17,8 +19,10 @@
 // it while a deadlock is reported panics again.
 #![allow(clippy::arc_with_non_send_sync)]
 
+mod areas;
 mod deferred;
 mod drain;
+mod lists;
 mod lock;
 mod mutated;
 mod sheaf;

@@ -3,13 +3,13 @@
 //! A run of up to 256 KiB has a class by its number of pages: 3 to 16 each, then eight per doubling, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
 //! rows and sections serve them, but there are no slabs behind, and no barn. A CPU keeps two sheaves of [`SHEAF_TARGET`] bytes
-//! a class; what is more goes back to the zone, and what lies for a while does, too. Of larger runs, to 2 MiB, it keeps the last
-//! one, whatever its size: that serves loops.
+//! a class, or the last run freed where that is larger; what is more goes back to the zone, and what lies for a while does, too. Of
+//! the runs above, to 2 MiB, it keeps one, whatever its size: that serves loops.
 //!
 //! Measured (2 CPUs; ns for allocating and freeing a run of 9 to 200 KB in turn): lists under a lock per CPU 56, this 8; glibc 12,
 //! mimalloc 12 to 165, jemalloc 10 to 280, tcmalloc 5. Rejected: classes of the sizes above, whose caches raised the peak of
 //! random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live; sheaves of 128 KiB (1.27, 1.29 and 1.34 in the three
-//! workloads of [`crate::zone`]'s `find_run`, against 1.27, 1.25 and 1.30, and no faster).
+//! workloads of [`crate::zone`]'s `find_run`, against 1.24, 1.24 and 1.31, and no faster).
 #![allow(unsafe_code)]
 
 use super::layout::SlabLayout;
@@ -177,7 +177,7 @@ impl<M: Machine> Slab<M> {
         if unsafe { m.push_again(id, run) } {
             return true;
         }
-        if id == LAST_RUN {
+        if self.capacity(id) == 1 {
             // The new one in the place of the old one.
             // SAFETY: rows hold valid sheaves; what is popped is ours.
             unsafe {

@@ -78,10 +78,10 @@ fn a_run_takes_several_blocks_in_a_row() {
             assert!(z.free_frames(&m, PfnRange::new(pfn, 1), 0, true));
         }
     };
-    // Rows of 13 and 12 pages: 1 + 4 + 8 and 1 + 2 + 8 + 1, none of which holds 12 pages alone.
-    free(1024 + 259, 13);
+    // Rows of 15 and 12 pages: 1 + 4 + 8 + 2 and 1 + 2 + 8 + 1, none of which holds 12 pages alone.
+    free(1024 + 259, 15);
     free(1024 + 517, 12);
-    assert!(z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 14, None).is_none());
+    assert!(z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 16, None).is_none());
     let tight = z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 12, None);
     assert_eq!(tight, Some(Pfn(1024 + 517)));
     z.verify(&m).unwrap();

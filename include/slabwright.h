@@ -94,6 +94,9 @@ const char *slw_version(void) SLW_NOEXCEPT;
 
 struct SLW_TAG(page);
 struct SLW_TAG(kmem_cache);
+struct SLW_TAG(mempool_s);
+struct SLW_TAG(shrinker);
+typedef struct SLW_TAG(mempool_s) slw_mempool_t;
 typedef struct SLW_TAG(page) slw_page;
 typedef struct SLW_TAG(kmem_cache) slw_kmem_cache;
 typedef unsigned int slw_gfp_t;
@@ -207,6 +210,62 @@ void slw_kmem_cache_free(slw_kmem_cache *cache, void *object) SLW_NOEXCEPT;
 /* The pages of one slab, as the cache itself gets and gives them. Node -1 is the caller's. */
 void *slw_kmem_getpages(slw_kmem_cache *cache, slw_gfp_t gfp, int node) SLW_NOEXCEPT;
 void slw_kmem_freepages(slw_kmem_cache *cache, void *address) SLW_NOEXCEPT;
+
+/* Contiguous addresses over memory that need not be adjacent. */
+void *slw_vmalloc(size_t size) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1)));
+void *slw_vzalloc(size_t size) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1)));
+void slw_vfree(const void *address) SLW_NOEXCEPT;
+/* In a process memory has one address, and a vmalloc area no page frames: NULL with ENOTSUP. */
+slw_page *slw_vmalloc_to_page(const void *address) SLW_NOEXCEPT;
+void *slw_vmap(slw_page **pages, unsigned int count, unsigned long flags, unsigned long prot) SLW_NOEXCEPT;
+void slw_vunmap(const void *address) SLW_NOEXCEPT;
+/* Maps a range of physical addresses that slw_add_resource has made stand for a part of a file (/dev/mem, a PCI or UIO device's file, a
+   memfd), at whole pages. One is always there: a simulated local APIC at 0xfee00000. EINVAL where nothing is. */
+void *slw_ioremap(unsigned long physical, size_t size) SLW_NOEXCEPT;
+void slw_iounmap(const void *address) SLW_NOEXCEPT;
+/* 0, EINVAL or ENOMEM. The descriptor stays the caller's, and open. */
+int slw_add_resource(unsigned long physical, size_t size, int fd, unsigned long offset) SLW_NOEXCEPT;
+/* An address for a page. Every page of a process has one, so these are slw_page_address with the kernel's rules: slw_kmap may sleep,
+   and between slw_kmap_atomic and slw_kunmap_atomic nothing may. */
+void *slw_kmap(slw_page *page) SLW_NOEXCEPT;
+void slw_kunmap(slw_page *page) SLW_NOEXCEPT;
+void *slw_kmap_atomic(slw_page *page) SLW_NOEXCEPT;
+void slw_kunmap_atomic(const void *address) SLW_NOEXCEPT;
+
+/* Pools: so many elements are kept back that a request that may wait never fails; it waits for one to come back. */
+slw_mempool_t *slw_mempool_create(int least, void *(*alloc)(slw_gfp_t gfp, void *data), void (*release)(void *element, void *data),
+                                  void *data) SLW_NOEXCEPT;
+slw_mempool_t *slw_mempool_create_kmalloc_pool(int least, size_t size) SLW_NOEXCEPT;
+slw_mempool_t *slw_mempool_create_slab_pool(int least, slw_kmem_cache *cache) SLW_NOEXCEPT;
+void *slw_mempool_alloc(slw_mempool_t *pool, slw_gfp_t gfp) SLW_NOEXCEPT;
+void slw_mempool_free(void *element, slw_mempool_t *pool) SLW_NOEXCEPT;
+void slw_mempool_destroy(slw_mempool_t *pool) SLW_NOEXCEPT;
+
+/* Shrinkers: asked, before a request with __GFP_FS fails (malloc is one), how many objects they could free, and to free some. They are called
+   without any lock and may allocate and free; they must not wait for a lock that the program holds while it allocates. Compilers take malloc for
+   a function that changes no variable of the program: what these functions change should be volatile or atomic. */
+struct SLW_TAG(shrink_control) {
+    slw_gfp_t gfp_mask;
+    int nid;
+    size_t nr_to_scan;
+    size_t nr_scanned; /* to be set if it is not nr_to_scan */
+};
+typedef struct SLW_TAG(shrink_control) slw_shrink_control;
+struct SLW_TAG(shrinker) {
+    size_t (*count_objects)(struct SLW_TAG(shrinker) *shrinker, slw_shrink_control *control); /* 0 or SLW_SHRINK_EMPTY: none */
+    size_t (*scan_objects)(struct SLW_TAG(shrinker) *shrinker, slw_shrink_control *control);  /* objects freed, or SLW_SHRINK_STOP */
+    long batch;                                                                               /* objects at a time, 0: 128 */
+    int seeks;                                                                                /* of no consequence */
+    unsigned int flags;                                                                       /* of no consequence */
+};
+typedef struct SLW_TAG(shrinker) slw_shrinker;
+#define SLW_SHRINK_STOP (~(size_t)0)
+#define SLW_SHRINK_EMPTY (~(size_t)0 - 1)
+#define SLW_DEFAULT_SEEKS 2
+/* 0, EINVAL or ENOMEM. */
+int slw_register_shrinker(slw_shrinker *shrinker) SLW_NOEXCEPT;
+/* Waits until no thread is in its functions; not to be called from one of them. */
+void slw_unregister_shrinker(slw_shrinker *shrinker) SLW_NOEXCEPT;
 
 /* Between the two the calling thread is in atomic context: a request that may sleep is reported. Nothing stops it from being
    preempted. They nest. */
@@ -360,6 +419,30 @@ typedef slw_slab_flags_t slab_flags_t;
 #define preempt_disable slw_preempt_disable
 #define preempt_enable slw_preempt_enable
 #define in_atomic slw_in_atomic
+typedef slw_mempool_t mempool_t;
+#define SHRINK_STOP SLW_SHRINK_STOP
+#define SHRINK_EMPTY SLW_SHRINK_EMPTY
+#define DEFAULT_SEEKS SLW_DEFAULT_SEEKS
+#define vmalloc slw_vmalloc
+#define vzalloc slw_vzalloc
+#define vfree slw_vfree
+#define vmalloc_to_page slw_vmalloc_to_page
+#define vmap slw_vmap
+#define vunmap slw_vunmap
+#define ioremap slw_ioremap
+#define iounmap slw_iounmap
+#define kmap slw_kmap
+#define kunmap slw_kunmap
+#define kmap_atomic slw_kmap_atomic
+#define kunmap_atomic slw_kunmap_atomic
+#define mempool_create slw_mempool_create
+#define mempool_create_kmalloc_pool slw_mempool_create_kmalloc_pool
+#define mempool_create_slab_pool slw_mempool_create_slab_pool
+#define mempool_alloc slw_mempool_alloc
+#define mempool_free slw_mempool_free
+#define mempool_destroy slw_mempool_destroy
+#define register_shrinker slw_register_shrinker
+#define unregister_shrinker slw_unregister_shrinker
 #define alloc_percpu SLW_ALLOC_PERCPU
 #define alloc_percpu_gfp SLW_ALLOC_PERCPU_GFP
 #define per_cpu_ptr SLW_PER_CPU_PTR

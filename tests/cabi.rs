@@ -363,6 +363,8 @@ programs! {
     kernel_atomic: "kernel_atomic.c";
     kernel_nodes: "kernel_nodes.c";
     kernel_percpu: "kernel_percpu.c";
+    kernel_mappings: "kernel_mappings.c";
+    kernel_pressure: "kernel_pressure.c";
 }
 
 #[test]

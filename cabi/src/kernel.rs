@@ -9,8 +9,9 @@ use slabwright_core::error::AllocError;
 use slabwright_core::gfp::Gfp;
 use slabwright_core::global::{frame_of, mm};
 use slabwright_core::kernel::{first_copy, register_module};
+use slabwright_core::machine::linux::device;
 use slabwright_core::machine::{Context, Frames, Machine, PerCpu};
-use slabwright_core::mm::Named;
+use slabwright_core::mm::{Mempool, Named, PoolSource, ShrinkCall};
 use slabwright_core::page::Page;
 use slabwright_core::slab::{Constructor, SlabFlags};
 use slabwright_core::types::Pfn;
@@ -526,4 +527,227 @@ export! {
     slw_num_possible_cpus() -> c_int = possible_cpus;
     slw_smp_processor_id() -> c_int = current_cpu;
     slw___percpu_module(start: *const c_void, end: *const c_void) = percpu_module;
+}
+
+// Mappings.
+
+fn vmalloc(size: usize) -> Ptr {
+    vmalloc_flags(size, Gfp::KERNEL)
+}
+
+fn vmalloc_flags(size: usize, gfp: Gfp) -> Ptr {
+    match mm().vmalloc_bytes(size, gfp) {
+        Ok(start) => start.cast(),
+        Err(error) => refused(error),
+    }
+}
+
+fn vzalloc(size: usize) -> Ptr {
+    vmalloc_flags(size, Gfp::KERNEL | Gfp::ZERO)
+}
+
+fn vfree(address: Ptr) {
+    let _ = mm().vfree(address.cast());
+}
+
+fn vmalloc_to_page(address: *const c_void) -> PagePtr {
+    match mm().vmalloc_to_page(address.cast()) {
+        Ok(pfn) => descriptor(pfn),
+        Err(error) => refused(error),
+    }
+}
+
+/// One frame has one address in a process.
+fn vmap(_pages: *const PagePtr, _count: c_uint, _flags: c_ulong, _prot: c_ulong) -> Ptr {
+    refused(AllocError::Unsupported)
+}
+
+fn vunmap(address: *const c_void) {
+    let _ = mm().vunmap(address.cast());
+}
+
+fn ioremap(physical: c_ulong, size: usize) -> Ptr {
+    match device::ioremap(physical, size) {
+        Ok(address) => address.cast(),
+        Err(error) => refused(error),
+    }
+}
+
+fn iounmap(address: *const c_void) {
+    if !address.is_null() && !device::iounmap(address.cast()) {
+        slabwright_core::machine::misuse(
+            mm().machine(),
+            slabwright_core::error::Defect::Foreign,
+            address.addr(),
+            "ioremap",
+        );
+    }
+}
+
+fn add_resource(physical: c_ulong, size: usize, fd: c_int, offset: c_ulong) -> c_int {
+    match device::add_resource(physical, size as u64, fd, offset) {
+        Ok(()) => 0,
+        Err(AllocError::Invalid) => libc::EINVAL,
+        Err(_) => libc::ENOMEM,
+    }
+}
+
+fn kmap_by(page: PagePtr, map: impl FnOnce(Pfn) -> Result<*mut u8, AllocError>) -> Ptr {
+    let Some(pfn) = frame(page) else { return NULL };
+    match map(pfn) {
+        Ok(address) => address.cast(),
+        Err(error) => refused(error),
+    }
+}
+
+fn kmap(page: PagePtr) -> Ptr {
+    kmap_by(page, |pfn| mm().kmap(pfn))
+}
+
+fn kunmap(page: PagePtr) {
+    if let Some(pfn) = frame(page) {
+        let _ = mm().kunmap(pfn);
+    }
+}
+
+fn kmap_atomic(page: PagePtr) -> Ptr {
+    kmap_by(page, |pfn| mm().kmap_atomic(pfn))
+}
+
+fn kunmap_atomic(address: *const c_void) {
+    let _ = mm().kunmap_atomic(address.cast());
+}
+
+export! {
+    slw_vmalloc(size: usize) -> Ptr = vmalloc;
+    slw_vzalloc(size: usize) -> Ptr = vzalloc;
+    slw_vfree(address: Ptr) = vfree;
+    slw_vmalloc_to_page(address: *const c_void) -> PagePtr = vmalloc_to_page;
+    slw_vmap(pages: *const PagePtr, count: c_uint, flags: c_ulong, prot: c_ulong) -> Ptr = vmap;
+    slw_vunmap(address: *const c_void) = vunmap;
+    slw_ioremap(physical: c_ulong, size: usize) -> Ptr = ioremap;
+    slw_iounmap(address: *const c_void) = iounmap;
+    slw_add_resource(physical: c_ulong, size: usize, fd: c_int, offset: c_ulong) -> c_int = add_resource;
+    slw_kmap(page: PagePtr) -> Ptr = kmap;
+    slw_kunmap(page: PagePtr) = kunmap;
+    slw_kmap_atomic(page: PagePtr) -> Ptr = kmap_atomic;
+    slw_kunmap_atomic(address: *const c_void) = kunmap_atomic;
+}
+
+// Pools.
+
+/// `mempool_alloc_t` and `mempool_free_t`.
+type PoolAlloc = unsafe extern "C" fn(gfp: c_uint, data: *mut u8) -> *mut u8;
+type PoolFree = unsafe extern "C" fn(element: *mut u8, data: *mut u8);
+type PoolPtr = *mut Mempool;
+
+/// # Safety
+/// The functions may be called with `data` from any thread that uses the pool.
+unsafe fn mempool_create(least: c_int, alloc: Option<PoolAlloc>, free: Option<PoolFree>, data: Ptr) -> PoolPtr {
+    let (Ok(least), Some(alloc), Some(free)) = (usize::try_from(least), alloc, free) else {
+        return fail(libc::EINVAL).cast();
+    };
+    // SAFETY: by contract.
+    match unsafe { mm().mempool_create(least, PoolSource { alloc, free, data: data.cast() }) } {
+        Ok(pool) => pool.as_ptr(),
+        Err(error) => refused(error).cast(),
+    }
+}
+
+unsafe extern "C" fn pool_kmalloc(gfp: c_uint, size: *mut u8) -> *mut u8 {
+    mm().kmalloc(size.addr(), Gfp(gfp))
+}
+
+unsafe extern "C" fn pool_kfree(element: *mut u8, _: *mut u8) {
+    // SAFETY: the pool's, and given up.
+    unsafe { mm().kfree(element) };
+}
+
+unsafe extern "C" fn pool_cache_alloc(gfp: c_uint, handle: *mut u8) -> *mut u8 {
+    cache(handle.cast()).map_or(ptr::null_mut(), |named| mm().kmem_cache_alloc(named.cache(), Gfp(gfp), 0))
+}
+
+unsafe extern "C" fn pool_cache_free(element: *mut u8, handle: *mut u8) {
+    if let Some(named) = cache(handle.cast()) {
+        // SAFETY: the pool's, and given up.
+        let _ = unsafe { mm().kmem_cache_free(named.cache(), element, 0) };
+    }
+}
+
+fn mempool_kmalloc(least: c_int, size: usize) -> PoolPtr {
+    // SAFETY: the functions take any size.
+    unsafe { mempool_create(least, Some(pool_kmalloc), Some(pool_kfree), ptr::without_provenance_mut(size)) }
+}
+
+fn mempool_slab(least: c_int, handle: CachePtr) -> PoolPtr {
+    // SAFETY: a cache that goes before its pool is found out.
+    unsafe { mempool_create(least, Some(pool_cache_alloc), Some(pool_cache_free), handle) }
+}
+
+/// # Safety
+/// `pool` is a pool.
+unsafe fn mempool_alloc(pool: PoolPtr, gfp: c_uint) -> Ptr {
+    // SAFETY: by contract.
+    or_no_memory(mm().mempool_alloc(unsafe { &*pool }, Gfp(gfp)))
+}
+
+/// # Safety
+/// `element` is null or the pool's.
+unsafe fn mempool_free(element: Ptr, pool: PoolPtr) {
+    // SAFETY: by contract.
+    unsafe { mm().mempool_free(&*pool, element.cast()) }
+}
+
+/// # Safety
+/// `pool` is null, or a pool that nobody uses any more.
+unsafe fn mempool_destroy(pool: PoolPtr) {
+    if let Some(pool) = ptr::NonNull::new(pool) {
+        // SAFETY: by contract.
+        unsafe { mm().mempool_destroy(pool) };
+    }
+}
+
+export! {
+    slw_mempool_create(least: c_int, alloc: Option<PoolAlloc>, free: Option<PoolFree>, data: Ptr) -> PoolPtr = mempool_create;
+    slw_mempool_create_kmalloc_pool(least: c_int, size: usize) -> PoolPtr = mempool_kmalloc;
+    slw_mempool_create_slab_pool(least: c_int, cache: CachePtr) -> PoolPtr = mempool_slab;
+    slw_mempool_alloc(pool: PoolPtr, gfp: c_uint) -> Ptr = mempool_alloc;
+    slw_mempool_free(element: Ptr, pool: PoolPtr) = mempool_free;
+    slw_mempool_destroy(pool: PoolPtr) = mempool_destroy;
+}
+
+// Shrinkers.
+
+/// `struct shrinker`.
+#[repr(C)]
+pub struct Shrinker {
+    count_objects: Option<ShrinkCall>,
+    scan_objects: Option<ShrinkCall>,
+    batch: core::ffi::c_long,
+    seeks: c_int,
+    flags: c_uint,
+}
+
+/// # Safety
+/// `shrinker` stays, and its functions may be called from any thread, until it is unregistered.
+unsafe fn register_shrinker(shrinker: *mut Shrinker) -> c_int {
+    // SAFETY: by contract.
+    let Some(this) = (unsafe { shrinker.as_ref() }) else { return libc::EINVAL };
+    let (Some(count), Some(scan)) = (this.count_objects, this.scan_objects) else { return libc::EINVAL };
+    let batch = usize::try_from(this.batch).unwrap_or(0);
+    // SAFETY: by contract.
+    match unsafe { mm().register_shrinker(shrinker.cast(), count, scan, batch) } {
+        Ok(()) => 0,
+        Err(AllocError::Invalid) => libc::EINVAL,
+        Err(_) => libc::ENOMEM,
+    }
+}
+
+fn unregister_shrinker(shrinker: *mut Shrinker) {
+    mm().unregister_shrinker(shrinker.cast());
+}
+
+export! {
+    slw_register_shrinker(shrinker: *mut Shrinker) -> c_int = register_shrinker;
+    slw_unregister_shrinker(shrinker: *mut Shrinker) = unregister_shrinker;
 }

@@ -110,6 +110,11 @@ impl<'m, M: Machine, T> Cache<'m, M, T> {
     pub fn named(&self) -> Named {
         self.handle.named
     }
+
+    /// The instance that it is a cache of.
+    pub(super) fn mm(&self) -> &'m Mm<M> {
+        self.handle.mm
+    }
 }
 
 /// Where the Rust code stands that called: the address of a `Location`.

@@ -8,15 +8,22 @@
 //! | [`Cache`], [`CacheBox`] | `kmem_cache_create`, `_alloc`, `_free` | a box borrows its cache, so that no object outlives it |
 //! | [`ObjectCache`], [`CacheObject`] | the same with a constructor | objects are never dropped and always valid: constructed before first use, kept over free |
 //! | [`PerCpu`], [`PerCpuGuard`] | `alloc_percpu`, `get_cpu_ptr`, `this_cpu_add` | copies are read and written as wholes, never borrowed |
+//! | [`VmArea`] | `vmalloc`, `vmap` | owns its addresses; another owner's frames are seen through raw pointers only |
+//! | [`Pool`], [`PoolBox`] | `mempool_create`, `mempool_alloc` | a box borrows its pool, the pool its cache |
+//! | [`Shrinker`] | `register_shrinker` | what is registered is borrowed for ever |
 //!
 //! The raw calls are methods of [`Mm`](crate::mm::Mm) (`alloc_pages`, `kmalloc`, `kmem_cache_create` …); these wrappers add ownership
 //! and types, and nothing else. `slabwright::kernel` names them for the process's own instance.
 #![allow(unsafe_code)]
 
 mod cache;
+mod mapping;
 mod page;
 mod percpu;
+mod pressure;
 
 pub use cache::{Cache, CacheBox, CacheObject, Construct, ObjectCache};
+pub use mapping::VmArea;
 pub use page::{Page, PageRun, Zone};
 pub use percpu::{Count, PerCpu, PerCpuGuard};
+pub use pressure::{Pool, PoolBox, Shrink, Shrinker};

@@ -24,7 +24,7 @@ use crate::global::mm;
 use crate::machine::linux::Linux;
 
 pub use self::percpu::{StaticPerCpu, first_copy, register_module};
-pub use crate::api::{Construct, Count};
+pub use crate::api::{Construct, Count, Shrink};
 pub use crate::error::AllocError;
 pub use crate::gfp::Gfp;
 pub use crate::machine::ZoneKind;
@@ -41,6 +41,14 @@ pub type Zone = api::Zone<'static, Linux>;
 pub type Cache<T> = api::Cache<'static, Linux, T>;
 /// See [`api::CacheBox`].
 pub type CacheBox<'c, T> = api::CacheBox<'c, Linux, T>;
+/// See [`api::VmArea`].
+pub type VmArea = api::VmArea<'static, Linux>;
+/// See [`api::Pool`].
+pub type Pool<'c, T> = api::Pool<'c, Linux, T>;
+/// See [`api::PoolBox`].
+pub type PoolBox<'p, T> = api::PoolBox<'p, Linux, T>;
+/// See [`api::Shrinker`].
+pub type Shrinker<S> = api::Shrinker<'static, Linux, S>;
 /// See [`api::PerCpu`].
 pub type PerCpu<T> = api::PerCpu<'static, Linux, T>;
 /// See [`api::PerCpuGuard`].
@@ -120,6 +128,26 @@ impl<T: Construct> ObjectCache<T> {
     /// As there.
     pub fn create(name: &str, flags: SlabFlags) -> Result<ObjectCache<T>, AllocError> {
         ObjectCache::new(mm(), name, flags)
+    }
+}
+
+impl VmArea {
+    /// [`api::VmArea::new`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn alloc(bytes: usize, gfp: Gfp) -> Result<VmArea, AllocError> {
+        VmArea::new(mm(), bytes, gfp)
+    }
+}
+
+impl<S: Shrink + 'static> Shrinker<S> {
+    /// [`api::Shrinker::new`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn register(what: &'static S) -> Result<Shrinker<S>, AllocError> {
+        Shrinker::new(mm(), what)
     }
 }
 

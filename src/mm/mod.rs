@@ -14,10 +14,13 @@ mod caches;
 mod global_alloc;
 mod kmalloc;
 mod large;
+mod mapping;
+mod mempool;
 mod pages;
 mod percpu;
 mod realloc;
 mod reserve;
+mod shrinker;
 mod stats;
 
 use core::ptr;
@@ -25,7 +28,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 pub use caches::Named;
 pub use large::RUN_STEP;
+pub use mapping::LAST_PKMAP;
+pub use mempool::{Mempool, PoolSource};
 pub use percpu::MAX_PERCPU;
+pub use shrinker::{SHRINK_EMPTY, SHRINK_STOP, ShrinkCall, ShrinkControl};
 pub use stats::{Stats, Violation};
 
 use self::caches::Names;
@@ -77,6 +83,8 @@ pub struct Mm<M: Machine> {
     names: Lock<Names>,
     low: LowClasses,
     percpu: Lock<percpu::Chunks>,
+    kmaps: Lock<mapping::Kmaps>,
+    shrinkers: shrinker::Shrinkers,
     hooks: Hooks<M>,
 }
 
@@ -105,6 +113,8 @@ impl<M: Machine> Mm<M> {
             names: Lock::new(Names::new()),
             low: LowClasses::new(),
             percpu: Lock::new(percpu::Chunks::new()),
+            kmaps: Lock::new(mapping::Kmaps::new()),
+            shrinkers: shrinker::Shrinkers::new(),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
             key: AtomicUsize::new(0),
@@ -597,13 +607,14 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Frees what the allocator itself keeps: sheaves, empty slabs, retained ranges, per-CPU page lists. Whether anything
+    /// Asks the shrinkers, and frees what the allocator itself keeps: sheaves, empty slabs, retained ranges, per-CPU page lists. Whether anything
     /// can have come of it.
     fn reclaim(&self, gfp: Gfp) -> bool {
         if !self.is_up() {
             return false;
         }
-        let _ = gfp;
+        // The program's caches first: what they free lies in sheaves then.
+        self.shrink(gfp);
         let (m, pages) = (&self.machine, &self.pages);
         self.reserve.drain(|object| self.unreserve(object));
         self.slab.shrink(m, pages, None);
@@ -616,7 +627,7 @@ impl<M: Machine> Mm<M> {
     /// Gives everything back to the system that can be given; whether anything went.
     pub fn trim(&self) -> bool {
         self.bracket(Gfp::KERNEL, |gfp| {
-            if !gfp.may_block() || !self.reclaim(gfp) {
+            if !gfp.may_block() || !self.reclaim(gfp.without(Gfp::FS)) {
                 return false;
             }
             let before = self.returned.load(Ordering::Relaxed);
@@ -636,6 +647,7 @@ impl<M: Machine> Mm<M> {
         self.options.lock_for_fork(m, fork);
         self.names.lock_for_fork(m, fork);
         self.percpu.lock_for_fork(m, fork);
+        self.kmaps.lock_for_fork(m, fork);
         self.slab.lock_all(m, fork);
         self.vmalloc.lock_all(m, fork);
         self.pages.lock_all(m, fork);
@@ -653,6 +665,7 @@ impl<M: Machine> Mm<M> {
             self.pages.unlock_all(m, fork);
             self.vmalloc.unlock_all(m, fork);
             self.slab.unlock_all(m, fork);
+            self.kmaps.unlock_after_fork(m, fork);
             self.percpu.unlock_after_fork(m, fork);
             self.names.unlock_after_fork(m, fork);
             self.options.unlock_after_fork(m, fork);

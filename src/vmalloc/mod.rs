@@ -18,6 +18,7 @@
 
 mod backing;
 mod index;
+mod mapping;
 mod node;
 mod realloc;
 mod source;

@@ -9,12 +9,14 @@
 //! | `local` | per-CPU data of the program |
 //! | [`fork`], `vfork` | children |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
+//! | [`device`] | device memory: `ioremap` of files |
 //! | `limits` | budgets, CPUs, nodes, clock, random bits |
 //! | `sys` | system calls, the environment |
 //!
 //! The state is the process's: [`Linux`] is zero-sized and every value of it is the same machine.
 #![allow(unsafe_code)]
 
+pub mod device;
 pub mod fork;
 mod limits;
 mod local;

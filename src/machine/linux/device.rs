@@ -1,0 +1,132 @@
+//! Device memory in a process: `ioremap` maps *resources*, ranges of physical addresses that stand for parts of files: `/dev/mem`, a PCI
+//! device's resource file, a UIO device, a memfd. One is always there: a simulated local APIC at its usual address, its
+//! identification at byte 0x20 and its version at 0x30, for code that wants some device.
+#![allow(unsafe_code)]
+
+use super::{Linux, sys};
+use crate::error::AllocError;
+use crate::sync::Lock;
+use crate::types::PAGE_SIZE;
+
+/// Physical address of the simulated device.
+pub const APIC_BASE: u64 = 0xfee0_0000;
+/// Version register of the simulated device: 6 entries, version 0x14.
+const APIC_VERSION: u32 = 0x0005_0014;
+/// Most resources, and most mappings at once.
+const RESOURCES: usize = 16;
+const MAPPINGS: usize = 64;
+
+/// A range of physical addresses in a file.
+#[derive(Clone, Copy)]
+struct Resource {
+    start: u64,
+    /// Bytes; 0 for an unused place.
+    len: u64,
+    fd: i32,
+    offset: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Mapping {
+    /// First byte handed out; 0 for an unused place.
+    address: usize,
+    start: usize,
+    len: usize,
+}
+
+struct Table {
+    resources: [Resource; RESOURCES],
+    mappings: [Mapping; MAPPINGS],
+}
+
+static TABLE: Lock<Table> = Lock::new(Table {
+    resources: [Resource { start: 0, len: 0, fd: -1, offset: 0 }; RESOURCES],
+    mappings: [Mapping { address: 0, start: 0, len: 0 }; MAPPINGS],
+});
+
+fn add(table: &mut Table, new: Resource) -> Result<(), AllocError> {
+    let overlaps = |old: &Resource| old.len != 0 && old.start < new.start + new.len && new.start < old.start + old.len;
+    if table.resources.iter().any(overlaps) {
+        return Err(AllocError::Invalid);
+    }
+    let place = table.resources.iter_mut().find(|old| old.len == 0).ok_or(AllocError::NoMemory)?;
+    *place = new;
+    Ok(())
+}
+
+/// Makes `[start, start + len)` stand for the bytes of `fd` from `offset` on. The descriptor stays the caller's, and open.
+///
+/// # Errors
+/// [`AllocError::Invalid`]: an empty range, one that overlaps another, or not at whole pages. [`AllocError::NoMemory`]: too many.
+pub fn add_resource(start: u64, len: u64, fd: i32, offset: u64) -> Result<(), AllocError> {
+    let page = PAGE_SIZE as u64;
+    if len == 0
+        || fd < 0
+        || start.checked_add(len).is_none()
+        || !start.is_multiple_of(page)
+        || !offset.is_multiple_of(page)
+    {
+        return Err(AllocError::Invalid);
+    }
+    add(&mut TABLE.lock(&Linux), Resource { start, len, fd, offset })
+}
+
+/// The simulated device, made at first use.
+fn add_simulated(table: &mut Table) -> Result<(), AllocError> {
+    const NAME: &core::ffi::CStr = c"slabwright-device";
+    // SAFETY: the name is a string.
+    let made = unsafe {
+        sys::call(libc::SYS_memfd_create, [NAME.as_ptr().expose_provenance(), libc::MFD_CLOEXEC as usize, 0, 0, 0, 0])
+    };
+    let fd = made.map_err(|_| AllocError::NoMemory)?;
+    let write = |at: usize, value: u32| {
+        let bytes = (&raw const value).expose_provenance();
+        // SAFETY: the value is readable.
+        unsafe { sys::call(libc::SYS_pwrite64, [fd, bytes, size_of::<u32>(), at, 0, 0]) }.is_ok()
+    };
+    if !(write(PAGE_SIZE - 4, 0) && write(0x20, 0) && write(0x30, APIC_VERSION)) {
+        return Err(AllocError::NoMemory);
+    }
+    add(table, Resource { start: APIC_BASE, len: PAGE_SIZE as u64, fd: fd as i32, offset: 0 })
+}
+
+/// Maps `[physical, physical + len)`, shared with all who map it.
+///
+/// # Errors
+/// [`AllocError::Invalid`]: no resource holds all of it. [`AllocError::NoMemory`].
+pub fn ioremap(physical: u64, len: usize) -> Result<*mut u8, AllocError> {
+    let end = physical.checked_add(len as u64).filter(|_| len > 0).ok_or(AllocError::Invalid)?;
+    let mut table = TABLE.lock(&Linux);
+    let find = |table: &Table| {
+        let holds = |r: &&Resource| r.len != 0 && r.start <= physical && end <= r.start + r.len;
+        table.resources.iter().find(holds).copied()
+    };
+    let mut found = find(&table);
+    if found.is_none() && (APIC_BASE..APIC_BASE + PAGE_SIZE as u64).contains(&physical) {
+        add_simulated(&mut table)?;
+        found = find(&table);
+    }
+    let resource = found.ok_or(AllocError::Invalid)?;
+    let place = table.mappings.iter().position(|mapping| mapping.address == 0).ok_or(AllocError::NoMemory)?;
+    let inside = (physical as usize) % PAGE_SIZE;
+    let bytes = (inside + len).next_multiple_of(PAGE_SIZE);
+    let offset = resource.offset + (physical - resource.start) - inside as u64;
+    let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let mapped = unsafe {
+        sys::call(libc::SYS_mmap, [0, bytes, prot, libc::MAP_SHARED as usize, resource.fd as usize, offset as usize])
+    };
+    let start = mapped.map_err(|_| AllocError::NoMemory)?;
+    table.mappings[place] = Mapping { address: start + inside, start, len: bytes };
+    Ok(core::ptr::with_exposed_provenance_mut(start + inside))
+}
+
+/// Takes an [`ioremap`] back; false where nothing was mapped there so.
+pub fn iounmap(address: *const u8) -> bool {
+    let mut table = TABLE.lock(&Linux);
+    let here = |mapping: &&mut Mapping| mapping.address != 0 && mapping.address == address.addr();
+    let Some(mapping) = table.mappings.iter_mut().find(here) else { return false };
+    sys::munmap(mapping.start, mapping.len);
+    mapping.address = 0;
+    true
+}

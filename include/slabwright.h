@@ -74,6 +74,13 @@ void slw_stats_print(void) SLW_NOEXCEPT;
    first contradiction. Takes time in proportion to the heap, during which other threads wait. */
 int slw_verify(void) SLW_NOEXCEPT;
 
+/* Reports in the formats of the files in /proc that they are named after: "slabinfo" (version 2.1), "buddyinfo", "pagetypeinfo",
+   "zoneinfo", "vmallocinfo" and "iomem". The first writes to a buffer as snprintf does: as much as fits with the zero behind it;
+   it returns the length of the whole. The second writes to a descriptor and returns 0. Both return -1 with ENOENT for another
+   name, with EDEADLK in a handler that interrupted the allocator. */
+long slw_report(const char *name, char *buffer, size_t size) SLW_NOEXCEPT;
+int slw_report_fd(const char *name, int descriptor) SLW_NOEXCEPT;
+
 /* "major.minor.patch" of the library. */
 const char *slw_version(void) SLW_NOEXCEPT;
 

@@ -13,13 +13,13 @@
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};
-use core::fmt::Write;
+use core::fmt::{self, Write};
 
 use crate::config::{self, Options};
 use crate::gfp::Gfp;
 use crate::machine::linux::{self, Linux};
-use crate::machine::{Frames, Report};
-use crate::mm::{Hooks, MAX_RUN, Mm, RUN_STEP, Stats, Violation};
+use crate::machine::{Frames, Report as _};
+use crate::mm::{Hooks, MAX_RUN, Mm, RUN_STEP, Report, Stats, Violation};
 use crate::page::Page;
 use crate::slab::classes::{MAX_SMALL, class_of, class_size};
 use crate::types::{PAGE_SIZE, Pfn};
@@ -164,6 +164,23 @@ pub fn stats() -> Stats {
 pub fn write_stats(out: &mut dyn Write) {
     // The sink's refusal is its own affair.
     let _ = MM.write_stats(out);
+}
+
+/// Writes a report in the format of the file in `/proc` that it is named after.
+///
+/// ```
+/// use slabwright::mm::Report;
+///
+/// let mut text = String::new();
+/// slabwright::global::report(Report::Buddyinfo, &mut text)?;
+/// assert!(text.starts_with("Node 0, zone"));
+/// # Ok::<(), std::fmt::Error>(())
+/// ```
+///
+/// # Errors
+/// As for [`Mm::report`].
+pub fn report(report: Report, out: &mut dyn Write) -> fmt::Result {
+    MM.report(report, out)
 }
 
 /// Checks the whole heap.

@@ -357,6 +357,7 @@ programs! {
     at_exit: "at_exit.c";
     secure: "secure.c";
     descriptors: "descriptors.c";
+    reports: "reports.c";
     kernel_pages: "kernel_pages.c";
     kernel_objects: "kernel_objects.c";
     kernel_misuse: "kernel_misuse.c";

@@ -10,3 +10,4 @@ mod kernel;
 mod libc_abi;
 mod operators;
 mod process;
+mod report;

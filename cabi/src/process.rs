@@ -72,9 +72,15 @@ extern "C" fn at_exit(_: *mut c_void) {
 
 /// Lets `f` write to the error output.
 pub(crate) fn with_error_output(f: impl FnOnce(&mut dyn Write)) {
-    let mut out = Output { fd: error_output(), len: 0, bytes: [0; 1024] };
-    f(&mut out);
+    with_output(error_output(), |out| f(out));
+}
+
+/// Lets `f` write to a descriptor.
+pub(crate) fn with_output<R>(fd: c_int, f: impl FnOnce(&mut dyn Write) -> R) -> R {
+    let mut out = Output { fd, len: 0, bytes: [0; 1024] };
+    let result = f(&mut out);
     out.flush();
+    result
 }
 
 fn error_output() -> c_int {

@@ -14,7 +14,7 @@ use core::sync::atomic::AtomicU8;
 use crate::error::Defect;
 use crate::page::Page;
 use crate::sync::Park;
-use crate::types::{Line, Pfn, PfnRange};
+use crate::types::{Line, Pfn, PfnRange, PhysAddr};
 
 pub mod i386;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
@@ -184,6 +184,15 @@ pub unsafe trait Frames {
 
     /// The frame that holds `address`; `None` where no online frame of the machine does.
     fn pfn(&self, address: *const u8) -> Option<Pfn>;
+
+    /// The frame's physical address. Hosted there is none to be known, and zones are limits on addresses: it is the address.
+    fn phys(&self, pfn: Pfn) -> u64 {
+        PhysAddr::of(pfn).0
+    }
+
+    /// Shows what else lies at physical addresses, by name, for the report `iomem`: regions that hold frames, and the allocator's
+    /// own tables.
+    fn regions(&self, _each: &mut dyn FnMut(&'static str, core::ops::Range<u64>)) {}
 
     /// Gives the contents of `range` back to the system; it reads zero afterwards. False where that failed and the
     /// contents may remain. *Syscall.*

@@ -19,6 +19,7 @@ mod mempool;
 mod pages;
 mod percpu;
 mod realloc;
+mod report;
 mod reserve;
 mod shrinker;
 mod stats;
@@ -31,6 +32,7 @@ pub use large::RUN_STEP;
 pub use mapping::LAST_PKMAP;
 pub use mempool::{Mempool, PoolSource};
 pub use percpu::MAX_PERCPU;
+pub use report::Report;
 pub use shrinker::{SHRINK_EMPTY, SHRINK_STOP, ShrinkCall, ShrinkControl};
 pub use stats::{Stats, Violation};
 

@@ -1,13 +1,15 @@
 //! What the caches hold, and whether it all adds up.
 #![allow(unsafe_code)]
 
+use core::fmt::Write;
 use core::ptr;
 use core::sync::atomic::Ordering;
 
 use super::node::slab_of;
-use super::{CacheNode, Slab};
+use super::{CacheNode, FIRST_CREATED, FIRST_REFILL, Slab, SlabFlags};
 use super::{runs, sheaf};
 use crate::machine::{MAX_CACHES, Machine, Word};
+use crate::types::Line;
 
 /// A cache's numbers. Objects in sheaves count as neither free nor in use by the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,12 @@ pub struct CacheStats {
     pub in_use: usize,
     /// Objects in sheaves, on CPUs and in barns.
     pub in_sheaves: usize,
+    /// Of these, in barns.
+    pub in_barns: usize,
+    /// Objects that a sheaf holds.
+    pub capacity: usize,
+    /// Objects of the next refill from the slabs.
+    pub batch: usize,
     /// Objects free in their slabs.
     pub free: usize,
     /// Allocations that found the main sheaf empty.
@@ -52,6 +60,29 @@ pub struct SlabStats {
 impl<M: Machine> Slab<M> {
     /// Calls `f` for every cache in use.
     pub fn for_each_cache(&self, m: &M, mut f: impl FnMut(&str, &CacheStats)) {
+        let in_rows = self.objects_in_rows(m);
+        for id in self.ids() {
+            if let Some(stats) = self.stats_of(m, id, in_rows[id as usize]) {
+                f(self.name(id), &stats);
+            }
+        }
+    }
+
+    /// Copies of the name and the numbers of cache `id`, if it is in use; `in_rows` of its objects lie in CPUs' sheaves.
+    pub fn cache_stats(&self, m: &M, id: u8, in_rows: u32) -> Option<(Line, CacheStats)> {
+        // No name changes while it is held.
+        let _registry = self.registry.lock(m);
+        if !self.ids().any(|live| live == id) {
+            return None;
+        }
+        let stats = self.stats_of(m, id, in_rows)?;
+        let mut name = Line::new();
+        let _ = name.write_str(self.name(id));
+        Some((name, stats))
+    }
+
+    /// Objects in the CPUs' sheaves, by cache.
+    pub fn objects_in_rows(&self, m: &M) -> [u32; MAX_CACHES] {
         let mut in_rows = [0u32; MAX_CACHES];
         for cpu in 0..m.nr_cpus() {
             m.drain_row(cpu, &mut |row| {
@@ -62,38 +93,57 @@ impl<M: Machine> Slab<M> {
                 }
             });
         }
-        for id in self.ids() {
-            let layout = self.layout(id);
-            let cache = &self.caches[id as usize];
-            let mut stats = CacheStats {
-                id,
-                size: layout.size as usize,
-                objects_per_slab: layout.objects as usize,
-                pages_per_slab: layout.order.pages() as usize,
-                in_sheaves: in_rows[id as usize] as usize,
-                slow_allocs: cache.slow_allocs.load(Ordering::Relaxed),
-                slow_frees: cache.slow_frees.load(Ordering::Relaxed),
-                ..CacheStats::default()
-            };
-            for node in cache.nodes().take(m.nr_nodes()) {
-                stats.in_sheaves += self.in_barn(m, id, node);
-                let slabs = node.slabs.lock(m);
-                let (partial, empty) = slabs.counts();
-                stats.slabs += slabs.slabs as usize;
-                stats.partial += partial as usize;
-                stats.empty += empty as usize;
-                stats.free += slabs.free as usize;
-            }
-            stats.in_use = (stats.slabs * stats.objects_per_slab).saturating_sub(stats.free + stats.in_sheaves);
-            if stats.slabs > 0 || stats.slow_allocs > 0 {
-                f(self.name(id), &stats);
-            }
+        in_rows
+    }
+
+    /// The numbers of live cache `id`; `None` for a size class that was never used.
+    fn stats_of(&self, m: &M, id: u8, in_rows: u32) -> Option<CacheStats> {
+        let layout = self.layout(id);
+        let cache = &self.caches[id as usize];
+        let capacity = self.capacity(id);
+        let mut stats = CacheStats {
+            id,
+            size: layout.size as usize,
+            objects_per_slab: layout.objects as usize,
+            pages_per_slab: layout.order.pages() as usize,
+            capacity: capacity as usize,
+            batch: cache.refill.load(Ordering::Relaxed).max(FIRST_REFILL).min(capacity) as usize,
+            slow_allocs: cache.slow_allocs.load(Ordering::Relaxed),
+            slow_frees: cache.slow_frees.load(Ordering::Relaxed),
+            ..CacheStats::default()
+        };
+        for node in cache.nodes().take(m.nr_nodes()) {
+            stats.in_barns += self.in_barn(m, id, node);
+            let slabs = node.slabs.lock(m);
+            let (partial, empty) = slabs.counts();
+            stats.slabs += slabs.slabs as usize;
+            stats.partial += partial as usize;
+            stats.empty += empty as usize;
+            stats.free += slabs.free as usize;
         }
+        stats.in_sheaves = in_rows as usize + stats.in_barns;
+        stats.in_use = (stats.slabs * stats.objects_per_slab).saturating_sub(stats.free + stats.in_sheaves);
+        (stats.slabs > 0 || stats.slow_allocs > 0 || id >= FIRST_CREATED).then_some(stats)
     }
 
     fn in_barn(&self, m: &M, id: u8, node: &CacheNode) -> usize {
         let barn = node.barn.lock(m);
         barn.full_words(self.capacity(id)).map(|word| sheaf::len(word, self.capacity(id))).sum()
+    }
+
+    /// Pages of a node's slabs: of those that a shrinker may empty, and of the others.
+    pub fn node_pages(&self, m: &M, node: usize) -> (u64, u64) {
+        let (mut reclaimable, mut unreclaimable) = (0, 0);
+        for id in self.ids() {
+            let cache = &self.caches[id as usize];
+            let slabs = cache.node(node).slabs.lock(m).slabs;
+            let pages = u64::from(slabs) * u64::from(self.layout(id).order.pages());
+            match id >= FIRST_CREATED && cache.shape().flags.has(SlabFlags::RECLAIM_ACCOUNT) {
+                true => reclaimable += pages,
+                false => unreclaimable += pages,
+            }
+        }
+        (reclaimable, unreclaimable)
     }
 
     /// Totals.

@@ -79,7 +79,7 @@ pub enum FreeError {
 }
 
 /// An area, as [`Vmalloc::for_each_area`] shows it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Area {
     /// First byte.
     pub start: usize,
@@ -89,6 +89,18 @@ pub struct Area {
     pub size: usize,
     /// Whether it was freed and is kept for reuse.
     pub retained: bool,
+}
+
+impl Area {
+    fn of(node: Ref) -> Area {
+        let state = node.state.get();
+        Area {
+            start: node.start.get(),
+            len: node.len.get(),
+            size: if state == State::Busy { node.size.get() } else { 0 },
+            retained: state == State::Retained,
+        }
+    }
 }
 
 /// The vmalloc layer of one instance.
@@ -653,15 +665,27 @@ impl<M: Machine> Vmalloc<M> {
         let space = self.space.lock(m);
         let mut next = space.areas.first();
         while let Some(area) = next {
-            let busy = area.state.get() == State::Busy;
-            each(Area {
-                start: area.start.get(),
-                len: area.len.get(),
-                size: if busy { area.size.get() } else { 0 },
-                retained: area.state.get() == State::Retained,
-            });
+            each(Area::of(area));
             next = space.areas.next(area);
         }
+    }
+
+    /// The areas from `address` on, as many as there is room for in `out`; how many those are. Unlike in
+    /// [`Vmalloc::for_each_area`] the caller may do anything with them: they are copies.
+    pub fn areas_from(&self, m: &M, address: usize, out: &mut [Area]) -> usize {
+        let space = self.space.lock(m);
+        let mut next = match space.areas.at_or_below(address) {
+            Some(area) if area.start.get() < address => space.areas.next(area),
+            None => space.areas.first(),
+            found => found,
+        };
+        let mut found = 0;
+        while let (Some(area), Some(place)) = (next, out.get_mut(found)) {
+            *place = Area::of(area);
+            next = space.areas.next(area);
+            found += 1;
+        }
+        found
     }
 
     /// Whether the lock is held.

@@ -368,7 +368,7 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Pages of a zone that a request for a higher zone must leave.
-    fn lowmem_reserve(&self, node: usize, kind: ZoneKind, top: ZoneKind) -> u64 {
+    pub(super) fn lowmem_reserve(&self, node: usize, kind: ZoneKind, top: ZoneKind) -> u64 {
         let above = &self.zones[node][kind as usize + 1..=top as usize];
         watermark::lowmem_reserve(kind, above.iter().map(|cell| u64::from(cell.managed.load(Relaxed))).sum())
     }

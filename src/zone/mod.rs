@@ -28,7 +28,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 pub use fallback::{MIGRATE_TYPES, MigrateType};
-pub use stats::{ZoneInfo, ZoneStats};
+pub use stats::{PcpInfo, ZoneInfo, ZoneStats};
 pub use watermark::Watermarks;
 
 use self::buddy::{Buddy, Map, STATE};

@@ -7,6 +7,7 @@
 //! trying: whoever finds it taken goes past it to the zone.
 
 use super::fallback::MigrateType;
+use super::stats::PcpInfo;
 use crate::page::{Kind, Page, PageList};
 use crate::types::{Order, Pfn, PfnRange};
 
@@ -152,6 +153,11 @@ impl Pcp {
     fn next(&self, from: u8) -> Option<Bin> {
         let bits = self.set & u32::MAX << from;
         (bits != 0).then(|| Bin(bits.trailing_zeros() as u8))
+    }
+
+    /// For reports.
+    pub fn info(&self) -> PcpInfo {
+        PcpInfo { count: self.pages, high: self.high, batch: Bin(0).batch() }
     }
 
     /// Pages that were of no use since the last call.

@@ -119,6 +119,12 @@ impl BlockMap {
         self.byte(pfn).is_some_and(|b| b.load(Ordering::Relaxed) != 0)
     }
 
+    /// The types of the pageblocks that `owner` has.
+    pub fn of(&self, owner: Owner) -> impl Iterator<Item = MigrateType> {
+        let bytes = (0..LEAVES).filter_map(|leaf| self.leaf(leaf)).flatten().map(|byte| byte.load(Ordering::Relaxed));
+        bytes.filter(move |byte| byte >> OWNER_SHIFT == owner.0).map(|byte| MigrateType::from_raw(byte & TYPE))
+    }
+
     /// First frames of all pageblocks with online frames, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Pfn> {
         (0..LEAVES).filter_map(|leaf| Some((leaf, self.leaf(leaf)?))).flat_map(|(index, leaf)| {
@@ -154,6 +160,11 @@ impl PcpTable {
         let slot = self.slots[cpu % MAX_PCPS].get(zone)?.load(Ordering::Acquire);
         // SAFETY: a pointer in the table came through `give`: it is valid for ever.
         unsafe { slot.as_ref() }
+    }
+
+    /// [`PcpTable::get`] of a CPU whose lists are its own.
+    pub fn own(&self, cpu: usize, zone: usize) -> Option<&Lock<Pcp>> {
+        if cpu < MAX_PCPS { self.get(cpu, zone) } else { None }
     }
 
     /// All lists, with their zone.

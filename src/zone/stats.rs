@@ -3,14 +3,19 @@
 use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::raw::Owner;
 use super::{Cell, MIGRATE_TYPES, MigrateType, PageAllocator, Watermarks, ZONES, Zone};
-use crate::machine::{MAX_NODES, Machine, NR_ZONES};
+use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
 use crate::page::Kind;
 use crate::types::{NR_ORDERS, Order, PAGEBLOCK_PAGES, Pfn};
 
 /// One zone of one node. Sizes in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ZoneInfo {
+    /// The first frame that exists; [`Pfn::NONE`] where there is none.
+    pub start: Pfn,
+    /// Frames from there to the last one that exists, holes included.
+    pub spanned: u64,
     /// Frames that exist.
     pub present: u64,
     /// Frames the buddy system was given.
@@ -21,6 +26,8 @@ pub struct ZoneInfo {
     pub backed: u64,
     /// The marks.
     pub marks: Watermarks,
+    /// Pages kept from requests that a higher zone would suit, by the highest zone that suits them (`lowmem_reserve`).
+    pub protection: [u64; NR_ZONES],
     /// Free blocks by order and migrate type.
     pub blocks: [[u32; MIGRATE_TYPES]; NR_ORDERS],
     /// Requests the buddy system served.
@@ -35,11 +42,14 @@ pub struct ZoneInfo {
 
 impl ZoneInfo {
     const NONE: ZoneInfo = ZoneInfo {
+        start: Pfn::NONE,
+        spanned: 0,
         present: 0,
         managed: 0,
         free: 0,
         backed: 0,
         marks: Watermarks::NONE,
+        protection: [0; NR_ZONES],
         blocks: [[0; MIGRATE_TYPES]; NR_ORDERS],
         allocs: 0,
         frees: 0,
@@ -54,6 +64,17 @@ impl ZoneInfo {
         let usable: u64 = (order.index()..NR_ORDERS).map(pages).sum();
         (self.free.saturating_sub(usable) * 1000).checked_div(self.free).unwrap_or(1000) as u32
     }
+}
+
+/// One CPU's page lists for one zone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PcpInfo {
+    /// Pages on them.
+    pub count: u32,
+    /// Pages from which on some go back.
+    pub high: u32,
+    /// Pages fetched at once.
+    pub batch: u32,
 }
 
 /// All zones.
@@ -123,6 +144,13 @@ impl<M: Machine> PageAllocator<M> {
         for (cell, info) in self.zones.as_flattened().iter().zip(stats.zones.as_flattened_mut()) {
             *info = zone_info(cell, &cell.lock.lock(m));
         }
+        for (node, zones) in stats.zones.iter_mut().enumerate() {
+            for (kind, info) in ZONES.iter().zip(zones).filter(|(_, info)| info.present > 0) {
+                for top in &ZONES[*kind as usize + 1..] {
+                    info.protection[*top as usize] = self.lowmem_reserve(node, *kind, *top);
+                }
+            }
+        }
         for (_, pcp) in self.pcps.iter() {
             let pcp = pcp.lock(m);
             stats.pcp_pages += u64::from(pcp.pages());
@@ -131,6 +159,19 @@ impl<M: Machine> PageAllocator<M> {
             stats.own_pages += u64::from(super::raw::PCP_ORDER.pages());
         }
         stats
+    }
+
+    /// The pageblocks of a zone by their migrate type.
+    pub fn pageblocks(&self, node: usize, kind: ZoneKind) -> [u32; MIGRATE_TYPES] {
+        let mut counts = [0; MIGRATE_TYPES];
+        self.blocks.of(Owner::new(kind as usize, node)).for_each(|list| counts[list.index()] += 1);
+        counts
+    }
+
+    /// The page lists of `cpu` for a zone; `None` where it has none.
+    pub fn pageset(&self, m: &M, cpu: usize, node: usize, kind: ZoneKind) -> Option<PcpInfo> {
+        let pcp = self.pcps.own(cpu, kind as usize)?.lock(m);
+        (pcp.node() == node).then(|| pcp.info())
     }
 
     /// Checks every invariant of the layer; the first one that does not hold is the error.
@@ -180,12 +221,16 @@ fn zone_info(cell: &Cell, zone: &Zone) -> ZoneInfo {
             lists[list.index()] = area.backed[list.index()].len() + area.clean[list.index()].len();
         }
     }
+    let exists = zone.span.0.is_some();
     ZoneInfo {
+        start: zone.span.0,
+        spanned: if exists { u64::from(zone.span.1.since(zone.span.0)) } else { 0 },
         present: u64::from(zone.present),
         managed: u64::from(cell.managed.load(Relaxed)),
         free: u64::from(zone.buddy.free_pages()),
         backed: u64::from(zone.buddy.free_pages() - zone.buddy.clean_pages()),
         marks: zone.marks,
+        protection: [0; NR_ZONES],
         blocks,
         allocs: zone.allocs,
         frees: zone.frees,

@@ -9,6 +9,8 @@ mod kernel;
 mod libc_abi;
 #[path = "../../src/process.rs"]
 mod process;
+#[path = "../../src/report.rs"]
+mod report;
 
 // Where libc's area of restartable sequences is (`machine/linux/static_rseq.rs` in the core). Weak: an older libc has none.
 core::arch::global_asm!(

@@ -452,6 +452,24 @@ unsafe impl Frames for Linux {
         (address.addr() < LOW_BYTES && low_online(address.addr())).then(|| Pfn((address.addr() >> PAGE_SHIFT) as u32))
     }
 
+    fn phys(&self, pfn: Pfn) -> u64 {
+        self.virt(pfn).addr() as u64
+    }
+
+    fn regions(&self, each: &mut dyn FnMut(&'static str, Range<u64>)) {
+        let window = MAP.window.load(Acquire);
+        if window == 0 {
+            return;
+        }
+        let range = |start: usize, bytes: usize| start as u64..(start + bytes) as u64;
+        let layout = Layout::of(window);
+        each("memmap", range(MAP.memmap.load(Relaxed), layout.low_memmap + layout.memmap));
+        each("Page classes", range(MAP.class.load(Relaxed), layout.class));
+        each("Arena", range(MAP.arena.load(Relaxed), window));
+        each("vmalloc", range(MAP.vmalloc.load(Relaxed), window));
+        super::percpu::region(each);
+    }
+
     fn discard(&self, range: PfnRange) -> bool {
         sys::madvise(self.virt(range.start).expose_provenance(), range.bytes(), libc::MADV_DONTNEED).is_ok()
     }

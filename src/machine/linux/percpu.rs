@@ -112,6 +112,14 @@ const fn dummy() -> *mut Row {
     (&raw const DUMMY).cast_mut().cast()
 }
 
+/// Shows where the rows are.
+pub(super) fn region(each: &mut dyn FnMut(&'static str, core::ops::Range<u64>)) {
+    let start = ROWS.load(Relaxed) as u64;
+    if start != 0 {
+        each("Per-CPU rows", start..start + (limits::cpus(MAX_CPUS) * size_of::<Row>()) as u64);
+    }
+}
+
 /// Prepares table and rows. Rows are address space until they are made.
 pub(super) fn init() {
     let cpus = limits::cpus(MAX_CPUS);

@@ -1,0 +1,92 @@
+//! The reports that people know from `/proc`, in the kernel's formats, byte for byte.
+//!
+//! Nothing is held while a line is written: figures are copied first, so that the sink may allocate, block or enter the system.
+//! Each line is true by itself; the heap goes on between two of them, as it does in the kernel.
+
+mod iomem;
+mod slabinfo;
+mod vmallocinfo;
+mod zones;
+
+use core::fmt::{self, Write};
+
+use super::Mm;
+use crate::machine::Machine;
+
+/// A report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// Caches with their objects and slabs, version 2.1. Objects that lie in sheaves are not active. The tunables are those of
+    /// the kernel's SLAB: objects that a CPU's sheaf holds, and of the next refill. The last figure counts objects in barns.
+    Slabinfo,
+    /// Free blocks by order.
+    Buddyinfo,
+    /// Free blocks by order and migrate type, and the pageblocks of each type.
+    Pagetypeinfo,
+    /// Zones: free pages, marks, bounds, what is kept from whom, the CPUs' page lists.
+    Zoneinfo,
+    /// vmalloc areas by address; those that were freed and are kept are `unpurged vm_area`s.
+    Vmallocinfo,
+    /// What lies where: zones (`System RAM`) and the allocator's tables. Hosted these are addresses of the process.
+    Iomem,
+}
+
+impl Report {
+    /// All of them.
+    pub const ALL: [Report; 6] = [
+        Report::Slabinfo,
+        Report::Buddyinfo,
+        Report::Pagetypeinfo,
+        Report::Zoneinfo,
+        Report::Vmallocinfo,
+        Report::Iomem,
+    ];
+
+    /// Its name, that of the file in `/proc`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Report::Slabinfo => "slabinfo",
+            Report::Buddyinfo => "buddyinfo",
+            Report::Pagetypeinfo => "pagetypeinfo",
+            Report::Zoneinfo => "zoneinfo",
+            Report::Vmallocinfo => "vmallocinfo",
+            Report::Iomem => "iomem",
+        }
+    }
+
+    /// The report with that name.
+    pub fn by_name(name: &str) -> Option<Report> {
+        Report::ALL.into_iter().find(|report| report.name() == name)
+    }
+}
+
+impl<M: Machine> Mm<M> {
+    /// Writes a report.
+    ///
+    /// # Errors
+    /// The sink's. Also where nothing can be looked at: in a handler that interrupted the allocator, and in a raw fork's child
+    /// whose locks are lost.
+    pub fn report(&self, report: Report, out: &mut dyn Write) -> fmt::Result {
+        let nested = self.machine.enter() > 0;
+        self.machine.leave();
+        if nested || self.is_crippled() || !self.start() {
+            return Err(fmt::Error);
+        }
+        match report {
+            Report::Slabinfo => self.slabinfo(out),
+            Report::Buddyinfo => self.buddyinfo(out),
+            Report::Pagetypeinfo => self.pagetypeinfo(out),
+            Report::Zoneinfo => self.zoneinfo(out),
+            Report::Vmallocinfo => self.vmallocinfo(out),
+            Report::Iomem => self.iomem(out),
+        }
+    }
+
+    /// Copies figures out of the layers: a handler that comes in meanwhile may be told nothing, but finds that it must not wait.
+    fn figures<R>(&self, copy: impl FnOnce(&M) -> R) -> R {
+        self.machine.enter();
+        let figures = copy(&self.machine);
+        self.machine.leave();
+        figures
+    }
+}

@@ -1,0 +1,34 @@
+//! `/proc/vmallocinfo`.
+
+use core::fmt::{self, Write};
+
+use crate::machine::Machine;
+use crate::mm::Mm;
+use crate::types::PAGE_SHIFT;
+use crate::vmalloc::Area;
+
+/// Areas copied at a time.
+const BATCH: usize = 16;
+/// Digits of an address.
+const DIGITS: usize = size_of::<usize>() * 2;
+
+impl<M: Machine> Mm<M> {
+    pub(super) fn vmallocinfo(&self, out: &mut dyn Write) -> fmt::Result {
+        let mut from = 0;
+        loop {
+            let mut areas = [Area::default(); BATCH];
+            let found = self.figures(|m| self.vmalloc.areas_from(m, from, &mut areas));
+            for area in &areas[..found] {
+                from = area.start + area.len;
+                write!(out, "0x{:0DIGITS$x}-0x{from:0DIGITS$x} {:>7}", area.start, area.len)?;
+                match area.retained {
+                    true => out.write_str(" unpurged vm_area\n")?,
+                    false => writeln!(out, " pages={} vmalloc", area.size >> PAGE_SHIFT)?,
+                }
+            }
+            if found < BATCH {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `/proc/buddyinfo`, `/proc/pagetypeinfo` and `/proc/zoneinfo`.
+
+use core::fmt::{self, Write};
+
+use crate::machine::{Machine, ZoneKind};
+use crate::mm::Mm;
+use crate::types::{NR_ORDERS, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES};
+use crate::zone::{MIGRATE_TYPES, MigrateType, ZONES, ZoneInfo, ZoneStats};
+
+/// The kernel's name of a zone.
+pub(super) const fn zone_name(kind: ZoneKind) -> &'static str {
+    match kind {
+        ZoneKind::Dma => "DMA",
+        ZoneKind::Dma32 => "DMA32",
+        ZoneKind::Normal => "Normal",
+        ZoneKind::HighMem => "HighMem",
+        ZoneKind::Movable => "Movable",
+    }
+}
+
+/// The kernel's name of a migrate type.
+const fn type_name(list: MigrateType) -> &'static str {
+    match list {
+        MigrateType::Unmovable => "Unmovable",
+        MigrateType::Movable => "Movable",
+        MigrateType::Reclaimable => "Reclaimable",
+        MigrateType::HighAtomic => "HighAtomic",
+        MigrateType::Cma => "CMA",
+        MigrateType::Isolate => "Isolate",
+    }
+}
+
+/// The zones that have frames, by node.
+pub(super) fn populated(stats: &ZoneStats) -> impl Iterator<Item = (usize, ZoneKind, &ZoneInfo)> {
+    let nodes = stats.zones.iter().enumerate();
+    let all = nodes.flat_map(|(node, zones)| ZONES.iter().zip(zones).map(move |(kind, info)| (node, *kind, info)));
+    all.filter(|(.., info)| info.present > 0)
+}
+
+impl<M: Machine> Mm<M> {
+    pub(super) fn zone_stats(&self) -> ZoneStats {
+        self.figures(|m| self.pages.stats(m))
+    }
+
+    pub(super) fn buddyinfo(&self, out: &mut dyn Write) -> fmt::Result {
+        for (node, kind, info) in populated(&self.zone_stats()) {
+            write!(out, "Node {node}, zone {:>8} ", zone_name(kind))?;
+            for lists in &info.blocks {
+                write!(out, "{:>6} ", lists.iter().sum::<u32>())?;
+            }
+            out.write_char('\n')?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn pagetypeinfo(&self, out: &mut dyn Write) -> fmt::Result {
+        let stats = self.zone_stats();
+        writeln!(out, "Page block order: {PAGEBLOCK_ORDER}\nPages per block:  {PAGEBLOCK_PAGES}\n")?;
+        write!(out, "{:<43} ", "Free pages count per migrate type at order")?;
+        for order in 0..NR_ORDERS {
+            write!(out, "{order:>6} ")?;
+        }
+        out.write_char('\n')?;
+        for (node, kind, info) in populated(&stats) {
+            for list in MigrateType::ALL {
+                write!(out, "Node {node:>4}, zone {:>8}, type {:>12} ", zone_name(kind), type_name(list))?;
+                for lists in &info.blocks {
+                    write!(out, "{:>6} ", lists[list.index()])?;
+                }
+                out.write_char('\n')?;
+            }
+        }
+        write!(out, "\n{:<23}", "Number of blocks type ")?;
+        for list in MigrateType::ALL {
+            write!(out, "{:>12} ", type_name(list))?;
+        }
+        out.write_char('\n')?;
+        for (node, kind, _) in populated(&stats) {
+            write!(out, "Node {node}, zone {:>8} ", zone_name(kind))?;
+            let counts: [u32; MIGRATE_TYPES] = self.pages.pageblocks(node, kind);
+            for count in counts {
+                write!(out, "{count:>12} ")?;
+            }
+            out.write_char('\n')?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn zoneinfo(&self, out: &mut dyn Write) -> fmt::Result {
+        let stats = self.zone_stats();
+        for (node, zones) in stats.zones.iter().enumerate() {
+            let Some(first) = zones.iter().position(|zone| zone.present > 0) else { continue };
+            for (kind, info) in ZONES.iter().zip(zones) {
+                writeln!(out, "Node {node}, zone {:>8}", zone_name(*kind))?;
+                if *kind as usize == first {
+                    let (reclaimable, unreclaimable) = self.figures(|m| self.slab.node_pages(m, node));
+                    writeln!(out, "  per-node stats")?;
+                    writeln!(out, "      {:<12} {reclaimable}", "nr_slab_reclaimable")?;
+                    writeln!(out, "      {:<12} {unreclaimable}", "nr_slab_unreclaimable")?;
+                }
+                bounds(out, info)?;
+                if info.present > 0 {
+                    writeln!(out, "      {:<12} {}\n  pagesets", "nr_free_pages", info.free)?;
+                    for cpu in 0..self.machine.nr_cpus() {
+                        let Some(lists) = self.figures(|m| self.pages.pageset(m, cpu, node, *kind)) else { continue };
+                        writeln!(out, "    cpu: {cpu}")?;
+                        for (name, value) in [("count:", lists.count), ("high:", lists.high), ("batch:", lists.batch)] {
+                            writeln!(out, "              {name:<8} {value}")?;
+                        }
+                    }
+                    writeln!(out, "  node_unreclaimable:  0\n  start_pfn:           {}", info.start.0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The block of a zone that also an empty one has.
+fn bounds(out: &mut dyn Write, info: &ZoneInfo) -> fmt::Result {
+    writeln!(out, "  pages {:<8} {}", "free", info.free)?;
+    for (name, pages) in [
+        ("boost", 0),
+        ("min", u64::from(info.marks.min)),
+        ("low", u64::from(info.marks.low)),
+        ("high", u64::from(info.marks.high)),
+        ("spanned", info.spanned),
+        ("present", info.present),
+        ("managed", info.managed),
+        ("cma", 0),
+    ] {
+        writeln!(out, "        {name:<8} {pages}")?;
+    }
+    out.write_str("        protection: (")?;
+    for (n, pages) in info.protection.iter().enumerate() {
+        write!(out, "{}{pages}", if n > 0 { ", " } else { "" })?;
+    }
+    out.write_str(")\n")
+}

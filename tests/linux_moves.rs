@@ -107,3 +107,40 @@ fn zeroing_an_old_range_gives_its_memory_back() {
     assert!((0..len).step_by(509).all(|at| unsafe { again.add(at).read() } == 0));
     unsafe { MM.free(again) };
 }
+
+/// Whether the mapping at `at` counts among the memory that the system has promised.
+fn accounted(at: usize) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in maps.lines() {
+        let first = line.split_whitespace().next().unwrap_or("");
+        if let Some((start, end)) = first.split_once('-') {
+            let number = |text| usize::from_str_radix(text, 16).unwrap();
+            inside = (number(start)..number(end)).contains(&at);
+        } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+            return flags.split_whitespace().any(|flag| flag == "ac");
+        }
+    }
+    panic!("nothing is mapped there");
+}
+
+#[test]
+fn what_is_unmapped_is_not_accounted_for() {
+    let _alone = ALONE.lock().unwrap();
+    let m = Linux;
+    assert!(m.init());
+    let (at, len) = (m.window().start + 400 * SLOT, 3 * SLOT);
+    let start = std::ptr::with_exposed_provenance_mut::<u8>(at);
+    // Under strict accounting the kernel does not heed MAP_NORESERVE; otherwise it has to be left out to be in the same place.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    assert_eq!(unsafe { libc::mmap(start.cast(), len, libc::PROT_NONE, flags, -1, 0) }, start.cast());
+    assert!(!accounted(at), "reserved only");
+    assert!(m.map_fresh(at, len));
+    unsafe { start.write_bytes(1, len) };
+    assert!(accounted(at));
+    m.unmap(at, len);
+    assert!(!accounted(at));
+    assert!(m.map_fresh(at, len));
+    assert_eq!(unsafe { start.read() }, 0);
+    m.unmap(at, len);
+}

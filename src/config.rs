@@ -10,6 +10,9 @@ use crate::types::Line;
 pub struct Options {
     /// Milliseconds a free pageblock or vmalloc range stays backed before it goes back to the system.
     pub decay_ms: u32,
+    /// Bytes of free memory that stay backed in any case, in each of the page and the vmalloc layer. Beyond them stays what demand
+    /// has swung by of late; the rest goes back when it becomes free.
+    pub retain_bytes: u64,
     /// Most bytes the instance may use; 0 for what the machine allows.
     pub limit_bytes: u64,
     /// Whether defects end the program after their report.
@@ -32,6 +35,7 @@ impl Options {
     /// The defaults.
     pub const DEFAULT: Options = Options {
         decay_ms: 10_000,
+        retain_bytes: 2 << 20,
         limit_bytes: 0,
         abort: true,
         huge_pages: true,
@@ -124,6 +128,7 @@ pub static TABLE: &[OptionInfo] = &[
     option!("VERIFY", flag verify, "check the whole heap at exit; a violation ends the program with an abort"),
     option!("ABORT", flag abort, "end the program after the report of a double free or the like"),
     option!("LIMIT", Bytes limit_bytes: u64, "bytes", u64::MAX, "most memory the heap may use; 0 is no limit but the system's"),
+    option!("RETAIN", Bytes retain_bytes: u64, "bytes", u64::MAX, "free memory that stays whether or not the program is known to want it again"),
     option!("DECAY", Number decay_ms: u32, "ms", u32::MAX, "how long free memory stays with the process before it goes back"),
     option!("HUGE_PAGES", flag huge_pages, "advise the system to use huge pages beyond the first megabytes"),
     option!("RSEQ", flag rseq, "use restartable sequences where the system has them"),

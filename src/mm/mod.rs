@@ -185,6 +185,7 @@ impl<M: Machine> Mm<M> {
                 let options = *self.options.lock(m);
                 self.pages.init(m, &options);
                 self.vmalloc.set_decay_ms(options.decay_ms);
+                self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
                 self.decay_ms.store(options.decay_ms, Ordering::Relaxed);
                 // Odd, so that it is no address and no small number that a program might store.
                 self.key.store(m.random() as usize | 1, Ordering::Relaxed);
@@ -468,6 +469,10 @@ impl<M: Machine> Mm<M> {
             self.fill_reserve();
         }
         let result = body(gfp);
+        if self.pages.has_excess() && gfp.may_block() && gfp.may_io() {
+            let gone = self.pages.give_back_excess(&self.machine);
+            self.returned.fetch_add(gone, Ordering::Relaxed);
+        }
         // Before the caller touches what it got.
         if self.pages.strained() && gfp.may_block() && gfp.may_io() {
             self.relieve();
@@ -598,6 +603,8 @@ impl<M: Machine> Mm<M> {
             if now.wrapping_sub(slabs) >= u64::from(self.decay_ms.load(Ordering::Relaxed) / 2) {
                 self.slabs_aged_ms.store(now, Ordering::Relaxed);
                 self.slab.age(m, pages);
+                self.vmalloc.turn(m);
+                pages.turn(m);
             }
             let ahead = match pages.pressed() {
                 true => self.decay_ms.load(Ordering::Relaxed).saturating_sub(PRESSED_DECAY_MS),

@@ -31,7 +31,7 @@ mod usage;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{
-    AtomicU32,
+    AtomicU32, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -63,6 +63,8 @@ const RETAINED_BYTES: (usize, usize) = (4 << 20, 1 << 30);
 /// Milliseconds that freed ranges stay which are more than [`Vmalloc::keep`] says. Whoever has them back after that waits for
 /// 50 µs a MiB, 5 % of the time for 1 GiB.
 const SOON_MS: u64 = 1000;
+/// The part of what is in use that is kept besides what demand has swung by (hosted).
+const RETAINED_PART: usize = 32;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
@@ -108,6 +110,8 @@ pub struct Vmalloc<M: Machine> {
     space: Lock<Space>,
     /// Milliseconds that a freed range is kept.
     decay_ms: AtomicU32,
+    /// Freed bytes that are kept in any case.
+    retain: AtomicUsize,
     /// Root of the page table, for readers without the lock; [`Pfn::NONE`] before there is one.
     root: AtomicU32,
     /// Forks so far, in parent and child: memory from before may be shared.
@@ -141,6 +145,7 @@ impl<M: Machine> Vmalloc<M> {
         Vmalloc {
             space: Lock::new(Space::new()),
             decay_ms: AtomicU32::new(10_000),
+            retain: AtomicUsize::new(usize::MAX),
             root: AtomicU32::new(Pfn::NONE.0),
             generation: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
@@ -154,6 +159,7 @@ impl<M: Machine> Vmalloc<M> {
         Vmalloc {
             space: Lock::new(Space::new()),
             decay_ms: AtomicU32::new(10_000),
+            retain: AtomicUsize::new(usize::MAX),
             root: AtomicU32::new(Pfn::NONE.0),
             generation: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
@@ -489,6 +495,9 @@ impl<M: Machine> Vmalloc<M> {
         let area = Self::find(m, &mut space, address.addr()).map_err(FreeError::Defect)?;
         let size = area.size.get();
         Self::withdraw(m, &mut space, area);
+        // Not in `withdraw`, where a realloc would be a swing.
+        let busy = space.figures.busy_bytes as u64;
+        space.swing.at(busy);
         if area.probe.get() != (0, 0) && may_block {
             drop(space);
             self.judge(m, area, size);
@@ -511,7 +520,7 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Gives ranges back, oldest first, that are more than may be kept.
     fn purge_excess<P: FrameSource<M>>(&self, m: &M, pages: &P, space: Guard<Space, M>, may_block: bool) {
-        let bound = Self::bound(m, &space);
+        let bound = self.bound(m, &space);
         let excess = |figures: &Figures| match figures.retained_bytes.saturating_sub(bound) {
             0 if figures.retained > RETAINED_RANGES => usize::MAX,
             excess => excess,
@@ -523,10 +532,10 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Bytes of freed ranges that may be kept. Hosted: as much as was in use at a time of late, within limits, so that a
-    /// program that frees and allocates the same big arrays over and over never waits for pages. Owned frames are
-    /// scarcer.
-    fn bound(m: &M, space: &Space) -> usize {
+    /// Bytes of freed ranges that may be kept. Hosted: by what demand has swung of late ([`crate::zone::Swing`]) and no more than was
+    /// in use, within limits, so that a program that frees and allocates the same big arrays over and over never waits
+    /// for pages, and one that never wants them again does not keep them. Owned frames are scarcer.
+    fn bound(&self, m: &M, space: &Space) -> usize {
         let window = space.window();
         if M::OWNS_FRAMES {
             return (window / 8).min(32 << 20);
@@ -534,12 +543,27 @@ impl<M: Machine> Vmalloc<M> {
         let budget = m.budget().min(m.pressure()) / 4;
         let budget = usize::try_from(budget).unwrap_or(usize::MAX).saturating_mul(PAGE_SIZE);
         let peak = space.figures.peak_bytes;
-        (peak + peak / 8).clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(window / 2).min(budget)
+        let part = space.figures.busy_bytes / RETAINED_PART;
+        let regrown = usize::try_from(space.swing.regrown()).unwrap_or(usize::MAX);
+        let may = self.retain.load(Relaxed).saturating_add(part).saturating_add(regrown + regrown / 8);
+        (peak + peak / 8).clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(may).min(window / 2).min(budget)
     }
 
     /// Bytes of freed ranges that stay for the whole decay, after a peak of `peak` bytes in use.
     fn keep(peak: usize) -> usize {
         (peak / 8).max(RETAINED_BYTES.0)
+    }
+
+    /// Sets how many freed bytes are kept in any case; `usize::MAX` for as many as there may be.
+    pub fn set_retained(&self, bytes: usize) {
+        self.retain.store(bytes, Relaxed);
+    }
+
+    /// A window of time in which demand may swing ends.
+    pub fn turn(&self, m: &M) {
+        let mut space = self.space.lock(m);
+        let busy = space.figures.busy_bytes as u64;
+        space.swing.turn(busy);
     }
 
     /// The busy area that begins at `address`, or what is wrong with the address.

@@ -7,6 +7,7 @@ use super::index::Index;
 use super::node::{Pool, Ref, State};
 use super::tree::{BY_ADDRESS, BY_SIZE, Tree};
 use super::usage::{History, Usage};
+use crate::zone::Swing;
 
 /// Sums over all areas, and counts of events.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -64,6 +65,8 @@ pub struct Space {
     /// First bytes of areas made of late whose use is not known; 0 for none.
     pub watched: [usize; WATCHED],
     pub figures: Figures,
+    /// Of the bytes handed out.
+    pub swing: Swing,
 }
 
 /// `n` rounded up to a multiple of `unit`, a power of two; `None` on overflow.
@@ -105,6 +108,7 @@ impl Space {
                 purged: 0,
                 own_pages: 0,
             },
+            swing: Swing::new(),
         }
     }
 
@@ -306,6 +310,7 @@ impl Space {
         self.figures.busy += 1;
         self.figures.busy_bytes += size;
         self.figures.peak_bytes = self.figures.peak_bytes.max(self.figures.busy_bytes);
+        self.swing.at(self.figures.busy_bytes as u64);
     }
 
     /// Takes `area` back from its user, or off the retained ranges: it is in transit then.

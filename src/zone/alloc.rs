@@ -95,6 +95,9 @@ const DMA32_END: Pfn = Pfn(1 << 20);
 /// Zeroed runs from this many pages on are cut from memory that reads zero already.
 const ZERO_ROW: u32 = 16;
 
+/// The part of what is in use that may lie idle besides.
+const IDLE_PART: u64 = 32;
+
 /// Growth in a row for one request. More than one where the new range is not aligned for the largest order.
 const GROWTHS: u32 = 4;
 
@@ -355,6 +358,8 @@ impl<M: Machine> PageAllocator<M> {
         }
         let block = zone.buddy.take(&view, found, cut);
         zone.allocs += 1;
+        let used = zone.used();
+        zone.swing.at(used);
         if cut > pages {
             extra.chunk = Some(PfnRange::new(block.0, cut));
         } else if found.room == 0 {
@@ -480,6 +485,17 @@ fn may_grow(request: &Request) -> bool {
 }
 
 impl Zone {
+    /// Pages in use, those on per-CPU lists included.
+    pub(super) fn used(&self) -> u64 {
+        u64::from(self.present.saturating_sub(self.buddy.free_pages() + self.away))
+    }
+
+    /// Pages that lie idle in whole pageblocks, and are more than demand has swung of late.
+    pub(super) fn excess(&self, retain: u64) -> u64 {
+        let may = retain.saturating_add(self.used() / IDLE_PART).saturating_add(self.swing.regrown());
+        u64::from(self.buddy.whole_pages()).saturating_sub(may)
+    }
+
     /// Free pages that a request of this type can have.
     pub(super) fn free_for(&self, list: MigrateType) -> u32 {
         let mut free = self.buddy.free_pages()

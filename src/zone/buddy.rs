@@ -92,7 +92,8 @@ pub struct FreeArea {
 /// Free blocks of a zone.
 ///
 /// Invariants ([`crate::zone::PageAllocator::verify`]): a bit of `backed`/`clean` is set iff the list has blocks;
-/// `free[t]` is the sum of the blocks' pages on the lists of type `t`; `clean_pages` of those outside the blocks' extents.
+/// `free[t]` is the sum of the blocks' pages on the lists of type `t`; `clean_pages` of those outside the blocks' extents;
+/// `whole_pages` of those inside the extents of blocks of a pageblock and more.
 pub struct Buddy {
     areas: [FreeArea; NR_ORDERS],
     backed: [u16; MIGRATE_TYPES],
@@ -100,6 +101,7 @@ pub struct Buddy {
     free: [u32; MIGRATE_TYPES],
     free_pages: u32,
     clean_pages: u32,
+    whole_pages: u32,
     home: u32,
     /// Pageblocks claimed by another type so far.
     pub claims: u32,
@@ -121,6 +123,7 @@ impl Buddy {
             free: [0; MIGRATE_TYPES],
             free_pages: 0,
             clean_pages: 0,
+            whole_pages: 0,
             home: 0,
             claims: 0,
             steals: 0,
@@ -142,6 +145,12 @@ impl Buddy {
     #[inline]
     pub fn clean_pages(&self) -> u32 {
         self.clean_pages
+    }
+
+    /// Free pages that hold memory, in whole pageblocks.
+    #[inline]
+    pub fn whole_pages(&self) -> u32 {
+        self.whole_pages
     }
 
     /// Free pages on the lists of a type.
@@ -170,6 +179,7 @@ impl Buddy {
         } else {
             if order >= Order::PAGEBLOCK {
                 page.set_word(map.now_ms());
+                self.whole_pages += contents.extent.len();
             }
             if contents.zero {
                 area.backed[t].push_back(pfn, |p| map.page(p));
@@ -205,6 +215,9 @@ impl Buddy {
             area.backed[t].remove(pfn, |p| map.page(p));
             if area.backed[t].is_empty() {
                 self.backed[t] &= !(1 << order.get());
+            }
+            if order >= Order::PAGEBLOCK {
+                self.whole_pages -= contents.extent.len();
             }
         }
         self.free[t] -= order.pages();

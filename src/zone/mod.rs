@@ -20,6 +20,7 @@ mod raw;
 mod reclaim;
 mod run;
 mod stats;
+mod swing;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 mod watermark;
@@ -29,6 +30,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 pub use fallback::{MIGRATE_TYPES, MigrateType};
 pub use stats::{PcpInfo, ZoneInfo, ZoneStats};
+pub use swing::Swing;
 pub use watermark::Watermarks;
 
 use self::buddy::{Buddy, Map, STATE};
@@ -58,6 +60,10 @@ struct Zone {
     span: (Pfn, Pfn),
     allocs: u64,
     frees: u64,
+    /// Of the pages in use.
+    swing: Swing,
+    /// Pages that are on their way back to the system: neither free nor in use.
+    away: u32,
 }
 
 /// One zone of one node.
@@ -74,7 +80,16 @@ struct Cell {
 impl Cell {
     const fn new() -> Cell {
         let span = (Pfn::NONE, Pfn(0));
-        let zone = Zone { buddy: Buddy::new(), marks: Watermarks::NONE, present: 0, span, allocs: 0, frees: 0 };
+        let zone = Zone {
+            buddy: Buddy::new(),
+            marks: Watermarks::NONE,
+            present: 0,
+            span,
+            allocs: 0,
+            frees: 0,
+            swing: Swing::new(),
+            away: 0,
+        };
         Cell {
             lock: Lock::new(zone),
             managed: AtomicU32::new(0),
@@ -101,6 +116,12 @@ pub struct PageAllocator<M: Machine> {
     /// Frames of all zones.
     managed: AtomicU64,
     decay_ms: AtomicU32,
+    /// Pages that may lie idle in any case.
+    retain: AtomicU64,
+    /// More than may is idle.
+    excess: AtomicBool,
+    /// The system does not take back what is idle (it is locked, or the like).
+    refused: AtomicBool,
     /// Nodes that have, or had, a zone with memory, as a count from 0.
     nodes: AtomicU32,
     /// Pages given back to the system so far.
@@ -148,6 +169,9 @@ impl<M: Machine> PageAllocator<M> {
             grouping: AtomicBool::new(false),
             managed: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),
+            retain: AtomicU64::new(u64::MAX),
+            excess: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             nodes: AtomicU32::new(0),
             discarded: AtomicU64::new(0),
             machine: PhantomData,
@@ -164,6 +188,7 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.set_pressure(m.pressure());
         self.decay_ms.store(options.decay_ms, Relaxed);
         self.reserve_goal.store((options.reserve_bytes >> PAGE_SHIFT).try_into().unwrap_or(u32::MAX), Relaxed);
+        self.set_retained(options.retain_bytes);
     }
 
     /// Adds memory present at boot: any run of frames of one zone, with contents unknown. A frame is added once. Zones do
@@ -287,6 +312,11 @@ impl<M: Machine> PageAllocator<M> {
         }
         zone.frees += 1;
         self.settle(clean + unbooked, zone.buddy.clean_pages());
+        let used = zone.used();
+        zone.swing.at(used);
+        if M::LENT && zone.excess(self.retain.load(Relaxed)) > 0 {
+            self.excess.store(true, Relaxed);
+        }
     }
 
     /// Charges pages that hold memory but are not frames of the buddy system. False where the budget has no room.

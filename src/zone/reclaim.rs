@@ -2,11 +2,11 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::PageAllocator;
 use super::buddy::STATE;
+use super::{PageAllocator, Zone};
 use crate::machine::Machine;
 use crate::page::Kind;
-use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
+use crate::types::{NR_ORDERS, Order, PAGE_SHIFT, Pfn, PfnRange};
 
 /// Blocks taken off the lists at a time: while they are away nobody else can have them.
 const BATCH: usize = 16;
@@ -52,7 +52,7 @@ impl<M: Machine> PageAllocator<M> {
         }
         let decay = u64::from(self.decay_ms.load(Relaxed));
         match now_ms.checked_sub(decay) {
-            Some(before) => self.give_back(m, Order::PAGEBLOCK, before),
+            Some(before) => self.give_back(m, Order::PAGEBLOCK, before, |_| true),
             None => 0,
         }
     }
@@ -81,12 +81,41 @@ impl<M: Machine> PageAllocator<M> {
         if everything {
             self.drain(m);
         }
-        self.give_back(m, if everything { Order::ZERO } else { Order::PAGEBLOCK }, u64::MAX)
+        self.give_back(m, if everything { Order::ZERO } else { Order::PAGEBLOCK }, u64::MAX, |_| true)
+    }
+
+    /// Whether more lies idle than demand swings, so that [`PageAllocator::give_back_excess`] has something to do.
+    #[inline]
+    pub fn has_excess(&self) -> bool {
+        self.excess.load(Relaxed) && !self.refused.load(Relaxed)
+    }
+
+    /// Gives back what is idle beyond what demand has swung of late ([`Swing`](super::Swing)). Returns pages.
+    #[cold]
+    pub fn give_back_excess(&self, m: &M) -> u64 {
+        self.excess.store(false, Relaxed);
+        let retain = self.retain.load(Relaxed);
+        self.give_back(m, Order::PAGEBLOCK, u64::MAX, |zone| zone.excess(retain) > 0)
+    }
+
+    /// Sets how many bytes may lie idle in any case; `u64::MAX` for all.
+    pub fn set_retained(&self, bytes: u64) {
+        self.retain.store(if bytes == u64::MAX { bytes } else { bytes >> PAGE_SHIFT }, Relaxed);
+    }
+
+    /// A window of time in which demand may swing ends.
+    pub fn turn(&self, m: &M) {
+        self.refused.store(false, Relaxed);
+        for cell in self.zones.as_flattened().iter().filter(|cell| cell.managed.load(Relaxed) != 0) {
+            let mut zone = cell.lock.lock(m);
+            let used = zone.used();
+            zone.swing.turn(used);
+        }
     }
 
     /// Gives the contents of free blocks of at least `least` back to the system, those freed no later than `before` where
-    /// that is known (pageblocks). Small blocks last: what they merge with was given back by then.
-    fn give_back(&self, m: &M, least: Order, before: u64) -> u64 {
+    /// that is known (pageblocks), as long as there is `more` to go. Small blocks last: what they merge with was given back by then.
+    fn give_back(&self, m: &M, least: Order, before: u64, more: impl Fn(&Zone) -> bool) -> u64 {
         if !M::LENT {
             return 0;
         }
@@ -101,10 +130,12 @@ impl<M: Machine> PageAllocator<M> {
                     let mut taken = 0;
                     let mut zone = cell.lock.lock(m);
                     while taken < BATCH
+                        && more(&zone)
                         && let Some(block) = zone.buddy.take_oldest(&self.view(m), order, before)
                     {
                         batch[taken] = block;
                         taken += 1;
+                        zone.away += order.pages();
                     }
                     drop(zone);
                     let mut refused = false;
@@ -115,9 +146,14 @@ impl<M: Machine> PageAllocator<M> {
                         refused |= !given;
                         pages += if given { u64::from(range.pages - clean) } else { 0 };
                         let state = if given { STATE } else { 0 };
-                        self.free_locked(m, &mut cell.lock.lock(m), range, state, false, *clean);
+                        let mut zone = cell.lock.lock(m);
+                        zone.away -= range.pages;
+                        self.free_locked(m, &mut zone, range, state, false, *clean);
                     }
                     // What the system refuses once it would refuse again.
+                    if refused {
+                        self.refused.store(true, Relaxed);
+                    }
                     if refused || taken < BATCH {
                         break;
                     }

@@ -352,6 +352,7 @@ programs! {
     group: "group.c";
     locked: "locked.c";
     given_back: "given_back.c";
+    idle: "idle.c";
     misuse: "misuse.c";
     options: "options.c";
     at_exit: "at_exit.c";

@@ -470,8 +470,7 @@ impl<M: Machine> Mm<M> {
         }
         let result = body(gfp);
         if self.pages.has_excess() && gfp.may_block() && gfp.may_io() {
-            let gone = self.pages.give_back_excess(&self.machine);
-            self.returned.fetch_add(gone, Ordering::Relaxed);
+            self.give_back_excess();
         }
         // Before the caller touches what it got.
         if self.pages.strained() && gfp.may_block() && gfp.may_io() {
@@ -479,6 +478,19 @@ impl<M: Machine> Mm<M> {
         }
         self.machine.leave();
         result
+    }
+
+    /// Demand has fallen: gives back what lies idle beyond what it is known to regrow.
+    #[cold]
+    fn give_back_excess(&self) {
+        let (m, pages) = (&self.machine, &self.pages);
+        let mut gone = pages.give_back_excess(m);
+        if pages.is_strewn(m) {
+            // Objects in sheaves hold on to a slab each.
+            self.slab.shrink(m, pages, None);
+            gone += pages.give_back_strewn(m);
+        }
+        self.returned.fetch_add(gone, Ordering::Relaxed);
     }
 
     /// Memory is short, without a limit that refuses: what is free goes back, as much as is needed, in the order of what it costs

@@ -273,6 +273,13 @@ impl<M: Machine> Slab<M> {
             return self.dissolve(m, pages, sheaf, gfp);
         }
         let node = self.caches[id as usize].node(m.node());
+        if !sheaf.is_empty() && gfp.may_block() && node.slabs.lock(m).is_sparse(self.layout(id)) {
+            self.dissolve(m, pages, sheaf, gfp);
+            while let Some(sheaf) = self.barn_full(m, id, gfp) {
+                self.dissolve(m, pages, sheaf, gfp);
+            }
+            return;
+        }
         let left = match node.barn.acquire(m, gfp.may_block()) {
             None => Err(sheaf),
             Some(mut barn) => {

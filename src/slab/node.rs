@@ -23,6 +23,9 @@ pub const FRESH: usize = 1;
 /// Slabs of one list that are looked at for a suitable one.
 const LOOK: usize = 16;
 
+/// A cache of fewer pages is never sparse.
+const SPARSE_PAGES: u64 = 128;
+
 /// Occupancy buckets of the partial list: up to a quarter in use, a half, three quarters, more.
 const BUCKETS: usize = 4;
 
@@ -109,6 +112,12 @@ impl NodeSlabs {
             next_colour: 0,
             empty_low: 0,
         }
+    }
+
+    /// Whether less than half of many slabs is in use: then each object that is kept from its slab may keep that from going back.
+    pub fn is_sparse(&self, layout: &SlabLayout) -> bool {
+        let objects = u64::from(self.slabs) * u64::from(layout.objects);
+        u64::from(self.slabs) << layout.order.get() > SPARSE_PAGES && self.free > objects / 2
     }
 
     /// Takes up to `out.len()` objects, tagging with [`FRESH`] those never handed out before. Returns how many.

@@ -97,6 +97,8 @@ const ZERO_ROW: u32 = 16;
 
 /// The part of what is in use that may lie idle besides.
 const IDLE_PART: u64 = 32;
+/// The part of what is in use that may lie strewn between it after a fall.
+const STREWN_PART: u64 = 4;
 
 /// Growth in a row for one request. More than one where the new range is not aligned for the largest order.
 const GROWTHS: u32 = 4;
@@ -490,10 +492,37 @@ impl Zone {
         u64::from(self.present.saturating_sub(self.buddy.free_pages() + self.away))
     }
 
-    /// Pages that lie idle in whole pageblocks, and are more than demand has swung of late.
+    /// Free pages that hold memory.
+    fn backed(&self) -> u64 {
+        u64::from(self.buddy.free_pages() - self.buddy.clean_pages())
+    }
+
+    /// Pages that may lie idle: as many as demand has swung of late, and a few.
+    fn may_idle(&self, retain: u64) -> u64 {
+        retain.saturating_add(self.used() / IDLE_PART).saturating_add(self.swing.regrown())
+    }
+
+    /// Pages that lie idle in whole pageblocks and are more than may.
     pub(super) fn excess(&self, retain: u64) -> u64 {
-        let may = retain.saturating_add(self.used() / IDLE_PART).saturating_add(self.swing.regrown());
-        u64::from(self.buddy.whole_pages()).saturating_sub(may)
+        u64::from(self.buddy.whole_pages()).saturating_sub(self.may_idle(retain))
+    }
+
+    /// Whether after a deep fall much more lies idle than may, in whatever pieces.
+    pub(super) fn strewn(&self, retain: u64) -> bool {
+        let (used, backed) = (self.used(), self.backed());
+        self.swing.has_fallen(used)
+            && backed > self.quiet
+            && backed > self.may_idle(retain).saturating_add(used / STREWN_PART)
+    }
+
+    /// Whether more lies idle, in whatever pieces, than may.
+    pub(super) fn has_idle(&self, retain: u64) -> bool {
+        self.backed() > self.may_idle(retain)
+    }
+
+    /// What was strewn has gone back as far as that was possible: not again before there is some more.
+    pub(super) fn hush(&mut self) {
+        self.quiet = self.backed() + (self.used() / 8).max(u64::from(PAGEBLOCK_PAGES));
     }
 
     /// Free pages that a request of this type can have.

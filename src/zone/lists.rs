@@ -117,7 +117,9 @@ impl<M: Machine> PageAllocator<M> {
             left = left.saturating_sub(range.pages);
         }
         let node = pcp.node();
-        pcp.set_up(node, percpu::high(cell.managed.load(Relaxed), m.nr_cpus()));
+        // By what is in use, not by what there is: after a fall the lists are not to keep a part of the peak.
+        let used = u32::try_from(zone.used()).unwrap_or(u32::MAX);
+        pcp.set_up(node, percpu::high(used, m.nr_cpus()));
     }
 
     /// What a request that the lists did not serve should bring along for them. Makes the lists, if there are none.

@@ -62,6 +62,8 @@ struct Zone {
     frees: u64,
     /// Of the pages in use.
     swing: Swing,
+    /// Backed free pages up to which strewn ones are left alone.
+    quiet: u64,
     /// Pages that are on their way back to the system: neither free nor in use.
     away: u32,
 }
@@ -88,6 +90,7 @@ impl Cell {
             allocs: 0,
             frees: 0,
             swing: Swing::new(),
+            quiet: 0,
             away: 0,
         };
         Cell {
@@ -314,7 +317,8 @@ impl<M: Machine> PageAllocator<M> {
         self.settle(clean + unbooked, zone.buddy.clean_pages());
         let used = zone.used();
         zone.swing.at(used);
-        if M::LENT && zone.excess(self.retain.load(Relaxed)) > 0 {
+        let retain = self.retain.load(Relaxed);
+        if M::LENT && (zone.excess(retain) > 0 || zone.strewn(retain)) {
             self.excess.store(true, Relaxed);
         }
     }

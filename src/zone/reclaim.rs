@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::buddy::STATE;
-use super::{PageAllocator, Zone};
+use super::{Cell, PageAllocator, Zone};
 use crate::machine::Machine;
 use crate::page::Kind;
 use crate::types::{NR_ORDERS, Order, PAGE_SHIFT, Pfn, PfnRange};
@@ -98,6 +98,27 @@ impl<M: Machine> PageAllocator<M> {
         self.give_back(m, Order::PAGEBLOCK, u64::MAX, |zone| zone.excess(retain) > 0)
     }
 
+    /// Whether, after a deep fall of demand, much lies strewn between what is in use.
+    pub fn is_strewn(&self, m: &M) -> bool {
+        let retain = self.retain.load(Relaxed);
+        self.used_cells().any(|cell| cell.lock.lock(m).strewn(retain))
+    }
+
+    /// Gives back what is strewn, by pages: huge pages are broken up for it. Returns pages.
+    #[cold]
+    pub fn give_back_strewn(&self, m: &M) -> u64 {
+        let retain = self.retain.load(Relaxed);
+        self.drain(m);
+        let pages = self.give_back(m, Order::ZERO, u64::MAX, |zone| zone.has_idle(retain));
+        self.used_cells().for_each(|cell| cell.lock.lock(m).hush());
+        pages
+    }
+
+    /// The zones with memory.
+    fn used_cells(&self) -> impl Iterator<Item = &Cell> {
+        self.zones.as_flattened().iter().map(|cell| &**cell).filter(|cell| cell.managed.load(Relaxed) != 0)
+    }
+
     /// Sets how many bytes may lie idle in any case; `u64::MAX` for all.
     pub fn set_retained(&self, bytes: u64) {
         self.retain.store(if bytes == u64::MAX { bytes } else { bytes >> PAGE_SHIFT }, Relaxed);
@@ -106,10 +127,11 @@ impl<M: Machine> PageAllocator<M> {
     /// A window of time in which demand may swing ends.
     pub fn turn(&self, m: &M) {
         self.refused.store(false, Relaxed);
-        for cell in self.zones.as_flattened().iter().filter(|cell| cell.managed.load(Relaxed) != 0) {
+        for cell in self.used_cells() {
             let mut zone = cell.lock.lock(m);
             let used = zone.used();
             zone.swing.turn(used);
+            zone.quiet = 0;
         }
     }
 

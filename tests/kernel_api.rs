@@ -1,0 +1,705 @@
+//! The kernel's calls on simulated machines: what a process cannot have (HIGHMEM, two addresses for one frame) and what must hold
+//! anywhere. Each test is named after the row of the coverage table that it shows.
+#![cfg(all(target_os = "linux", feature = "sim"))]
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use slabwright::api::{Cache, Construct, ObjectCache, Page, PageRun, PerCpu, Pool, Shrink, Shrinker, VmArea, Zone};
+use slabwright::error::{AllocError, Defect};
+use slabwright::gfp::Gfp;
+use slabwright::machine::sim::{Flavour, Hostile, Sim, SimBare, SimHosted, Simulated};
+use slabwright::machine::{Context, Frames, ZoneKind};
+use slabwright::mm::{Hooks, LAST_PKMAP, Mm};
+use slabwright::page::Kind;
+use slabwright::slab::SlabFlags;
+use slabwright::types::{PAGE_SIZE, Pfn};
+
+/// An allocator on `sim`, with the memory that is there from the start.
+fn heap<F: Flavour>(sim: &Simulated<F>) -> Box<Mm<Simulated<F>>> {
+    let after = |mm: &Mm<Simulated<F>>| {
+        for (node, zone, range) in mm.machine().ram() {
+            mm.pages().add(mm.machine(), *node, *zone, *range);
+        }
+    };
+    let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: |_| {}, after }));
+    assert!(mm.start());
+    mm
+}
+
+fn plain() -> Box<Mm<Sim>> {
+    heap(&Sim::builder().cpus(2).grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 10).build())
+}
+
+/// As a small i386 machine: DMA, NORMAL, and frames without an address.
+fn with_highmem() -> Box<Mm<SimBare>> {
+    let sim = SimBare::builder()
+        .cpus(2)
+        .ram(0, ZoneKind::Dma, 3, 1021)
+        .ram(0, ZoneKind::Normal, 1 << 12, 4096)
+        .ram(0, ZoneKind::HighMem, 1 << 14, 2048)
+        .build();
+    heap(&sim)
+}
+
+/// Everything is back and in order.
+fn finish<F: Flavour>(mm: &Mm<Simulated<F>>) {
+    mm.verify().unwrap();
+    mm.trim();
+    mm.verify().unwrap();
+    let stats = mm.stats();
+    assert_eq!((stats.slab.in_use_bytes, stats.vmalloc_bytes), (0, 0), "{stats:?}");
+    assert_eq!(mm.machine().reports(), Vec::<String>::new());
+}
+
+#[test]
+fn a6_a7_virt_to_page_is_the_inverse_of_page_address() {
+    let mm = plain();
+    for order in 0..=10 {
+        let run = PageRun::new(&mm, Gfp::KERNEL, order).unwrap();
+        let start = run.as_ptr().unwrap().as_ptr();
+        assert_eq!(start.addr() % (PAGE_SIZE << order), 0);
+        for n in 0..1 << order {
+            let page = Page::containing(&mm, start.wrapping_add(n * PAGE_SIZE + 123)).unwrap();
+            assert_eq!(page.address(), start.wrapping_add(n * PAGE_SIZE));
+            assert_eq!(Page::of(&mm, page.pfn()), Some(page));
+            assert_eq!(page.pfn().since(run.page().pfn()), n as u32, "adjacent frames (A10)");
+        }
+        assert_eq!((run.page().refs(), run.page().kind()), (1, Kind::Allocated));
+    }
+    let local = 0u8;
+    assert!(Page::containing(&mm, &raw const local).is_none());
+    finish(&mm);
+}
+
+#[test]
+fn a4_order_eleven_is_refused() {
+    let mm = plain();
+    assert_eq!(PageRun::new(&mm, Gfp::KERNEL, 11).unwrap_err(), AllocError::Invalid);
+    assert_eq!(PageRun::exact(&mm, Gfp::KERNEL, (4 << 20) + 1).unwrap_err(), AllocError::Invalid);
+    finish(&mm);
+}
+
+#[test]
+fn a8_a9_a_highmem_page_has_an_address_while_it_is_mapped() {
+    let mm = with_highmem();
+    let zone = Zone::new(&mm, 0, ZoneKind::HighMem);
+    let run = zone.alloc(Gfp::KERNEL, 0).unwrap();
+    let pfn = run.page().pfn();
+    assert_eq!(run.page().zone().kind(), ZoneKind::HighMem);
+    assert!(run.as_ptr().is_none() && run.bytes().is_empty() && mm.page_address(pfn).is_null());
+    let first = mm.kmap(pfn).unwrap();
+    assert!(!first.is_null() && mm.page_address(pfn) == first);
+    assert_eq!(mm.machine().page(pfn).word(), first.addr() as u64, "page->virtual");
+    unsafe { first.write_bytes(0x5a, PAGE_SIZE) };
+    // I1: counted, and the same address for all.
+    assert_eq!(mm.kmap(pfn), Ok(first));
+    mm.kunmap(pfn).unwrap();
+    mm.kunmap(pfn).unwrap();
+    // I2: the mapping stays until its slot is needed.
+    assert_eq!(mm.page_address(pfn), first);
+    mm.machine().set_aborts(false);
+    assert_eq!(mm.kunmap(pfn), Err(Defect::DoubleFree));
+    assert!(mm.machine().take_reports()[0].contains("kmap"));
+    // Through another mapping the same bytes are seen.
+    let again = mm.kmap(pfn).unwrap();
+    assert_eq!(unsafe { again.add(4095).read() }, 0x5a);
+    mm.kunmap(pfn).unwrap();
+    mm.verify().unwrap();
+}
+
+#[test]
+fn i1_i2_kmap_slots_run_out_and_are_used_again() {
+    let mm = with_highmem();
+    let zone = Zone::new(&mm, 0, ZoneKind::HighMem);
+    let runs: Vec<_> = (0..LAST_PKMAP + 8).map(|_| zone.alloc(Gfp::KERNEL, 0).unwrap()).collect();
+    let pages: Vec<Pfn> = runs.iter().map(|run| run.page().pfn()).collect();
+    let mapped: BTreeSet<usize> = pages[..LAST_PKMAP].iter().map(|pfn| mm.kmap(*pfn).unwrap().addr()).collect();
+    assert_eq!(mapped.len(), LAST_PKMAP);
+    assert_eq!(mm.kmap(pages[LAST_PKMAP]), Err(AllocError::NoMemory));
+    mm.kunmap(pages[7]).unwrap();
+    assert!(mm.kmap(pages[LAST_PKMAP]).is_ok());
+    assert!(mm.page_address(pages[7]).is_null(), "its slot was taken");
+    assert_eq!(mm.machine().page(pages[7]).word(), 0);
+    // I3: not where the thread may not sleep; nor can a page without address be had there.
+    mm.machine().set_aborts(false);
+    mm.machine().preempt_disable();
+    assert_eq!(mm.kmap(pages[0]), Err(AllocError::Invalid));
+    assert!(mm.machine().take_reports()[0].contains("sleeping"));
+    mm.machine().preempt_enable();
+    mm.verify().unwrap();
+}
+
+#[test]
+fn b5_b7_zones_bound_their_addresses() {
+    let mm = with_highmem();
+    let dma = Zone::new(&mm, 0, ZoneKind::Dma).alloc(Gfp::KERNEL, 3).unwrap();
+    assert!(dma.page().pfn() < Pfn(1 << 12));
+    let normal = Zone::new(&mm, 0, ZoneKind::Normal).alloc(Gfp::KERNEL, 0).unwrap();
+    assert_eq!(normal.page().zone().kind(), ZoneKind::Normal);
+    // C12: what returns an address is never HIGHMEM.
+    let refused = mm.alloc_pages_exact(Gfp::KERNEL | Gfp::HIGHMEM | Gfp::NOWARN, 1);
+    assert_eq!(refused, Err(AllocError::Invalid));
+    assert!(Zone::new(&mm, 0, ZoneKind::Dma).info().managed > 0);
+    // C8: from HIGHMEM a request falls back to lower zones, and never the other way round.
+    let zone = Zone::new(&mm, 0, ZoneKind::HighMem);
+    let all: Vec<_> = std::iter::from_fn(|| zone.alloc(Gfp::KERNEL | Gfp::NORETRY, 4).ok()).collect();
+    let kinds: BTreeSet<_> = all.iter().map(|run| run.page().zone().kind()).collect();
+    assert!(kinds.contains(&ZoneKind::HighMem) && kinds.contains(&ZoneKind::Normal), "{kinds:?}");
+    drop((all, dma, normal));
+    finish(&mm);
+}
+
+#[test]
+fn b2_e3_memory_comes_from_the_node_asked_for() {
+    let sim = Sim::builder()
+        .cpus(4)
+        .nodes(2)
+        .grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 1 << 10)
+        .grow(1, ZoneKind::Normal, 1 << 15, 1 << 12, 1 << 10)
+        .build();
+    let mm = heap(&sim);
+    for node in [0, 1, 0, 1] {
+        let run = PageRun::on_node(&mm, node, Gfp::KERNEL | Gfp::THISNODE, 2).unwrap();
+        assert_eq!(run.page().node(), node);
+        let object = mm.kmalloc_node(300, Gfp::KERNEL | Gfp::THISNODE, node);
+        assert_eq!(Page::containing(&mm, object).unwrap().node(), node);
+        unsafe { mm.kfree(object) };
+    }
+    for cpu in 0..4 {
+        sim.set_cpu(cpu);
+        assert_eq!(PageRun::new(&mm, Gfp::KERNEL, 0).unwrap().page().node(), cpu % 2, "the caller's own");
+    }
+    finish(&mm);
+}
+
+#[test]
+fn c1_contradictions_are_refused_with_one_line() {
+    let mm = plain();
+    let bad = [
+        Gfp::KERNEL | Gfp::DMA | Gfp::DMA32,
+        Gfp::KERNEL | Gfp::MOVABLE | Gfp::RECLAIMABLE,
+        Gfp::ATOMIC | Gfp::NOFAIL,
+        Gfp::KERNEL | Gfp(1 << 30),
+    ];
+    for gfp in bad {
+        assert_eq!(PageRun::new(&mm, gfp, 0).unwrap_err(), AllocError::Invalid, "{gfp:?}");
+        assert!(mm.machine().take_reports()[0].contains("contradict"));
+        assert_eq!(PageRun::new(&mm, gfp | Gfp::NOWARN, 0).unwrap_err(), AllocError::Invalid);
+    }
+    finish(&mm);
+}
+
+/// Every request of an atomic kind, from cold and from warm memory: no call of the machine, and no page gets backed by being touched.
+#[test]
+fn c5_c11_atomic_requests_neither_call_nor_fault() {
+    let mm = plain();
+    let sim = mm.machine();
+    let cache = Cache::<_, [u8; 300]>::new(&mm, "atomic", SlabFlags::NO_MERGE).unwrap();
+    drop(PageRun::new(&mm, Gfp::KERNEL, 5).unwrap());
+    assert!(mm.keep_reserve(4 << 20) >= 3 << 20);
+    let backed = sim.backed();
+    sim.forbid_calls(|| {
+        let mut held = Vec::new();
+        for n in 0..600usize {
+            let size = 1 + n * 37 % 5000;
+            let block = mm.kmalloc(size, if n % 3 == 0 { Gfp::ATOMIC | Gfp::ZERO } else { Gfp::ATOMIC });
+            assert!(!block.is_null(), "{size} bytes, number {n}");
+            unsafe { block.write_bytes(1, size) };
+            held.push(block);
+        }
+        let objects: Vec<_> = (0..300).map(|_| cache.insert([1; 300], Gfp::ATOMIC).unwrap()).collect();
+        let runs: Vec<_> = (0..3).map(|order| PageRun::new(&mm, Gfp::ATOMIC, order).unwrap()).collect();
+        assert_eq!(sim.backed(), backed, "something was not populated");
+        drop((objects, runs));
+        for block in held {
+            unsafe { mm.kfree(block) };
+        }
+    });
+    drop(cache);
+    mm.verify().unwrap();
+}
+
+#[test]
+fn e9_references_keep_a_block() {
+    let mm = plain();
+    let pfn = mm.alloc_pages(Gfp::KERNEL, 3, None).unwrap();
+    mm.get_page(pfn).unwrap();
+    mm.free_pages(pfn, 3).unwrap();
+    assert_eq!(mm.machine().page(pfn).kind(), Kind::Allocated);
+    mm.free_pages(pfn, 3).unwrap();
+    mm.machine().set_aborts(false);
+    assert_eq!(mm.free_pages(pfn, 3), Err(Defect::DoubleFree));
+    assert_eq!(mm.get_page(pfn), Err(Defect::DoubleFree));
+    let pfn = mm.alloc_pages(Gfp::KERNEL, 3, None).unwrap();
+    assert_eq!(mm.free_pages(pfn, 2), Err(Defect::WrongOrder));
+    assert_eq!(mm.free_pages(pfn.add(1), 0), Err(Defect::Interior));
+    mm.free_pages(pfn, 3).unwrap();
+    assert_eq!(mm.machine().take_reports().len(), 4);
+    finish(&mm);
+}
+
+/// Frees in atomic context while the zone's lock is held elsewhere: kept for later, and a second free is still found out.
+#[test]
+fn e11_frees_never_wait() {
+    let mm = plain();
+    let blocks: Vec<_> = (0..300).map(|n| mm.alloc_pages(Gfp::KERNEL, n % 7, None).unwrap()).collect();
+    mm.machine().forbid_calls(|| {
+        for (n, pfn) in blocks.iter().enumerate() {
+            mm.free_pages(*pfn, n as u32 % 7).unwrap();
+        }
+    });
+    finish(&mm);
+}
+
+#[derive(Clone, Copy)]
+struct Counted {
+    magic: u64,
+    uses: u64,
+    rest: [u64; 3],
+}
+
+static CONSTRUCTED: AtomicUsize = AtomicUsize::new(0);
+
+impl Construct for Counted {
+    fn construct() -> Counted {
+        CONSTRUCTED.fetch_add(1, Relaxed);
+        Counted { magic: 0xc0ffee, uses: 0, rest: [7; 3] }
+    }
+}
+
+#[test]
+fn g8_g16_constructed_once_and_kept_over_free() {
+    let mm = plain();
+    let cache = ObjectCache::<_, Counted>::new(&mm, "counted", SlabFlags::HWCACHE_ALIGN).unwrap();
+    let mut seen = BTreeSet::new();
+    for _ in 0..5 {
+        let objects: Vec<_> = (0..300)
+            .map(|_| {
+                let mut object = cache.get(Gfp::KERNEL).unwrap();
+                assert_eq!((object.magic, object.rest), (0xc0ffee, [7; 3]));
+                object.uses += 1;
+                object
+            })
+            .collect();
+        seen.extend(objects.iter().map(|object| (&raw const **object).addr()));
+    }
+    let constructed = CONSTRUCTED.load(Relaxed);
+    assert!(constructed >= seen.len() && constructed < 1200, "{constructed} for {}", seen.len());
+    // The last one freed comes back first, as it was left.
+    let mut last = cache.get(Gfp::KERNEL).unwrap();
+    last.uses = 4711;
+    drop(last);
+    assert_eq!(cache.get(Gfp::KERNEL).unwrap().uses, 4711);
+    cache.shrink();
+    drop(cache);
+    finish(&mm);
+}
+
+struct Noisy<'a>(&'a AtomicUsize, [u64; 5]);
+
+impl Drop for Noisy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[test]
+fn g6_values_are_dropped_and_names_shared() {
+    let mm = plain();
+    let dropped = AtomicUsize::new(0);
+    let cache = Cache::<_, Noisy<'_>>::new(&mm, "noisy", SlabFlags::NONE).unwrap();
+    let boxes: Vec<_> = (0..100).map(|n| cache.insert(Noisy(&dropped, [n; 5]), Gfp::KERNEL).unwrap()).collect();
+    assert!(boxes.iter().enumerate().all(|(n, noisy)| noisy.1 == [n as u64; 5]));
+    drop(boxes);
+    assert_eq!(dropped.load(Relaxed), 100);
+    // Somebody else finds it by its name, and it lives as long as either has it.
+    let other = Cache::<_, [u64; 6]>::find(&mm, "noisy").unwrap();
+    assert_eq!(other.named().cache(), cache.named().cache());
+    assert!(Cache::<_, [u64; 7]>::find(&mm, "noisy").is_err(), "its objects are too small for that");
+    assert!(Cache::<_, u8>::find(&mm, "nobody").is_err());
+    drop(cache);
+    drop(other.insert([1; 6], Gfp::KERNEL).unwrap());
+    // The same shape under another name shares the slabs, and both names are found.
+    let twin = Cache::<_, [u64; 6]>::new(&mm, "twin", SlabFlags::NONE).unwrap();
+    assert_eq!(twin.named().cache(), other.named().cache());
+    let mut names = Vec::new();
+    mm.for_each_name(|name, _| names.push(name.to_owned()));
+    names.sort();
+    assert_eq!(names, ["noisy", "twin"]);
+    drop((twin, other));
+    assert!(mm.kmem_cache_find("twin").is_none());
+    finish(&mm);
+}
+
+#[test]
+fn g9_destroy_names_what_lives() {
+    let mm = plain();
+    let named = mm.kmem_cache_create("leaky", 64, 0, SlabFlags::STORE_USER, None).unwrap();
+    let objects: Vec<_> = (0..3).map(|_| mm.kmem_cache_alloc(named.cache(), Gfp::KERNEL, 0xabc0)).collect();
+    mm.machine().set_aborts(false);
+    assert_eq!(mm.kmem_cache_destroy(named), Err(3));
+    let line = mm.machine().take_reports().remove(0);
+    assert!(line.contains("leaky: 3 left") && line.contains("allocated at 0xabc0"), "{line}");
+    assert!(objects.iter().any(|object| line.contains(&format!("{:p}", *object))), "{line}");
+    for object in objects {
+        unsafe { mm.kmem_cache_free(named.cache(), object, 0).unwrap() };
+    }
+    assert_eq!(mm.kmem_cache_destroy(named), Ok(()));
+    assert_eq!(mm.kmem_cache_destroy(named), Err(0), "twice");
+    assert_eq!(mm.machine().take_reports().len(), 1);
+    finish(&mm);
+}
+
+/// A second free is noticed wherever the object lies: in this CPU's sheaf, in another's, in a barn, in its slab.
+#[test]
+fn g11_a_second_free_is_noticed_in_a_sheaf() {
+    extern "C" fn construct(object: *mut u8) {
+        unsafe { object.write_bytes(0x77, 40) };
+    }
+    let mm = plain();
+    let sim = mm.machine();
+    sim.set_aborts(false);
+    for ctor in [None, Some(construct as unsafe extern "C" fn(*mut u8))] {
+        for size in [1, 8, 13, 40, 700, 9000] {
+            let size = if ctor.is_some() { 40 } else { size };
+            let named = mm.kmem_cache_create("twice", size, 0, SlabFlags::NO_MERGE, ctor).unwrap();
+            let objects: Vec<_> = (0..200).map(|_| mm.kmem_cache_alloc(named.cache(), Gfp::KERNEL, 0)).collect();
+            for (n, object) in objects.iter().enumerate() {
+                sim.set_cpu(n % 2);
+                unsafe { mm.kmem_cache_free(named.cache(), *object, 0).unwrap() };
+                if n % 40 == 7 {
+                    sim.set_cpu(n / 40 % 2);
+                    let again = unsafe { mm.kmem_cache_free(named.cache(), objects[n - 5], 0) };
+                    assert_eq!(again, Err(Defect::DoubleFree), "{size} bytes, number {n}");
+                    assert!(sim.take_reports()[0].contains("twice"));
+                }
+            }
+            let wrong = unsafe { mm.kmem_cache_free(named.cache(), objects[0].wrapping_add(1), 0) };
+            assert!(wrong.is_err());
+            sim.take_reports();
+            mm.verify().unwrap();
+            assert_eq!(mm.kmem_cache_destroy(named), Ok(()));
+        }
+    }
+    finish(&mm);
+}
+
+#[test]
+fn g7_checked_caches_tell_what_was_written_where() {
+    let mm = plain();
+    let sim = mm.machine();
+    sim.set_aborts(false);
+    let flags = SlabFlags::RED_ZONE.with(SlabFlags::POISON).with(SlabFlags::STORE_USER);
+    let named = mm.kmem_cache_create("checked", 45, 0, flags, None).unwrap();
+    let alloc = || mm.kmem_cache_alloc(named.cache(), Gfp::KERNEL, 0x1000);
+    let free = |object| unsafe { mm.kmem_cache_free(named.cache(), object, 0x2000).unwrap() };
+    let object = alloc();
+    unsafe { object.add(45).write(9) };
+    free(object);
+    let line = sim.take_reports().remove(0);
+    assert!(line.contains("behind its end at byte 45") && line.contains("allocated at 0x1000"), "{line}");
+    let object = alloc();
+    free(object);
+    unsafe { object.add(13).write(9) };
+    assert_eq!(alloc(), object);
+    let line = sim.take_reports().remove(0);
+    assert!(line.contains("after it was freed at byte 13") && line.contains("freed at 0x2000"), "{line}");
+    free(object);
+    assert!(mm.kmem_cache_create("x", 8, 0, SlabFlags(0x80000), None).is_err(), "a flag that means nothing here");
+    assert_eq!(mm.kmem_cache_destroy(named), Ok(()));
+    finish(&mm);
+}
+
+#[test]
+fn g12_slab_pages_fall_back_to_a_smaller_order() {
+    let sim = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 12, 2048).build();
+    let mm = heap(&sim);
+    let named = mm.kmem_cache_create("big", 3000, 0, SlabFlags::NO_MERGE, None).unwrap();
+    let full = mm.kmem_getpages(named.cache(), Gfp::KERNEL, None).unwrap();
+    assert!(mm.machine().page(full).order().get() > 0);
+    mm.kmem_freepages(mm.machine().virt(full)).unwrap();
+    // Every other page in use: no larger block is left.
+    let to_the_end = Gfp::KERNEL | Gfp::MEMALLOC | Gfp::NORETRY;
+    let all: Vec<_> = std::iter::from_fn(|| mm.alloc_pages(to_the_end, 0, None).ok()).collect();
+    for pfn in all.iter().filter(|pfn| pfn.0 % 2 == 0) {
+        mm.free_pages(*pfn, 0).unwrap();
+    }
+    mm.trim();
+    let least = mm.kmem_getpages(named.cache(), Gfp::KERNEL, None).unwrap();
+    assert_eq!(mm.machine().page(least).order().get(), 0);
+    mm.kmem_freepages(mm.machine().virt(least)).unwrap();
+    for pfn in all.iter().filter(|pfn| pfn.0 % 2 == 1) {
+        mm.free_pages(*pfn, 0).unwrap();
+    }
+    mm.kmem_cache_destroy(named).unwrap();
+    finish(&mm);
+}
+
+#[test]
+fn h1_vmalloc_is_contiguous_over_frames_that_are_not() {
+    let mm = plain();
+    // Every other page in use, so that frames cannot be adjacent.
+    let holes: Vec<_> = (0..400).map(|_| PageRun::new(&mm, Gfp::KERNEL, 0).unwrap()).collect();
+    let (keep, gone): (Vec<_>, Vec<_>) = holes.into_iter().partition(|run| run.page().pfn().0 % 2 == 0);
+    drop(gone);
+    let mut area = VmArea::new(&mm, 40 * PAGE_SIZE, Gfp::KERNEL | Gfp::ZERO).unwrap();
+    for (n, byte) in area.bytes_mut().unwrap().iter_mut().enumerate() {
+        assert_eq!(unsafe { byte.assume_init_read() }, 0);
+        byte.write(n as u8);
+    }
+    let frames: Vec<Pfn> = (0..40).map(|n| area.frame(n * PAGE_SIZE).unwrap()).collect();
+    assert!(frames.windows(2).any(|pair| pair[1] != pair[0].add(1)), "{frames:?}");
+    for (n, frame) in frames.iter().enumerate() {
+        assert_eq!(mm.machine().page(*frame).kind(), Kind::Vmalloc);
+        assert_eq!(unsafe { mm.machine().virt(*frame).add(5).read() }, (n * PAGE_SIZE + 5) as u8);
+    }
+    drop((keep, area));
+    finish(&mm);
+}
+
+#[test]
+fn h3_h4_vmap_shows_frames_at_a_second_address() {
+    let mm = plain();
+    let runs: Vec<_> = (0..5).map(|_| PageRun::new(&mm, Gfp::KERNEL, 0).unwrap()).collect();
+    let frames: Vec<Pfn> = runs.iter().rev().map(|run| run.page().pfn()).collect();
+    let area = unsafe { VmArea::of_frames(&mm, &frames).unwrap() };
+    for (n, frame) in frames.iter().enumerate() {
+        let (here, there) = (mm.machine().virt(*frame), area.as_ptr().as_ptr().wrapping_add(n * PAGE_SIZE));
+        unsafe {
+            here.add(9).write(n as u8 + 1);
+            assert_eq!(there.add(9).read(), n as u8 + 1);
+            there.add(100).write(0xee);
+            assert_eq!(here.add(100).read(), 0xee);
+        }
+        assert_eq!(area.frame(n * PAGE_SIZE), Ok(*frame));
+    }
+    mm.verify().unwrap();
+    let start = area.as_ptr().as_ptr();
+    drop(area);
+    // The pages are alive, the addresses are not.
+    assert!(runs.iter().all(|run| run.page().kind() == Kind::Allocated));
+    assert!(mm.vmalloc_to_page(start).is_err());
+    mm.machine().set_aborts(false);
+    assert_eq!(mm.vunmap(start), Err(Defect::Foreign), "twice");
+    mm.machine().take_reports();
+    drop(runs);
+    finish(&mm);
+    // A machine that cannot do it says so.
+    let sim = SimHosted::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 1 << 10).build();
+    let mm = heap(&sim);
+    let run = PageRun::new(&mm, Gfp::KERNEL, 0).unwrap();
+    assert_eq!(mm.vmap(&[run.page().pfn()]), Err(AllocError::Unsupported));
+}
+
+/// Every fallible call of the machine fails once: nothing is lost, and what could not be done is told.
+#[test]
+fn h3_vmap_survives_every_failure() {
+    for k in 1..40 {
+        let mm = plain();
+        let runs: Vec<_> = (0..20).map(|_| PageRun::new(&mm, Gfp::KERNEL, 0).unwrap()).collect();
+        let frames: Vec<Pfn> = runs.iter().map(|run| run.page().pfn()).collect();
+        mm.machine().fail_at(k);
+        if let Ok(area) = unsafe { VmArea::of_frames(&mm, &frames) } {
+            drop(area);
+        }
+        mm.machine().fail_at(0);
+        drop(unsafe { VmArea::of_frames(&mm, &frames).unwrap() });
+        drop(runs);
+        finish(&mm);
+    }
+}
+
+#[test]
+fn i5_i7_atomic_mappings_nest_and_forbid_sleep() {
+    let mm = plain();
+    assert!(mm.keep_reserve(1 << 19) > 0);
+    let runs: Vec<_> = (0..2).map(|_| PageRun::new(&mm, Gfp::KERNEL, 0).unwrap()).collect();
+    let addresses: Vec<_> = runs.iter().map(|run| mm.kmap_atomic(run.page().pfn()).unwrap()).collect();
+    mm.machine().set_aborts(false);
+    assert_eq!(PageRun::new(&mm, Gfp::KERNEL, 0).unwrap_err(), AllocError::Invalid);
+    assert!(mm.machine().take_reports()[0].contains("sleeping"));
+    drop(PageRun::new(&mm, Gfp::ATOMIC, 0).unwrap());
+    mm.kunmap_atomic(addresses[1]).unwrap();
+    mm.kunmap_atomic(addresses[0]).unwrap();
+    assert_eq!(mm.kunmap_atomic(addresses[0]), Err(Defect::DoubleFree));
+    mm.machine().take_reports();
+    drop(runs);
+    finish(&mm);
+}
+
+#[test]
+fn j3_j5_sums_are_exact_under_migration() {
+    let sim = Sim::builder()
+        .cpus(3)
+        .grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1 << 10)
+        .hostile(Hostile { migrate: 7, ..Hostile::default() })
+        .build();
+    let mm = heap(&sim);
+    let (added, held) = (PerCpu::<_, u64>::new(&mm, 0).unwrap(), PerCpu::<_, (u32, u32)>::new(&mm, (1, 2)).unwrap());
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (sim, added, held) = (&sim, &added, &held);
+            scope.spawn(move || {
+                for n in 0..2000u64 {
+                    sim.set_cpu((n * (thread + 1) / 17) as usize % 3);
+                    added.add(thread + 1);
+                    let guard = held.get();
+                    guard.update(|(a, b)| (a + 1, b));
+                    // J4: nested, on the same copy, wherever the thread is by then.
+                    sim.set_cpu((n + thread) as usize % 3);
+                    let inner = held.get();
+                    assert_eq!(inner.cpu(), guard.cpu());
+                    inner.update(|(a, b)| (a, b + 1));
+                    drop(inner);
+                    drop(guard);
+                }
+            });
+        }
+    });
+    assert_eq!(added.sum(), 2000 * (1 + 2 + 3 + 4));
+    let (a, b) = (0..3).filter_map(|cpu| held.read(cpu)).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    assert_eq!((a, b), (3 + 8000, 6 + 8000));
+    assert_eq!(held.read(3), None);
+    drop((added, held));
+    finish(&mm);
+}
+
+#[test]
+fn j6_percpu_memory_runs_out_with_an_error() {
+    let sim = SimBare::builder().cpus(2).ram(0, ZoneKind::Normal, 1 << 12, 1024).build();
+    let mm = heap(&sim);
+    let mut all = Vec::new();
+    let error = loop {
+        match PerCpu::<_, [u64; 2048]>::new(&mm, [3; 2048]) {
+            Ok(one) => all.push(one),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, AllocError::NoMemory);
+    assert!(all.len() > 10, "{}", all.len());
+    assert!(all.iter().all(|one| one.read(1) == Some([3; 2048])));
+    assert_eq!(mm.alloc_percpu(0, 8, Gfp::KERNEL), Err(AllocError::Invalid));
+    all.pop();
+    assert!(PerCpu::<_, u8>::new(&mm, 1).is_ok());
+    drop(all);
+    finish(&mm);
+}
+
+struct Hoard(std::sync::Mutex<Vec<Vec<u8>>>, AtomicUsize);
+
+impl Shrink for Hoard {
+    fn count(&self) -> usize {
+        self.0.try_lock().map_or(0, |hoard| hoard.len())
+    }
+    fn scan(&self, objects: usize) -> Option<usize> {
+        self.1.fetch_add(1, Relaxed);
+        let mut hoard = self.0.try_lock().ok()?;
+        let keep = hoard.len().saturating_sub(objects);
+        Some(hoard.split_off(keep).len())
+    }
+}
+
+#[test]
+fn c4_d7_shrinkers_are_asked_before_a_request_fails() {
+    static HOARD: Hoard = Hoard(std::sync::Mutex::new(Vec::new()), AtomicUsize::new(0));
+    static BLOCKS: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
+    struct Blocks(&'static Mm<SimBare>);
+    impl Shrink for Blocks {
+        fn count(&self) -> usize {
+            HOARD.count() + BLOCKS.try_lock().map_or(0, |blocks| blocks.len())
+        }
+        fn scan(&self, objects: usize) -> Option<usize> {
+            HOARD.scan(objects);
+            let mut blocks = BLOCKS.try_lock().ok()?;
+            let mut freed = 0;
+            while freed < objects
+                && let Some(block) = blocks.pop()
+            {
+                // Allocates in a callback, under the very pressure: it is not called again for that.
+                assert!(self.0.kmalloc(16 << 20, Gfp::KERNEL).is_null());
+                unsafe { self.0.kfree(std::ptr::with_exposed_provenance_mut(block)) };
+                freed += 1;
+            }
+            Some(freed)
+        }
+    }
+    let sim = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 12, 1024).build();
+    let mm: &'static Mm<SimBare> = Box::leak(heap(&sim));
+    let blocks: &'static Blocks = Box::leak(Box::new(Blocks(mm)));
+    let shrinker = Shrinker::new(mm, blocks).unwrap();
+    assert!(Shrinker::new(mm, blocks).is_err(), "registered already");
+    let fill = || {
+        loop {
+            let block = mm.kmalloc(50_000, Gfp::NOFS);
+            if block.is_null() {
+                break;
+            }
+            BLOCKS.lock().unwrap().push(block.expose_provenance());
+        }
+        assert_eq!(HOARD.1.load(Relaxed), 0, "NOFS asks nobody");
+    };
+    fill();
+    let had = BLOCKS.lock().unwrap().len();
+    let big = mm.alloc(1 << 20);
+    assert!(!big.is_null() && BLOCKS.lock().unwrap().len() < had);
+    assert!(HOARD.1.load(Relaxed) > 0);
+    unsafe { mm.free(big) };
+    drop(shrinker);
+    let asked = HOARD.1.load(Relaxed);
+    assert!(mm.alloc(16 << 20).is_null());
+    assert_eq!(HOARD.1.load(Relaxed), asked, "taken back");
+    for block in BLOCKS.lock().unwrap().drain(..) {
+        unsafe { mm.kfree(std::ptr::with_exposed_provenance_mut(block)) };
+    }
+    finish(mm);
+}
+
+#[test]
+fn d12_pools_serve_when_nothing_else_does() {
+    let sim = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 12, 1024).build();
+    let mm = heap(&sim);
+    let cache = Cache::<_, [u64; 100]>::new(&mm, "pooled", SlabFlags::NONE).unwrap();
+    let pool = Pool::new(&cache, 3).unwrap();
+    // All memory gone: pages, and the cache's own free objects.
+    let pages: Vec<_> =
+        std::iter::from_fn(|| PageRun::new(&mm, Gfp::KERNEL | Gfp::MEMALLOC | Gfp::NOWARN, 0).ok()).collect();
+    let rest: Vec<_> = std::iter::from_fn(|| cache.insert([0; 100], Gfp::KERNEL).ok()).collect();
+    assert!(cache.insert([1; 100], Gfp::KERNEL).is_err());
+    let mut kept: Vec<_> = (0..3).map(|n| pool.insert([n; 100], Gfp::KERNEL).unwrap()).collect();
+    assert_eq!(pool.insert([1; 100], Gfp::ATOMIC).map(|_| ()).unwrap_err(), AllocError::NoMemory);
+    // Who may wait gets the one that comes back.
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.insert([9; 100], Gfp::KERNEL).map(|one| one[99]));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        drop(kept.pop());
+        assert_eq!(waiter.join().unwrap(), Ok(9));
+    });
+    drop((kept, rest, pages));
+    drop(pool);
+    drop(cache);
+    finish(&mm);
+}
+
+#[test]
+fn f1_krealloc_keeps_bytes_and_zone() {
+    let mm = with_highmem();
+    let mut size = 3;
+    let mut block = mm.kmalloc(size, Gfp::KERNEL | Gfp::DMA);
+    unsafe { block.write_bytes(0x42, size) };
+    while size < 200_000 {
+        let new = unsafe { mm.krealloc(block, size * 3, Gfp::KERNEL | Gfp::DMA) };
+        assert!(!new.is_null());
+        assert!(Page::containing(&mm, new).unwrap().pfn() < Pfn(1 << 12), "{} bytes", size * 3);
+        assert!((0..size).all(|at| unsafe { new.add(at).read() } == 0x42));
+        size *= 3;
+        block = new;
+        unsafe { block.write_bytes(0x42, size) };
+    }
+    assert!(unsafe { mm.krealloc(block, 0, Gfp::KERNEL) }.is_null());
+    let zeroed = mm.kmalloc(700, Gfp::KERNEL | Gfp::ZERO);
+    assert!((0..700).all(|at| unsafe { zeroed.add(at).read() } == 0));
+    unsafe { mm.kfree(zeroed) };
+    mm.verify().unwrap();
+}

@@ -155,6 +155,12 @@ pub fn trim() -> bool {
     MM.trim()
 }
 
+/// Sets how many bytes of free memory stay in any case; `u64::MAX` for all, until they are old.
+pub fn set_retained(bytes: u64) {
+    MM.start();
+    MM.set_retained(bytes);
+}
+
 /// What the allocator holds.
 pub fn stats() -> Stats {
     MM.stats()

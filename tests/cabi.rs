@@ -347,6 +347,7 @@ programs! {
     libraries_come_and_go: "libraries.c";
     first_and_last: "first_and_last.c";
     first_call_is_free: "free_first.c";
+    info: "info.c";
     limits: "limits.c";
     limits_late: "limits_late.c";
     group: "group.c";

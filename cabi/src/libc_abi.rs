@@ -211,8 +211,14 @@ unsafe fn dealloc_with_flags(p: Ptr, size: usize, flags: c_int) {
     unsafe { if flags & 0x3f == 0 { dealloc_sized(p, size) } else { dealloc(p) } }
 }
 
-/// The parameters glibc knows are accepted and do nothing: they tune an allocator of another build.
-fn accept_option(option: c_int, _value: c_int) -> c_int {
+/// `mallopt`: 1 for the parameters that glibc knows. Of them `M_TRIM_THRESHOLD` has an effect: so much free memory stays in any
+/// case, and with a negative value all of it until it is old. The others tune what is not here: arenas, bins, a heap that
+/// grows at its end (`M_MMAP_THRESHOLD`, `M_MMAP_MAX`, `M_TOP_PAD`, `M_ARENA_MAX`, …). What they cannot change is no error,
+/// as in glibc. `M_PERTURB` would cost every allocation, `M_CHECK_ACTION` does nothing in glibc either.
+fn set_option(option: c_int, value: c_int) -> c_int {
+    if option == libc::M_TRIM_THRESHOLD {
+        heap::set_retained(u64::try_from(value).unwrap_or(u64::MAX));
+    }
     matches!(option, -8..=-1 | 1..=4) as c_int
 }
 
@@ -224,24 +230,35 @@ fn print_statistics() {
     crate::process::with_error_output(|out| heap::write_stats(out));
 }
 
-/// `struct mallinfo` and `mallinfo2` hold the same, in `int` and `size_t`. As in glibc, large blocks (vmalloc areas) count in
-/// `hblkhd` only.
+/// `mallinfo2`, and in `int` `mallinfo`. As in glibc, large blocks (vmalloc areas) count in `hblks` and `hblkhd` only.
+///
+/// | field | what |
+/// |---|---|
+/// | `arena` | bytes of the page layer, of which what was never touched holds no memory |
+/// | `ordblks` | its free blocks |
+/// | `smblks`, `fsmblks` | freed objects and page runs that lie ready in sheaves, and their bytes |
+/// | `hblks`, `hblkhd` | large blocks, and their bytes |
+/// | `usmblks` | 0, as in glibc |
+/// | `uordblks`, `fordblks` | bytes handed out, and the rest of `arena` |
+/// | `keepcost` | bytes of free memory that `malloc_trim` could give back now |
 fn totals() -> libc::mallinfo2 {
     let stats = heap::stats();
+    let slab = &stats.slab;
     let bytes = |pages: u64| pages as usize * PAGE_SIZE;
     let arena = bytes(stats.pages_in_use) + bytes(stats.pages_free);
-    let used = bytes(stats.pages_in_use).saturating_sub(stats.slab.slab_bytes) + stats.slab.in_use_bytes;
+    let runs = bytes(stats.pages_in_use).saturating_sub(slab.slab_bytes + slab.in_sheaves_runs);
+    let used = runs + slab.in_use_bytes;
     libc::mallinfo2 {
         arena,
-        ordblks: 0,
-        smblks: 0,
-        hblks: 0,
+        ordblks: stats.free_blocks.iter().sum::<u64>() as usize,
+        smblks: slab.in_sheaves,
+        hblks: stats.vmalloc_areas as usize,
         hblkhd: stats.vmalloc_bytes as usize,
         usmblks: 0,
-        fsmblks: 0,
+        fsmblks: slab.in_sheaves_bytes,
         uordblks: used,
         fordblks: arena.saturating_sub(used),
-        keepcost: 0,
+        keepcost: bytes(stats.pages_backed) + stats.vmalloc_retained as usize,
     }
 }
 
@@ -273,24 +290,49 @@ impl Write for Stream {
     }
 }
 
+/// `malloc_info`: glibc's elements, in its order, so that what reads the one reads the other. There is one heap; its sizes are the
+/// free blocks of the page layer, "fast" is what lies in sheaves, "rest" all else that is free.
+///
 /// # Safety
 /// `stream` is an open stream.
 unsafe fn write_info(options: c_int, stream: *mut libc::FILE) -> c_int {
     if options != 0 {
         return libc::EINVAL;
     }
-    let totals = totals();
-    let _ = write!(
-        Stream(stream),
-        "<malloc version=\"slabwright-{}\">\n<total type=\"mmap\" size=\"{}\"/>\n\
-         <system type=\"current\" size=\"{}\"/>\n<used size=\"{}\"/>\n<rest size=\"{}\"/>\n</malloc>\n",
-        env!("CARGO_PKG_VERSION"),
-        totals.hblkhd,
-        totals.arena,
-        totals.uordblks,
-        totals.fordblks,
-    );
+    let (stats, totals) = (heap::stats(), totals());
+    // What the stream refuses it remembers.
+    let _ = write_xml(&mut Stream(stream), &stats, &totals);
     0
+}
+
+fn write_xml(out: &mut dyn Write, stats: &slabwright_core::mm::Stats, totals: &libc::mallinfo2) -> fmt::Result {
+    writeln!(out, "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>")?;
+    for (order, &count) in stats.free_blocks.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let size = PAGE_SIZE << order;
+        let total = count as usize * size;
+        writeln!(out, "  <size from=\"{size}\" to=\"{size}\" total=\"{total}\" count=\"{count}\"/>")?;
+    }
+    writeln!(out, "</sizes>")?;
+    let heap = |out: &mut dyn Write| {
+        let rest = totals.fordblks.saturating_sub(totals.fsmblks);
+        writeln!(out, "<total type=\"fast\" count=\"{}\" size=\"{}\"/>", totals.smblks, totals.fsmblks)?;
+        writeln!(out, "<total type=\"rest\" count=\"{}\" size=\"{rest}\"/>", totals.ordblks)
+    };
+    let system = |out: &mut dyn Write| {
+        for what in
+            ["system type=\"current\"", "system type=\"max\"", "aspace type=\"total\"", "aspace type=\"mprotect\""]
+        {
+            writeln!(out, "<{what} size=\"{}\"/>", totals.arena)?;
+        }
+        Ok(())
+    };
+    heap(out)?;
+    system(out)?;
+    writeln!(out, "</heap>")?;
+    heap(out)?;
+    writeln!(out, "<total type=\"mmap\" count=\"{}\" size=\"{}\"/>", totals.hblks, totals.hblkhd)?;
+    system(out)?;
+    writeln!(out, "</malloc>")
 }
 
 /// Exports functions under their C names, aligned to cache lines.
@@ -337,7 +379,7 @@ export! {
     malloc_trim(pad: usize) -> c_int = give_back;
     malloc_stats() = print_statistics;
     malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int = write_info;
-    mallopt(option: c_int, value: c_int) -> c_int = accept_option;
+    mallopt(option: c_int, value: c_int) -> c_int = set_option;
     mallinfo() -> libc::mallinfo = totals_in_int;
     mallinfo2() -> libc::mallinfo2 = totals;
 }
@@ -353,7 +395,7 @@ export! {
     __libc_memalign(align: usize, size: usize) -> Ptr = loosely_aligned;
     __libc_valloc(size: usize) -> Ptr = page_aligned;
     __libc_pvalloc(size: usize) -> Ptr = whole_pages;
-    __libc_mallopt(option: c_int, value: c_int) -> c_int = accept_option;
+    __libc_mallopt(option: c_int, value: c_int) -> c_int = set_option;
     __libc_mallinfo() -> libc::mallinfo = totals_in_int;
     __posix_memalign(out: *mut Ptr, align: usize, size: usize) -> c_int = posix_aligned;
 }

@@ -166,6 +166,12 @@ impl<M: Machine> Mm<M> {
         *self.options.lock(&self.machine) = *options;
     }
 
+    /// Sets how many bytes of free memory stay in any case ([`Options::retain_bytes`]); `u64::MAX` for all, until they are old.
+    pub fn set_retained(&self, bytes: u64) {
+        self.vmalloc.set_retained(usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.pages.set_retained(bytes);
+    }
+
     /// Starts the instance if that was not done yet; every slow path does. False where the system gives nothing, and for
     /// a request that the start itself makes.
     #[cold]

@@ -6,7 +6,7 @@ use super::Mm;
 use super::reserve::Reserve;
 use crate::machine::Machine;
 use crate::slab::SlabStats;
-use crate::types::PAGE_SIZE;
+use crate::types::{NR_ORDERS, PAGE_SIZE};
 
 /// What the allocator holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,8 +17,16 @@ pub struct Stats {
     pub pages_in_use: u64,
     /// Pages free in the page layer.
     pub pages_free: u64,
-    /// Bytes of live vmalloc areas.
+    /// Those of them that hold memory.
+    pub pages_backed: u64,
+    /// Free blocks of the page layer, by order.
+    pub free_blocks: [u64; NR_ORDERS],
+    /// Live vmalloc areas.
+    pub vmalloc_areas: u64,
+    /// Their bytes.
     pub vmalloc_bytes: u64,
+    /// Bytes of freed vmalloc ranges that are kept.
+    pub vmalloc_retained: u64,
     /// Pages given back to the system.
     pub pages_returned: u64,
 }
@@ -55,11 +63,17 @@ impl<M: Machine> Mm<M> {
         let m = &self.machine;
         let zones = self.pages.stats(m);
         let free = zones.total(|zone| zone.free) + zones.pcp_pages;
+        let areas = self.vmalloc.stats(m);
+        let blocks = |order: usize| zones.total(|zone| zone.blocks[order].iter().map(|n| u64::from(*n)).sum());
         Stats {
             slab: self.slab.stats(m),
             pages_in_use: zones.total(|zone| zone.managed).saturating_sub(free),
             pages_free: free,
-            vmalloc_bytes: self.vmalloc.stats(m).busy_bytes as u64,
+            pages_backed: zones.total(|zone| zone.backed) + zones.pcp_pages,
+            free_blocks: core::array::from_fn(blocks),
+            vmalloc_areas: areas.busy as u64,
+            vmalloc_bytes: areas.busy_bytes as u64,
+            vmalloc_retained: areas.retained_bytes as u64,
             pages_returned: zones.discarded,
         }
     }

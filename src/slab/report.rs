@@ -53,6 +53,12 @@ pub struct SlabStats {
     pub slab_bytes: usize,
     /// Bytes of objects with the program.
     pub in_use_bytes: usize,
+    /// Objects and page runs that were freed and lie ready in sheaves.
+    pub in_sheaves: usize,
+    /// Their bytes.
+    pub in_sheaves_bytes: usize,
+    /// The bytes among them that are page runs, which the page layer counts as in use.
+    pub in_sheaves_runs: usize,
     /// Allocations and frees that reached the slow path.
     pub slow_calls: usize,
 }
@@ -153,6 +159,12 @@ impl<M: Machine> Slab<M> {
             total.slab_bytes += c.slabs * c.pages_per_slab * crate::types::PAGE_SIZE;
             total.in_use_bytes += c.in_use * c.size;
             total.slow_calls += c.slow_allocs + c.slow_frees;
+            // The last class of runs holds one of any size a CPU.
+            if c.id != runs::LAST_RUN {
+                total.in_sheaves += c.in_sheaves;
+                total.in_sheaves_bytes += c.in_sheaves * c.size;
+                total.in_sheaves_runs += if runs::is_run(c.id) { c.in_sheaves * c.size } else { 0 };
+            }
         });
         total
     }

@@ -29,7 +29,7 @@ cargo xtask COMMAND
   i386                     build and boot the bare-metal image under QEMU
       --memory SIZE        its memory (64M); --cpus N, its CPUs (2)
       --pae                page tables of three levels
-      --append TEXT        its command line: lowmem=SIZE, numa=fake=N, maxcpus=N
+      --append TEXT        its command line: lowmem=SIZE, movablecore=SIZE, numa=fake=N, maxcpus=N
 ";
 
 /// What a command comes to: an error is a message for the user.

@@ -152,6 +152,8 @@ pub struct Options {
     pub lowmem: usize,
     /// `numa=fake=`: nodes that memory is divided into.
     pub nodes: usize,
+    /// `movablecore=`: bytes at the end of memory for what can be moved (ZONE_MOVABLE).
+    pub movable: u64,
     /// `maxcpus=`: CPUs to start.
     pub cpus: usize,
 }
@@ -195,6 +197,7 @@ pub fn options() -> Options {
     Options {
         lowmem: number("lowmem", MAX_LOWMEM as u64).clamp(BOOT_MAPPED, MAX_LOWMEM as u64) as usize,
         nodes: nodes.clamp(1, crate::machine::MAX_NODES as u64) as usize,
+        movable: number("movablecore", 0),
         cpus: number("maxcpus", u64::MAX).max(1) as usize,
     }
 }
@@ -283,7 +286,7 @@ extern "C" fn start(magic: u32, info: u32) -> ! {
     unsafe { slabwright_switch_tables(root, cr4) };
     // For all of the window, and for some user spaces.
     paging::fill_pool(window.len().div_ceil(TABLE_BYTES) + 16, low);
-    memory::init(memory_end, low, options.nodes);
+    memory::init(memory_end, low, &options);
     smp::find();
     percpu::init(smp::found().min(options.cpus));
     fault::init();

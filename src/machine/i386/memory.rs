@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::I386;
-use super::boot::MEMBLOCK;
+use super::boot::{MEMBLOCK, Options};
 use super::layout::{DMA_END, PAGE_OFFSET};
 use crate::machine::{Frames, ZoneKind};
 use crate::page::{Kind, Page};
@@ -21,6 +21,14 @@ static LOW: AtomicUsize = AtomicUsize::new(0);
 /// Nodes, and the first frame of each but the first (`numa=fake=`).
 static NODES: AtomicUsize = AtomicUsize::new(1);
 static BORDERS: [AtomicU32; crate::machine::MAX_NODES] = [const { AtomicU32::new(u32::MAX) }; crate::machine::MAX_NODES];
+
+/// First frame of ZONE_MOVABLE (`movablecore=`).
+static MOVABLE: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// First frame of ZONE_MOVABLE; beyond all frames where there is no such zone.
+pub fn movable_start() -> Pfn {
+    Pfn(MOVABLE.load(Relaxed))
+}
 
 /// Where low memory ends as an address (`high_memory`).
 pub fn high_memory() -> usize {
@@ -43,7 +51,7 @@ pub fn phys_to_virt(physical: u64) -> usize {
 }
 
 /// Makes the memmap and the map of page classes, in memory of the memblock's.
-pub fn init(memory_end: u64, low: u64, nodes: usize) {
+pub fn init(memory_end: u64, low: u64, options: &Options) {
     let frames = (memory_end >> PAGE_SHIFT).next_multiple_of(u64::from(Order::MAX.pages()));
     let map_bytes = frames * size_of::<Page>() as u64;
     let mut block = MEMBLOCK.lock(&I386);
@@ -60,6 +68,12 @@ pub fn init(memory_end: u64, low: u64, nodes: usize) {
     CLASSES.store(ptr::with_exposed_provenance_mut(classes), Relaxed);
     FRAMES.store(frames as u32, Relaxed);
     LOW.store(low as usize, Relaxed);
+    if options.movable > 0 {
+        // Whole blocks, and ZONE_DMA is too dear for it.
+        let start = memory_end.saturating_sub(options.movable).max(DMA_END) >> PAGE_SHIFT;
+        MOVABLE.store((start as u32).next_multiple_of(Order::MAX.pages()), Relaxed);
+    }
+    let nodes = options.nodes;
     // Nodes of equal size, at borders of the largest blocks.
     let part = (frames as u32 / nodes as u32) & !(Order::MAX.pages() - 1);
     let nodes = if part < 4 * Order::MAX.pages() { 1 } else { nodes };
@@ -81,7 +95,7 @@ pub fn hand_over(mut add: impl FnMut(usize, ZoneKind, PfnRange)) -> u64 {
         (start..end).for_each(|pfn| I386.page(Pfn(pfn as u32)).set_kind(Kind::Reserved, Order::ZERO));
     }
     let low = LOW.load(Relaxed) as u64;
-    let borders = [DMA_END >> PAGE_SHIFT, low >> PAGE_SHIFT].map(|border| border as u32);
+    let borders = [(DMA_END >> PAGE_SHIFT) as u32, (low >> PAGE_SHIFT) as u32, movable_start().0];
     let mut pages = 0;
     for range in block.free_ranges() {
         let mut at = range.start.div_ceil(PAGE_SIZE as u64) as u32;
@@ -90,6 +104,7 @@ pub fn hand_over(mut add: impl FnMut(usize, ZoneKind, PfnRange)) -> u64 {
             let nodes = BORDERS[1..].iter().map(|border| border.load(Relaxed));
             let stop = borders.into_iter().chain(nodes).filter(|border| *border > at).fold(end, u32::min);
             let zone = match u64::from(at) << PAGE_SHIFT {
+                _ if at >= movable_start().0 => ZoneKind::Movable,
                 start if start >= low => ZoneKind::HighMem,
                 start if start >= DMA_END => ZoneKind::Normal,
                 _ => ZoneKind::Dma,

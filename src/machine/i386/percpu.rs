@@ -1,8 +1,7 @@
 //! Per-CPU variables, and the rows of sheaves that are one of them.
 //!
 //! A static variable lives in a section of its own, the template; each CPU has a copy of it, made at boot, and a segment
-//! register (fs) whose base is the distance from the template to that copy. Behind the copy there is room for dynamic
-//! variables ([`alloc_percpu`]), at the same place in every CPU's area.
+//! register (fs) whose base is the distance from the template to that copy. (Dynamic ones are the core's business.)
 //!
 //! A section on a row runs with interrupts off, so nothing on this CPU comes in between, and no other CPU touches it: one
 //! that drains it first makes every section see no row, and waits until the CPU has passed a point outside of them.
@@ -10,22 +9,14 @@
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::boot::MEMBLOCK;
 use super::cpu::{IrqOff, Segments};
 use super::layout::MAX_CPUS;
-use super::units::Units;
 use super::{I386, memory, smp};
 use crate::machine::{PerCpu, ROW_WORDS, SHEAF_BYTES, Word, no_sheaf};
-use crate::sync::Lock;
-
-/// Bytes behind the static variables for dynamic ones.
-const DYNAMIC: usize = 8 << 10;
-/// Unit of dynamic variables, and the largest alignment.
-const UNIT: usize = 16;
 
 /// A variable with a copy for each CPU. Declared by [`per_cpu!`](crate::per_cpu).
 #[repr(transparent)]
@@ -182,19 +173,17 @@ pub fn in_interrupt() -> bool {
 pub fn init(cpus: usize) {
     let start = &raw const slabwright_percpu_start;
     let len = (&raw const slabwright_percpu_end).addr() - start.addr();
-    let size = len.next_multiple_of(UNIT) + DYNAMIC;
     let cpus = cpus.clamp(1, MAX_CPUS);
     for cpu in 0..cpus {
         // CPUs do not share cache lines.
         let limits = super::boot::image().end..(memory::high_memory() - super::layout::PAGE_OFFSET) as u64;
-        let area = MEMBLOCK.lock(&I386).alloc(size as u64, 64, limits).expect("no memory for per-CPU variables");
+        let area = MEMBLOCK.lock(&I386).alloc(len as u64, 64, limits).expect("no memory for per-CPU variables");
         let area = memory::phys_to_virt(area);
         let offset = area.wrapping_sub(start.addr());
         OFFSETS[cpu].store(offset, Ordering::Relaxed);
         // SAFETY: the memory was just given; the template holds plain values, and nobody else knows the copy.
         unsafe {
             let copy = ptr::with_exposed_provenance_mut::<u8>(area);
-            copy.write_bytes(0, size);
             copy.copy_from_nonoverlapping(start, len);
             OFFSET.of(cpu).write(offset);
             CPU.of(cpu).write(cpu);
@@ -202,7 +191,6 @@ pub fn init(cpus: usize) {
         }
     }
     CPUS.store(cpus, Ordering::Relaxed);
-    DYNAMIC_START.store(len.next_multiple_of(UNIT), Ordering::Relaxed);
     // SAFETY: the boot CPU; its copy was just made, and its row filled.
     unsafe { enter(0) };
 }
@@ -216,68 +204,6 @@ pub unsafe fn enter(cpu: usize) {
     unsafe {
         Segments::load(SEGMENTS.of(cpu), OFFSETS[cpu].load(Ordering::Relaxed));
         (*AWAY.of(cpu)).store(false, Ordering::Release);
-    }
-}
-
-/// First byte behind the static variables, counted from the start of an area.
-static DYNAMIC_START: AtomicUsize = AtomicUsize::new(0);
-/// Which units of the dynamic part are taken.
-static TAKEN: Lock<Units<{ DYNAMIC / UNIT }>> = Lock::new(Units::new());
-
-/// A dynamic per-CPU variable; see [`alloc_percpu`].
-pub struct DynamicCpuLocal<T> {
-    /// Of the copy in the template's place.
-    base: usize,
-    value: PhantomData<*mut T>,
-}
-
-// SAFETY: as for `CpuLocal`.
-unsafe impl<T> Sync for DynamicCpuLocal<T> {}
-// SAFETY: it is an address.
-unsafe impl<T> Send for DynamicCpuLocal<T> {}
-
-/// Makes a variable with a zeroed copy for each CPU; `None` where there is no room, or for a value aligned to more than 16
-/// bytes.
-///
-/// # Safety
-/// All zeroes is a value of `T`.
-pub unsafe fn alloc_percpu<T>() -> Option<DynamicCpuLocal<T>> {
-    let units = size_of::<T>().max(1).div_ceil(UNIT);
-    if align_of::<T>() > UNIT {
-        return None;
-    }
-    let first = TAKEN.lock(&I386).take(units)?;
-    let start = (&raw const slabwright_percpu_start).addr();
-    let base = start + DYNAMIC_START.load(Ordering::Relaxed) + first * UNIT;
-    let made: DynamicCpuLocal<T> = DynamicCpuLocal { base, value: PhantomData };
-    for cpu in 0..cpus() {
-        // SAFETY: the units were free: the copies are nobody's.
-        unsafe { made.of(cpu).write_bytes(0, 1) };
-    }
-    Some(made)
-}
-
-/// Gives a dynamic variable back.
-pub fn free_percpu<T>(variable: DynamicCpuLocal<T>) {
-    let start = (&raw const slabwright_percpu_start).addr() + DYNAMIC_START.load(Ordering::Relaxed);
-    TAKEN.lock(&I386).give((variable.base - start) / UNIT);
-}
-
-impl<T> DynamicCpuLocal<T> {
-    /// This CPU's copy.
-    pub fn this(&self) -> *mut T {
-        ptr::with_exposed_provenance_mut(self.base.wrapping_add(offset()))
-    }
-
-    /// The copy of `cpu`.
-    pub fn of(&self, cpu: usize) -> *mut T {
-        ptr::with_exposed_provenance_mut(self.base.wrapping_add(OFFSETS[cpu].load(Ordering::Relaxed)))
-    }
-
-    /// This CPU's copy while preemption is off (`get_cpu_ptr`).
-    pub fn get(&self) -> Pinned<T> {
-        preempt_disable();
-        Pinned { copy: self.this() }
     }
 }
 

@@ -1,7 +1,8 @@
 //! More than one CPU: finding them, starting them, calling a function on them.
 //!
 //! They are found in the tables of the MultiProcessor Specification, which a BIOS leaves below 1 MiB, and started one after
-//! the other by INIT and STARTUP through the local APIC. Nothing here waits for a time: a CPU that is listed comes up.
+//! the other by INIT and STARTUP through the local APIC. (These tables name one CPU of each package; further cores are in ACPI's, which are
+//! not read.) Nothing here waits for a time: a CPU that is listed comes up.
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;

@@ -1,4 +1,4 @@
-//! First fit over a small fixed number of units: for dynamic per-CPU variables and for device mappings.
+//! First fit over a small fixed number of units: for device mappings.
 
 /// What a unit is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

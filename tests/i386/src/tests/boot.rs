@@ -12,7 +12,7 @@ use super::Test;
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
-    ("S1 set up in order: memory, tables, memmap, per-CPU areas, zones", in_order),
+    ("S1 G5 set up in order: memory, tables, memmap, per-CPU areas, zones, caches", in_order),
     ("S2 the processor is set up: huge and global pages, write protection", processor),
     ("S3 what memblock had free is what the zones manage", handed_over),
     ("S4 D11 no frame is free that boot took", boot_keeps_its_own),
@@ -24,7 +24,12 @@ fn in_order() {
     let block = boot::MEMBLOCK.lock(&I386);
     assert!(block.total() >= 15 << 20, "memory was found");
     assert!(memory::high_memory() > PAGE_OFFSET && u64::from(memory::frames()) << PAGE_SHIFT >= block.end());
-    assert!(percpu::cpus() >= 1 && smp::online() == percpu::cpus());
+    let expected = boot::option("cpus", |cpus| cpus.and_then(|cpus| cpus.parse::<usize>().ok()));
+    assert_eq!(
+        (percpu::cpus(), smp::online()),
+        (expected.unwrap_or(1), expected.unwrap_or(1)),
+        "CPUs of the machine that run"
+    );
     assert!(HEAP.is_up() && HEAP.pages().managed() > 0);
 }
 

@@ -28,6 +28,8 @@ pub const TESTS: &[Test] = &[
     ("G8 a constructor runs once per object, and its work is kept", constructed),
     ("G9 a cache with objects in use is not destroyed", destroy),
     ("G12 G13 pages for a slab and back", slab_pages),
+    ("G4 G17 G19 objects of any size: free maps in the descriptor, on the slab, off the slab", placements),
+    ("G15 partial slabs are filled before new ones are made", partial_first),
     ("G18 slabs start their objects at different colours", coloured),
     ("F1 Vec, BTreeMap, String, Box live in the kernel", collections),
 ];
@@ -208,6 +210,59 @@ fn slab_pages() {
     let (order, least, _) = HEAP.slab().slab_order(cache.cache());
     assert!((least..=order).contains(&I386.page(block).order()));
     assert_eq!(HEAP.kmem_freepages(I386.virt(block)), Ok(()));
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+fn placements() {
+    for (size, flags) in [
+        (8, SlabFlags::NO_MERGE),
+        (40, SlabFlags::NO_MERGE),
+        (64, SlabFlags::NO_MERGE),
+        (2048, SlabFlags::NO_MERGE),
+        (40, SlabFlags::NO_MERGE.with(SlabFlags::OFF_SLAB)),
+    ] {
+        let cache = HEAP.kmem_cache_create("placed", size, 0, flags, None).expect("a cache");
+        let objects: Vec<*mut u8> = (0..300).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
+        for (n, object) in objects.iter().enumerate() {
+            assert!(!object.is_null());
+            // SAFETY: a live object of this test's.
+            unsafe { object.write_bytes(n as u8, size) };
+        }
+        let figures = stats("placed").expect("the cache is in the report");
+        let bytes = figures.pages_per_slab * PAGE_SIZE;
+        assert!(figures.objects_per_slab * figures.size * 8 >= bytes * 7, "an eighth of a slab is wasted: {figures:?}");
+        if let Err(violation) = HEAP.verify() {
+            panic!("{violation}");
+        }
+        for (n, object) in objects.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe {
+                assert!(
+                    (0..size).all(|at| object.add(at).read() == n as u8),
+                    "objects overlap each other or the free map"
+                );
+                HEAP.kmem_cache_free(cache.cache(), object, 0).expect("an object of the cache");
+            }
+        }
+        assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+    }
+}
+
+fn partial_first() {
+    let cache = HEAP.kmem_cache_create("partial", 1000, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let take = || HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0);
+    let mut objects: Vec<*mut u8> = (0..200).map(|_| take()).collect();
+    let slabs = stats("partial").expect("the cache").slabs;
+    for nth in (0..200).step_by(2) {
+        // SAFETY: the object is live and this test's.
+        unsafe { HEAP.kmem_cache_free(cache.cache(), objects[nth], 0) }.expect("an object of the cache");
+    }
+    (0..200).step_by(2).for_each(|nth| objects[nth] = take());
+    assert_eq!(stats("partial").expect("the cache").slabs, slabs, "there was room in the slabs there were");
+    for object in objects {
+        // SAFETY: as above.
+        unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
+    }
     assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
 }
 

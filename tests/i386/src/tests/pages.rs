@@ -18,8 +18,9 @@ pub const TESTS: &[Test] = &[
     ("A4 E1 E9 every order to 10, none above", orders),
     ("A6 A7 A8 address, frame and descriptor lead to each other", inverse),
     ("A10 F5 blocks are physically adjacent", adjacent),
-    ("B1 B2 B3 nodes as the command line divides memory", nodes),
-    ("B4 B5 B7 B8 zones between their borders", zone_borders),
+    ("B1 B2 B3 E3 nodes as the command line divides memory", nodes),
+    ("B4 B5 B6 B7 B8 zones between their borders", zone_borders),
+    ("B9 ZONE_MOVABLE is for what can be moved only", movable_zone),
     ("B10 C5 the marks: refusal above the reserve, which __GFP_HIGH may use", marks),
     ("B11 hot pages come back first, cold ones last", hot_and_cold),
     ("C6 C7 C8 zone flags lead to their zones", zone_flags),
@@ -27,8 +28,13 @@ pub const TESTS: &[Test] = &[
     ("C1 C12 flags that contradict each other are refused", contradictions),
     ("D1 D2 D9 splitting and merging leave what was there", buddy_restores),
     ("D10 a split and its undoing, order by order", buddy_in_action),
+    ("D3 D5 D6 requests of different mobility use different pageblocks", mobility),
+    ("D13 single pages come from per-CPU lists", percpu_lists),
+    ("D12 a request that cannot be served is refused, and served when there is memory again", forced_failure),
+    ("D14 a run of five pages takes five", exact),
+    ("C3 C4 C13 modifiers: which go together", modifiers),
     ("D4 the share that fragmentation makes useless", fragmentation),
-    ("E2 E4 E5 E8 E10 E11 E12 the calls by their names", calls),
+    ("E2 E4 E5 E7 E8 E10 E11 E12 the calls by their names", calls),
 ];
 
 fn pages() -> &'static slabwright::zone::PageAllocator<I386> {
@@ -133,6 +139,7 @@ fn zone_borders() {
         }
         let at = PhysAddr::of(Pfn(n)).0;
         let expected = match at {
+            _ if n >= memory::movable_start().0 => ZoneKind::Movable,
             at if at >= low => ZoneKind::HighMem,
             at if at >= DMA_END => ZoneKind::Normal,
             _ => ZoneKind::Dma,
@@ -142,7 +149,30 @@ fn zone_borders() {
     }
     assert!(seen[ZoneKind::Dma as usize] > 0);
     assert_eq!(zone(&stats, ZoneKind::Dma32).present, 0, "B6: there is no ZONE_DMA32 here");
-    assert_eq!(seen[ZoneKind::HighMem as usize] > 0, has_highmem());
+    if memory::movable_start().0 == u32::MAX {
+        assert_eq!(seen[ZoneKind::HighMem as usize] > 0, has_highmem());
+    }
+}
+
+fn movable_zone() {
+    let stats = pages().stats(&I386);
+    let present: u64 = stats.zones.iter().map(|node| node[ZoneKind::Movable as usize].present).sum();
+    let asked = boot::options().movable;
+    assert_eq!(present > 0, asked > 0 && memory::movable_start().0 < memory::frames());
+    let movable = pages().alloc_page(&I386, Gfp::HIGHUSER_MOVABLE).expect("a page");
+    assert_eq!(
+        I386.page(movable).zone() == ZoneKind::Movable as usize,
+        present > 0,
+        "B9: where movable pages come from"
+    );
+    assert!(pages().put_page(&I386, movable, true));
+    let mut taken = exhaust(Gfp::KERNEL.with(Gfp::HIGHMEM).with(Gfp::NORETRY));
+    let mut left = PageList::new();
+    while let Some(pfn) = taken.pop_front(|pfn| I386.page(pfn)) {
+        assert_ne!(I386.page(pfn).zone(), ZoneKind::Movable as usize, "an unmovable page in ZONE_MOVABLE");
+        left.push_front(pfn, |pfn| I386.page(pfn));
+    }
+    give_back(left);
 }
 
 /// Takes pages until there are none. They are linked by their descriptors: a list elsewhere would need memory itself.
@@ -256,6 +286,10 @@ fn buddy_restores() {
     let mut taken = room;
     while let Some(pfn) = pages().alloc_page(&I386, Gfp::KERNEL.with(Gfp::HIGHMEM).with(Gfp::NORETRY)) {
         taken.push(pfn);
+        // Enough, where there is much.
+        if taken.len() == 1 << 16 {
+            break;
+        }
     }
     // Neighbours come back far apart in time: 7 is prime to the number of pages, or leaves few out.
     let len = taken.len();
@@ -280,6 +314,67 @@ fn buddy_in_action() {
     assert_eq!(taken[10], before[10] - 1);
     assert!(pages().put_pages(&I386, block, Order::MAX, true));
     assert_eq!(free_blocks(&drained()), before);
+}
+
+fn mobility() {
+    drained();
+    let block_of = |pfn: Pfn| pfn.0 >> 9;
+    let take = |gfp: Gfp| pages().alloc_pages(&I386, gfp, order(3), None).expect("a block");
+    let unmovable: Vec<Pfn> = (0..8).map(|_| take(Gfp::KERNEL)).collect();
+    let movable: Vec<Pfn> = (0..8).map(|_| take(Gfp::KERNEL.with(Gfp::MOVABLE))).collect();
+    // Below twelve megabytes of memory they are not kept apart.
+    assert!(pages().managed() >= 6 * 512);
+    let mixed = movable.iter().filter(|m| unmovable.iter().any(|u| block_of(*u) == block_of(**m))).count();
+    assert_eq!(mixed, 0, "movable and unmovable pages in one pageblock");
+    unmovable.into_iter().chain(movable).for_each(|pfn| assert!(pages().put_pages(&I386, pfn, order(3), true)));
+}
+
+fn percpu_lists() {
+    let gfp = if zone(&pages().stats(&I386), ZoneKind::Normal).present > 0 {
+        Gfp::KERNEL
+    } else {
+        Gfp::KERNEL.with(Gfp::DMA)
+    };
+    let hits = pages().stats(&I386).pcp_hits;
+    for _ in 0..50 {
+        let pfn = pages().alloc_page(&I386, gfp).expect("a page");
+        assert!(pages().put_page(&I386, pfn, true));
+    }
+    assert!(pages().stats(&I386).pcp_hits >= hits + 49);
+}
+
+fn forced_failure() {
+    let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM).with(Gfp::NORETRY);
+    let held = exhaust(gfp);
+    assert_eq!(pages().alloc_pages(&I386, gfp, order(4), None), None);
+    give_back(held);
+    let block = pages().alloc_pages(&I386, gfp, order(4), None).expect("there is memory again");
+    assert!(pages().put_pages(&I386, block, order(4), true));
+}
+
+fn exact() {
+    drained();
+    let free = |stats: &ZoneStats| stats.total(|zone| zone.free) + stats.pcp_pages;
+    let before = free(&pages().stats(&I386));
+    let run = pages().alloc_pages_exact(&I386, Gfp::KERNEL, 5 * PAGE_SIZE);
+    assert_eq!(before - free(&pages().stats(&I386)), 5);
+    assert!(pages().free_pages_exact(&I386, run, true));
+}
+
+fn modifiers() {
+    assert!(Gfp::KERNEL.may_block() && Gfp::KERNEL.may_io() && Gfp::KERNEL.has(Gfp::FS));
+    assert!(Gfp::NOIO.may_block() && !Gfp::NOIO.may_io());
+    assert!(Gfp::NOFS.may_io() && !Gfp::NOFS.has(Gfp::FS));
+    assert!(!Gfp::ATOMIC.may_block() && Gfp::ATOMIC.has(Gfp::HIGH));
+    assert!(Gfp::ATOMIC.with(Gfp::NOFAIL).check().is_err());
+    assert!(Gfp::KERNEL.with(Gfp::MEMALLOC).with(Gfp::NOMEMALLOC).check().is_err());
+    // Where a node has no memory left THISNODE fails and nothing else does.
+    let here = Gfp::KERNEL.with(Gfp::THISNODE);
+    let pfn = pages().alloc_pages_node(&I386, 0, here, Order::ZERO);
+    assert!(pfn.is_none_or(|pfn| I386.page(pfn).node() == 0));
+    if let Some(pfn) = pfn {
+        assert!(pages().put_page(&I386, pfn, true));
+    }
 }
 
 fn fragmentation() {

@@ -1,17 +1,21 @@
 //! Per-CPU variables: row J.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
-use slabwright::machine::i386::percpu::{alloc_percpu, cpu, cpus, free_percpu, preempt_count};
-use slabwright::machine::i386::{interrupt, smp};
+use slabwright::api::PerCpu;
+use slabwright::gfp::Gfp;
+use slabwright::machine::i386::percpu::{cpu, cpus, preempt_count};
+use slabwright::machine::i386::{I386, interrupt, set_aborts, smp};
 use slabwright::per_cpu;
 
 use super::Test;
+use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
     ("J1 J2 each CPU has its copy of a static variable, set up like the template", statics),
     ("J3 J4 get_cpu_var keeps the CPU, put_cpu_var gives it back", get_and_put),
-    ("J5 J6 J7 dynamic variables: zeroed, apart, until there is no room", dynamics),
+    ("J5 J6 J7 dynamic variables: a copy for each CPU, apart", dynamics),
     ("J8 counting in the main loop and in interrupts loses nothing", counting),
 ];
 
@@ -49,43 +53,39 @@ fn get_and_put() {
 }
 
 fn dynamics() {
-    // SAFETY: zero is a value of both types.
-    let (a, b) = unsafe { (alloc_percpu::<u64>().expect("room"), alloc_percpu::<[u8; 100]>().expect("room")) };
+    let a = PerCpu::new(&HEAP, 7u64).expect("memory");
+    let b = PerCpu::new(&HEAP, [0xffu8; 100]).expect("memory");
     for other in 0..cpus() {
-        // SAFETY: nobody else knows the variables.
-        unsafe {
-            assert_eq!(a.of(other).read(), 0);
-            a.of(other).write(other as u64 + 1);
-            b.of(other).write([0xff; 100]);
-        }
+        assert_eq!((a.read(other), b.read(other)), (Some(7), Some([0xff; 100])));
     }
-    for other in 0..cpus() {
-        // SAFETY: as above.
-        assert_eq!(unsafe { a.of(other).read() }, other as u64 + 1, "copies overlap");
+    assert_eq!(a.read(cpus()), None, "there is no such CPU");
+    {
+        let mine = a.get();
+        assert_eq!((mine.cpu(), preempt_count()), (cpu(), 1));
+        mine.set(1000);
+        let inner = b.get();
+        inner.update(|_| [1; 100]);
+        assert_eq!(preempt_count(), 2);
     }
-    assert_eq!((a.get().as_ptr(), a.this()), (a.of(cpu()), a.of(cpu())));
-    let mut many = alloc::vec::Vec::new();
-    // SAFETY: zero is a value.
-    while let Some(one) = unsafe { alloc_percpu::<[u32; 64]>() } {
-        // SAFETY: as above.
-        assert_eq!(unsafe { one.this().read() }, [0; 64]);
-        many.push(one);
-    }
-    assert!(many.len() >= 8, "only {} variables of 256 bytes", many.len());
-    many.into_iter().for_each(free_percpu);
-    free_percpu(b);
-    // SAFETY: as above.
-    let again = unsafe { alloc_percpu::<[u8; 100]>().expect("what was freed is free") };
-    // SAFETY: as above.
-    assert_eq!(unsafe { again.this().read() }, [0; 100], "zeroed again");
-    free_percpu(again);
-    free_percpu(a);
+    assert_eq!(preempt_count(), 0);
+    assert_eq!(a.sum(), 1000 + 7 * (cpus() as u64 - 1), "one copy was written");
+    let many: Vec<_> = (0..100).map(|n| PerCpu::new(&HEAP, [n; 64]).expect("memory")).collect();
+    assert!(many.iter().enumerate().all(|(n, one)| (0..cpus()).all(|cpu| one.read(cpu) == Some([n; 64]))));
+    assert!(HEAP.alloc_percpu(1 << 20, 8, Gfp::KERNEL).is_err(), "J6: too large");
+    set_aborts(false);
+    assert!(HEAP.free_percpu(a.as_ptr().cast::<u8>().wrapping_add(1)).is_err());
+    set_aborts(true);
 }
 
 static TICKS: AtomicU32 = AtomicU32::new(0);
+static COUNTER: AtomicPtr<PerCpu<'static, I386, u32>> = AtomicPtr::new(core::ptr::null_mut());
 
-/// `this_cpu_add`: one instruction.
+/// `this_cpu_add`, on a static variable and on a dynamic one.
 fn count() {
+    // SAFETY: null, or a variable that lives as long as anybody counts.
+    if let Some(dynamic) = unsafe { COUNTER.load(Relaxed).as_ref() } {
+        dynamic.add(1);
+    }
     let counter = COUNT.get();
     // SAFETY: this CPU's copy, changed by one instruction, so that a handler comes before or after it.
     unsafe { core::arch::asm!("inc dword ptr [{}]", in(reg) counter.as_ptr(), options(nostack)) };
@@ -102,6 +102,8 @@ fn counting() {
         unsafe { COUNT.of(other).write_volatile(0) };
     }
     TICKS.store(0, Relaxed);
+    let mut dynamic = PerCpu::new(&HEAP, 0u32).expect("memory");
+    COUNTER.store(&raw mut dynamic, Relaxed);
     interrupt::on_tick(Some(tick));
     let other = smp::run(1, |n| (0..n).for_each(|_| count()), 50_000);
     let mut counted = if other { 50_000 } else { 0 };
@@ -116,4 +118,6 @@ fn counting() {
     // SAFETY: nobody counts any more.
     let sum: u32 = (0..cpus()).map(|other| unsafe { COUNT.of(other).read_volatile() }).sum();
     assert_eq!(sum, counted + TICKS.load(Relaxed));
+    COUNTER.store(core::ptr::null_mut(), Relaxed);
+    assert_eq!(dynamic.sum(), sum);
 }

@@ -282,7 +282,7 @@ int slw_in_atomic(void) SLW_NOEXCEPT;
 
 /* Per-CPU data: a copy of an object for each CPU, zeroed, up to 32 KiB. Where a type is asked for, it is SLW_ALLOC_PERCPU(type) and
    SLW_DEFINE_PER_CPU(type, name); an initial value may follow the latter. Variables so defined are only to be used by these calls; where the
-   header is included with SLW_KERNEL_NAMES or SLW_PER_CPU defined, they are made known when the program or library is loaded. */
+   header is included with SLW_KERNEL_NAMES or SLW_STATIC_PER_CPU defined, they are made known when the program or library is loaded. */
 void *slw___alloc_percpu(size_t size, size_t align, slw_gfp_t gfp) SLW_NOEXCEPT;
 void slw_free_percpu(void *first) SLW_NOEXCEPT;
 void *slw___per_cpu_ptr(void *object, int cpu) SLW_NOEXCEPT;
@@ -317,7 +317,7 @@ void slw___percpu_module(const void *start, const void *end) SLW_NOEXCEPT;
 #define SLW_THIS_CPU_DEC(variable) SLW_THIS_CPU_SUB(variable, 1)
 #define SLW_FOR_EACH_POSSIBLE_CPU(cpu) for ((cpu) = 0; (cpu) < slw_num_possible_cpus(); (cpu)++)
 
-#if defined(SLW_KERNEL_NAMES) || defined(SLW_PER_CPU)
+#if defined(SLW_KERNEL_NAMES) || defined(SLW_STATIC_PER_CPU)
 extern const char __start_slw_percpu[] __attribute__((weak, visibility("hidden")));
 extern const char __stop_slw_percpu[] __attribute__((weak, visibility("hidden")));
 __attribute__((constructor, unused)) static void SLW_percpu_register(void)

@@ -327,7 +327,8 @@ __attribute__((constructor, unused)) static void SLW_percpu_register(void)
 }
 #endif
 
-/* Keeps that many bytes populated for GFP_ATOMIC from now on (32 pages without it); returns how many there are. */
+/* Keeps that many bytes populated for GFP_ATOMIC from now on, and touches what such requests touch; returns how many there are. Without it
+   there are SLABWRIGHT_RESERVE bytes from the first of these calls on that may sleep. */
 size_t slw_atomic_reserve(size_t bytes) SLW_NOEXCEPT;
 
 #ifdef __cplusplus

@@ -80,6 +80,7 @@ impl<M: Machine> Mm<M> {
         ctor: Option<Constructor>,
     ) -> Result<Named, AllocError> {
         self.admit(Gfp::KERNEL)?;
+        self.expect_atomic(Gfp::KERNEL);
         self.bracket(Gfp::KERNEL, |gfp| {
             if !self.is_up() || !gfp.may_block() {
                 return Err(AllocError::NoMemory);

@@ -29,6 +29,7 @@ impl<M: Machine> Mm<M> {
         let special = gfp.no_fault() || gfp.is_low();
         let mut block = if special { ptr::null_mut() } else { self.alloc_fast(size) };
         if block.is_null() {
+            self.expect_atomic(gfp);
             block = if gfp.is_low() { self.alloc_low(size, gfp) } else { self.alloc_slow(size, gfp) };
         }
         if gfp.has(Gfp::ZERO) && size <= MAX_SMALL && !block.is_null() {
@@ -132,6 +133,23 @@ impl<M: Machine> Mm<M> {
         self.bracket(Gfp::ATOMIC, |gfp| {
             // SAFETY: an object of that class that the caller gave up.
             unsafe { self.slab.free_slow(&self.machine, &self.pages, id, block, gfp) }
+        });
+    }
+
+    /// A program that uses the kernel's calls may make atomic requests: the first call that may sleep fills the reserve for them.
+    #[inline]
+    pub(super) fn expect_atomic(&self, gfp: Gfp) {
+        if gfp.may_block() && gfp.may_io() && !self.pages.expects_atomic() {
+            self.fill_atomic_reserve();
+        }
+    }
+
+    #[cold]
+    fn fill_atomic_reserve(&self) {
+        self.bracket(Gfp::KERNEL, |gfp| {
+            if self.is_up() && gfp.may_block() {
+                self.pages.expect_atomic(&self.machine);
+            }
         });
     }
 

@@ -80,6 +80,7 @@ impl<M: Machine> Mm<M> {
     }
 
     fn with_reclaim(&self, gfp: Gfp, get: impl Fn(Gfp) -> Option<Pfn>) -> Option<Pfn> {
+        self.expect_atomic(gfp);
         self.bracket(gfp, |gfp| {
             if !self.is_up() {
                 return None;

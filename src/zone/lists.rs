@@ -219,6 +219,17 @@ impl<M: Machine> PageAllocator<M> {
         self.fill_reserve(m, cell, (goal - has).min(STEP));
     }
 
+    /// Whether the reserve for atomic requests is kept up already.
+    #[inline]
+    pub fn expects_atomic(&self) -> bool {
+        self.atomic_seen.load(Relaxed)
+    }
+
+    /// Fills the reserve for atomic requests, of which there may be some from now on. Called with leave to enter the system.
+    pub fn expect_atomic(&self, m: &M) {
+        self.keep_reserve(m, self.reserve_goal.load(Relaxed));
+    }
+
     /// Keeps `pages` pages for atomic requests from now on, and populates as many on the caller's node now. Returns how many it
     /// has. Called with leave to enter the system.
     pub fn keep_reserve(&self, m: &M, pages: u32) -> u32 {

@@ -8,26 +8,35 @@ use std::process::Command;
 use crate::test::Outcome;
 use crate::{Result, shell};
 
-/// A fenced block: its language and its lines.
+/// A fenced block: what stands before it, its language and its lines.
 struct Block<'a> {
+    before: &'a str,
     language: &'a str,
     text: &'a str,
+}
+
+impl Block<'_> {
+    /// The name of the source that the block shows: the last one in backquotes before it.
+    fn source(&self, extension: &str) -> &str {
+        let mut names = self.before.rsplit('`').filter(|word| word.ends_with(extension) && !word.contains([' ', '/']));
+        names.next().unwrap_or("hello")
+    }
 }
 
 fn blocks(readme: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut rest = readme;
-    while let Some((_, after)) = rest.split_once("\n```") {
+    while let Some((before, after)) = rest.split_once("\n```") {
         let Some((language, body)) = after.split_once('\n') else { break };
         let Some((text, after)) = body.split_once("```\n") else { break };
-        blocks.push(Block { language, text });
+        blocks.push(Block { before, language, text });
         rest = after;
     }
     blocks
 }
 
-/// Runs the `sh` blocks line by line: cargo's in the workspace, the others in a folder where the sources shown (`hello.c`,
-/// `hello.cc`) lie beside the workspace's own folders. Rust's are run by the tests of the documentation.
+/// Runs the `sh` blocks line by line: cargo's in the workspace, the others in a folder where the sources shown, by the
+/// names that stand before them, lie beside the workspace's own folders. Rust's are run by the tests of the documentation.
 pub fn test() -> Outcome {
     let mut outcome = Outcome::default();
     if let Err(error) = test_all(&mut outcome) {
@@ -48,8 +57,8 @@ fn test_all(outcome: &mut Outcome) -> Result {
     symlink(shell::root().join("include"), dir.join("include"))?;
     for block in blocks(&readme) {
         match block.language {
-            "c" => fs::write(dir.join("hello.c"), block.text)?,
-            "cpp" => fs::write(dir.join("hello.cc"), block.text)?,
+            "c" => fs::write(dir.join(block.source(".c")), block.text)?,
+            "cpp" => fs::write(dir.join(block.source(".cc")), block.text)?,
             "sh" => {
                 // This is `cargo xtask test` already.
                 for line in block.text.lines().filter(|line| !line.starts_with("cargo xtask test")) {

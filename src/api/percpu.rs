@@ -126,7 +126,7 @@ impl<'p, M: Machine, T: Copy> PerCpuGuard<'p, M, T> {
     ///
     /// # Safety
     /// The calling thread has just called [`Machine::get_cpu`], which said `cpu` and which the guard will take back; `first` has a copy for each CPU for `'p`.
-    pub(crate) unsafe fn of(mm: &'p Mm<M>, first: *mut T, cpu: usize) -> Self {
+    pub unsafe fn of(mm: &'p Mm<M>, first: *mut T, cpu: usize) -> Self {
         PerCpuGuard { mm, copy: copy_of(first, cpu), cpu, data: PhantomData }
     }
 

@@ -76,9 +76,9 @@ fn random_walks() {
     leaves_nothing(|| {
         for seed in 1..=2 {
             if memory() >= 500 << 20 {
-                walk(&HEAP, seed, 700, 16 << 20);
+                walk(&HEAP, seed, 300, 16 << 20);
             } else {
-                starve(&HEAP, seed, 700, 8 << 20, false);
+                starve(&HEAP, seed, 500, 8 << 20, false);
             }
         }
     });
@@ -96,7 +96,7 @@ fn short_of_memory() {
                 break;
             }
         }
-        starve(&HEAP, 5, 500, 12 << 20, false);
+        starve(&HEAP, 5, 300, 12 << 20, false);
         held.into_iter().for_each(|block| HEAP.free_pages(block, 10).expect("this test's block"));
     });
 }

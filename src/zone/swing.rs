@@ -13,11 +13,11 @@
 //!
 //! | bytes of a block | without | with | jemalloc 5.3, mimalloc 2.0, tcmalloc 2.10 at the last free |
 //! |---|---|---|---|
-//! | 16 to 200 | 577 | 23–31 | 570, 567, 554 |
-//! | 200 to 8000 | 595 | 43 | 514, 559, 567 |
-//! | 9 to 260 thousand | 646 | 24 | 115, 519, 520 |
-//! | 2 to 60 million (37 MiB stay) | 567 | 38 | 47, 52, 564 |
-//! | of all sizes (13 MiB stay) | 558 | 20 | 296, 517, 519 |
+//! | 16 to 200 | 577 | 20 | 570, 567, 554 |
+//! | 200 to 8000 | 595 | 29 | 514, 559, 567 |
+//! | 9 to 260 thousand | 646 | 17–24 | 115, 519, 520 |
+//! | 2 to 60 million (37 MiB stay) | 567 | 38–41 | 47, 52, 564 |
+//! | of all sizes (13 MiB stay) | 558 | 20–22 | 296, 517, 519 |
 //!
 //! What is left above 1.1 of what stays is page descriptors of the peak (4 MiB), objects in sheaves, each of which may hold on to
 //! a slab, and pages on the CPUs' lists. The system takes 2 to 10 ms for each 64 MiB that go. A program whose demand did

@@ -2,7 +2,7 @@
 //!
 //! A run of up to 256 KiB has a class by its number of pages: 3 to 16 each, then eight per doubling, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, and no barn. A CPU keeps two sheaves of [`SHEAF_TARGET`] bytes
+//! rows and sections serve them, but there are no slabs behind, and no barn. A CPU keeps two sheaves of 64 KiB
 //! a class, or the last run freed where that is larger; what is more goes back to the zone, and what lies for a while does, too. Of
 //! the runs above, to 2 MiB, it keeps one, whatever its size: that serves loops.
 //!

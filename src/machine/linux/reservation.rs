@@ -2,7 +2,7 @@
 //!
 //! `RLIMIT_AS` and `mlockall` count reserved addresses like memory. Where they are rationed from the start (`ulimit -v`), little
 //! is reserved: the map is *sparse*, and windows are opened by `mmap` instead of `mprotect`. Where the program rations them
-//! later, the map [turns](retreat) sparse: what was not opened by then is unmapped. The C ABI does so before it passes
+//! later, the map [turns](super::memory::retreat) sparse: what was not opened by then is unmapped. The C ABI does so before it passes
 //! `setrlimit`, `prlimit` and `mlockall` on; system calls made without it, and limits set from outside, are noticed at the
 //! next growth ([`check_ration`]), until when only the program's own mappings are refused.
 //!

@@ -136,6 +136,9 @@ pub static TABLE: &[OptionInfo] = &[
     option!("RESERVE", Bytes reserve_bytes: u64, "bytes", 1u64 << 32, "kept populated for GFP_ATOMIC once it is used"),
 ];
 
+/// Further variables, whose value is text, by name and what they are for. Who needs them reads them.
+pub static TEXTS: &[(&str, &str)] = &[("PROC", "directory to keep the reports in, as files in DIR/PID")];
+
 /// Why a setting was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OptionError {
@@ -229,6 +232,9 @@ pub fn from_environment<'a>(
             help = flag(value).unwrap_or(true);
             continue;
         }
+        if TEXTS.iter().any(|text| text.0.as_bytes() == name) {
+            continue;
+        }
         if let Some(index) = TABLE.iter().position(|info| info.name.as_bytes() == name) {
             if seen & 1 << index != 0 {
                 continue;
@@ -281,6 +287,13 @@ pub fn list(options: &Options, line: &mut dyn FnMut(&str)) {
         }
         while text.as_str().len() < 40 && text.write_char(' ').is_ok() {}
         let _ = write!(text, " {}", info.help);
+        line(text.as_str());
+    }
+    for (name, help) in TEXTS {
+        let mut text = Line::new();
+        let _ = write!(text, "{PREFIX}{name}=DIR");
+        while text.as_str().len() < 40 && text.write_char(' ').is_ok() {}
+        let _ = write!(text, " {help}");
         line(text.as_str());
     }
 }
@@ -402,7 +415,8 @@ mod tests {
     fn help_lists_every_option_with_its_value_uncut() {
         let (options, lines) = read(&[("SLABWRIGHT_HELP", "1"), ("SLABWRIGHT_LIMIT", "1M")]);
         assert_eq!(options.limit_bytes, 1 << 20);
-        assert_eq!(lines.len(), TABLE.len() + 1);
+        assert_eq!(lines.len(), TABLE.len() + TEXTS.len() + 1);
+        assert!(lines.last().unwrap().starts_with("SLABWRIGHT_PROC=DIR"));
         for (info, line) in TABLE.iter().zip(&lines[1..]) {
             assert!(line.starts_with(&std::format!("SLABWRIGHT_{}={} [", info.name, info.value(&options))), "{line}");
             assert!(line.ends_with(info.help), "{line}");

@@ -189,6 +189,34 @@ pub fn report(report: Report, out: &mut dyn Write) -> fmt::Result {
     MM.report(report, out)
 }
 
+static REPORT_FILES: linux::proc::Files = linux::proc::Files {
+    names: &{
+        let mut names = [""; Report::ALL.len()];
+        let mut nth = 0;
+        while nth < names.len() {
+            names[nth] = Report::ALL[nth].name();
+            nth += 1;
+        }
+        names
+    },
+    write: |nth, out| MM.report(Report::ALL[nth], out),
+};
+
+/// Keeps the reports as files in `directory`/PID, which are filled when they are read, until [`end_reports`]: by a thread of the
+/// allocator's own. The shared and the static library do this at their start where `SLABWRIGHT_PROC` names a directory.
+///
+/// # Errors
+/// The system's number of why the directory or the thread could not be made.
+pub fn serve_reports(directory: &[u8]) -> Result<(), i32> {
+    MM.start();
+    linux::proc::serve(directory, &REPORT_FILES).map_err(|error| error.0)
+}
+
+/// Removes the files of [`serve_reports`]; nothing in a process that did not call it.
+pub fn end_reports() {
+    linux::proc::end();
+}
+
 /// Checks the whole heap.
 ///
 /// # Errors

@@ -360,6 +360,7 @@ programs! {
     secure: "secure.c";
     descriptors: "descriptors.c";
     reports: "reports.c";
+    report_files: "report_files.c";
     kernel_pages: "kernel_pages.c";
     kernel_objects: "kernel_objects.c";
     kernel_misuse: "kernel_misuse.c";

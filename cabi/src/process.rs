@@ -26,6 +26,13 @@ static AT_FINI: extern "C" fn() = at_fini;
 
 extern "C" fn at_start() {
     let options = heap::options();
+    if let Some(directory) = linux::environment(b"SLABWRIGHT_PROC").filter(|directory| !directory.is_empty())
+        && let Err(error) = heap::serve_reports(directory)
+    {
+        with_error_output(|out| {
+            let _ = writeln!(out, "slabwright: SLABWRIGHT_PROC: no reports there, error {error}");
+        });
+    }
     if options.stats || options.verify {
         // SAFETY: duplicates a descriptor; touches no memory.
         let spare = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, SPARE_FROM) };
@@ -40,6 +47,7 @@ unsafe extern "C" {
 /// Destructors of this library run before those of others. A handler registered while `exit` runs the
 /// destructors is called after them all, so that is where the last word is said.
 extern "C" fn at_fini() {
+    heap::end_reports();
     let options = heap::options();
     if !options.stats && !options.verify {
         return;

@@ -8,6 +8,7 @@
 //! | `percpu`, `rseq`, `static_rseq`, `membarrier`, `tls` | rows of sheaves ([`PerCpu`](super::PerCpu)) |
 //! | `local` | per-CPU data of the program |
 //! | [`fork`], `vfork` | children |
+//! | [`proc`] | reports as files |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | [`device`] | device memory: `ioremap` of files |
 //! | `limits` | budgets, CPUs, nodes, clock, random bits |
@@ -24,6 +25,7 @@ mod membarrier;
 mod memory;
 mod park;
 mod percpu;
+pub mod proc;
 mod remap;
 mod reservation;
 mod rseq;
@@ -49,7 +51,7 @@ pub use rseq::{Mode, mode};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use sys::fail_after;
-pub use sys::{calls, environment, variables};
+pub use sys::{Errno, calls, environment, variables};
 pub use vfork::vfork;
 
 /// The process.

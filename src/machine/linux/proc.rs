@@ -1,0 +1,293 @@
+//! Reports as files that are filled when they are read, of a process that goes on meanwhile.
+//!
+//! They are FIFOs in DIR/PID. A thread of the allocator's own holds each open, so that who opens one need not wait for a writer, and
+//! learns of the reader by inotify. It then puts a new FIFO in the old one's place, writes the report into the old one and closes it, which ends
+//! what the reader reads. One who opens a FIFO in the microseconds before it is replaced shares the text with the other reader.
+//!
+//! The program notices little of it: the thread has all signals blocked and a table of descriptors of its own (with none of the program's in it),
+//! it sleeps until somebody reads, and a reader who does not read on is given up after a second.
+//!
+//! Rejected: a signal, which the program may use itself and whose handler could only try locks; a later slow path that writes the
+//! files, which an idle program never comes to.
+
+use core::ffi::{CStr, c_void};
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+use super::Linux;
+use super::sys::{self, Errno};
+use crate::sync::Lock;
+
+/// What is in the files.
+pub struct Files {
+    /// Their names.
+    pub names: &'static [&'static str],
+    /// Writes the file with that index.
+    pub write: fn(usize, &mut dyn Write) -> fmt::Result,
+}
+
+/// A path, with a zero behind it.
+struct Path {
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Path {
+    const NONE: Path = Path { bytes: [0; 512], len: 0 };
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        // One byte stays zero.
+        let end = self.len + bytes.len();
+        let room = self.bytes[..511].get_mut(self.len..end).ok_or(Errno(libc::ENAMETOOLONG))?;
+        room.copy_from_slice(bytes);
+        self.len = end;
+        Ok(())
+    }
+
+    fn arg(&self) -> usize {
+        self.bytes.as_ptr().expose_provenance()
+    }
+}
+
+impl Write for Path {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes()).map_err(|_| fmt::Error)
+    }
+}
+
+/// The directory with the files; empty before there are any and after they are gone. Held while files are made.
+static PLACE: Lock<Path> = Lock::new(Path::NONE);
+/// The process that it is for: a child of a fork has the memory, but not the thread.
+static OWNER: AtomicI32 = AtomicI32::new(0);
+static FILES: AtomicPtr<Files> = AtomicPtr::new(core::ptr::null_mut());
+
+const CWD: usize = libc::AT_FDCWD as isize as usize;
+/// The least that the thread needs with room for a report's figures.
+const STACK: usize = 256 << 10;
+
+/// A call whose arguments are numbers and strings of this module.
+fn call(number: i64, args: [usize; 4]) -> Result<usize, Errno> {
+    // SAFETY: callers pass descriptors of their own, numbers, and strings that end in a zero or buffers of the given length.
+    unsafe { sys::call(number, [args[0], args[1], args[2], args[3], 0, 0]) }
+}
+
+fn process() -> i32 {
+    call(libc::SYS_getpid, [0; 4]).map_or(0, |pid| pid as i32)
+}
+
+/// Keeps `files` in `directory`/PID from now on, until [`end`]. Once in a process; to be called when the C library is up.
+///
+/// # Errors
+/// Why the thread or the directory could not be made.
+pub fn serve(directory: &[u8], files: &'static Files) -> Result<(), Errno> {
+    let mut place = PLACE.lock(&Linux);
+    if place.len > 0 {
+        return Ok(());
+    }
+    let mut path = Path::NONE;
+    if directory.first() != Some(&b'/') {
+        // The program may go elsewhere. The call counts the zero.
+        path.len = call(libc::SYS_getcwd, [path.arg(), path.bytes.len() - 1, 0, 0])?.saturating_sub(1);
+        path.push(b"/")?;
+    }
+    path.push(directory)?;
+    let _ = call(libc::SYS_mkdirat, [CWD, path.arg(), 0o755, 0]);
+    let pid = process();
+    write!(path, "/{pid}").map_err(|_| Errno(libc::ENAMETOOLONG))?;
+    // Of a process that had the number before, or of this one before it executed another program.
+    remove(&path, files);
+    call(libc::SYS_mkdirat, [CWD, path.arg(), 0o700, 0])?;
+    *place = path;
+    FILES.store(core::ptr::from_ref(files).cast_mut(), Release);
+    OWNER.store(pid, Relaxed);
+    drop(place);
+    start_thread().inspect_err(|_| end())
+}
+
+/// Removes the files.
+pub fn end() {
+    if OWNER.load(Relaxed) != process() {
+        return;
+    }
+    let mut place = PLACE.lock(&Linux);
+    // SAFETY: `serve` stored a `&'static`.
+    if let Some(files) = unsafe { FILES.load(Acquire).as_ref() }
+        && place.len > 0
+    {
+        remove(&place, files);
+        *place = Path::NONE;
+    }
+}
+
+fn remove(directory: &Path, files: &Files) {
+    for name in files.names {
+        for hidden in ["/", "/."] {
+            let mut path = Path { bytes: directory.bytes, len: directory.len };
+            if write!(path, "{hidden}{name}").is_ok() {
+                let _ = call(libc::SYS_unlinkat, [CWD, path.arg(), 0, 0]);
+            }
+        }
+    }
+    let _ = call(libc::SYS_unlinkat, [CWD, directory.arg(), libc::AT_REMOVEDIR as usize, 0]);
+}
+
+fn start_thread() -> Result<(), Errno> {
+    // SAFETY: plain calls of the C library on this frame's objects; the thread inherits the mask, which is then restored.
+    let error = unsafe {
+        let mut all: libc::sigset_t = core::mem::zeroed();
+        let mut old: libc::sigset_t = core::mem::zeroed();
+        let mut attributes: libc::pthread_attr_t = core::mem::zeroed();
+        let mut thread: libc::pthread_t = 0;
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+        let mut error = libc::pthread_attr_init(&raw mut attributes);
+        if error == 0 {
+            libc::pthread_attr_setstacksize(&raw mut attributes, STACK);
+            libc::pthread_attr_setdetachstate(&raw mut attributes, libc::PTHREAD_CREATE_DETACHED);
+            error = libc::pthread_create(&raw mut thread, &raw const attributes, run, core::ptr::null_mut());
+            libc::pthread_attr_destroy(&raw mut attributes);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, core::ptr::null_mut());
+        error
+    };
+    if error == 0 { Ok(()) } else { Err(Errno(error)) }
+}
+
+extern "C" fn run(_: *mut c_void) -> *mut c_void {
+    // SAFETY: `serve` stored a `&'static`.
+    if let Some(files) = unsafe { FILES.load(Acquire).as_ref() } {
+        let _ = attend(files);
+    }
+    end();
+    core::ptr::null_mut()
+}
+
+/// Most files.
+const MOST: usize = 16;
+
+/// The thread's work. Comes back only if something fails.
+fn attend(files: &Files) -> Result<(), Errno> {
+    // From here on the descriptors are the thread's own: it cannot write into what the program opens, and keeps nothing open.
+    call(libc::SYS_close_range, [0, u32::MAX as usize, libc::CLOSE_RANGE_UNSHARE as usize, 0])?;
+    let watch = call(libc::SYS_inotify_init1, [libc::IN_CLOEXEC as usize, 0, 0, 0])?;
+    {
+        let place = PLACE.lock(&Linux);
+        call(libc::SYS_inotify_add_watch, [watch, place.arg(), (libc::IN_OPEN | libc::IN_ONLYDIR) as usize, 0])?;
+    }
+    let mut open = [usize::MAX; MOST];
+    for (nth, slot) in open.iter_mut().enumerate().take(files.names.len()) {
+        *slot = make(files.names[nth])?;
+    }
+    let mut events = Events([0; 4096]);
+    loop {
+        let got = match call(libc::SYS_read, [watch, events.0.as_mut_ptr().expose_provenance(), events.0.len(), 0]) {
+            Err(Errno(libc::EINTR)) => continue,
+            got => got?,
+        };
+        events.each(got, |name| {
+            // No name: events were lost. Everybody who waits gets something then.
+            for nth in (0..files.names.len()).filter(|nth| name.is_none_or(|name| name == files.names[*nth].as_bytes()))
+            {
+                let Ok(fresh) = make(files.names[nth]) else { continue };
+                let mut out = Pipe { fd: open[nth], len: 0, bytes: [0; 2048] };
+                let _ = (files.write)(nth, &mut out).and_then(|()| out.flush());
+                let _ = call(libc::SYS_close, [open[nth], 0, 0, 0]);
+                open[nth] = fresh;
+            }
+        });
+    }
+}
+
+/// Puts a new FIFO in the place of `name`, open for both ends.
+fn make(name: &str) -> Result<usize, Errno> {
+    let place = PLACE.lock(&Linux);
+    if place.len == 0 {
+        return Err(Errno(libc::ENOENT));
+    }
+    let [hidden, path] = ["/.", "/"].map(|prefix| {
+        let mut path = Path { bytes: place.bytes, len: place.len };
+        // Names are short.
+        let _ = write!(path, "{prefix}{name}");
+        path
+    });
+    let _ = call(libc::SYS_unlinkat, [CWD, hidden.arg(), 0, 0]);
+    call(libc::SYS_mknodat, [CWD, hidden.arg(), (libc::S_IFIFO | 0o600) as usize, 0])?;
+    let flags = (libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOFOLLOW) as usize;
+    let fd = call(libc::SYS_openat, [CWD, hidden.arg(), flags, 0])?;
+    match call(libc::SYS_renameat, [CWD, hidden.arg(), CWD, path.arg()]) {
+        Ok(_) => Ok(fd),
+        Err(error) => {
+            let _ = call(libc::SYS_close, [fd, 0, 0, 0]);
+            Err(error)
+        }
+    }
+}
+
+/// `struct inotify_event`s as they are read.
+#[repr(align(8))]
+struct Events([u8; 4096]);
+
+impl Events {
+    /// Shows the names in the first `len` bytes; `None` where events were lost.
+    fn each(&self, len: usize, mut f: impl FnMut(Option<&[u8]>)) {
+        const HEAD: usize = size_of::<libc::inotify_event>();
+        let word = |at: usize| u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]]);
+        let mut at = 0;
+        while at + HEAD <= len {
+            let (mask, name) = (word(at + 4), word(at + 12) as usize);
+            let name = &self.0[at + HEAD..(at + HEAD + name).min(len)];
+            if mask & libc::IN_Q_OVERFLOW != 0 {
+                f(None);
+            } else if let Ok(text) = CStr::from_bytes_until_nul(name)
+                && mask & libc::IN_OPEN != 0
+            {
+                f(Some(text.to_bytes()));
+            }
+            at += HEAD + word(at + 12) as usize;
+        }
+    }
+}
+
+/// The writing end of a FIFO.
+struct Pipe {
+    fd: usize,
+    len: usize,
+    bytes: [u8; 2048],
+}
+
+impl Pipe {
+    fn flush(&mut self) -> fmt::Result {
+        let mut from = 0;
+        while from < self.len {
+            let rest = &self.bytes[from..self.len];
+            match call(libc::SYS_write, [self.fd, rest.as_ptr().expose_provenance(), rest.len(), 0]) {
+                Ok(written) => from += written,
+                Err(Errno(libc::EINTR)) => {}
+                Err(Errno(libc::EAGAIN)) => {
+                    let mut wait = libc::pollfd { fd: self.fd as i32, events: libc::POLLOUT, revents: 0 };
+                    // A second for whoever reads slowly.
+                    let ready = call(libc::SYS_poll, [(&raw mut wait).expose_provenance(), 1, 1000, 0]);
+                    if !matches!(ready, Ok(1)) {
+                        return Err(fmt::Error);
+                    }
+                }
+                Err(_) => return Err(fmt::Error),
+            }
+        }
+        self.len = 0;
+        Ok(())
+    }
+}
+
+impl Write for Pipe {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.len == self.bytes.len() {
+                self.flush()?;
+            }
+            self.bytes[self.len] = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
+}

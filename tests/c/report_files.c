@@ -1,0 +1,112 @@
+// Reports of a running process as files, read by another one.
+/* rows: G2 */
+//: modes: preload norseq so archive static
+//: run: SLABWRIGHT_RSEQ=1
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "check.h"
+
+static void *busy(void *argument) {
+    for (unsigned n = 1;; n = n * 1103515245 + 12345)
+        free(malloc(n >> 8 & 0xffff));
+    return argument;
+}
+
+// Says that it is there, and ends when told.
+static int child(const char *how) {
+    free(malloc(100));
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, busy, NULL));
+    // Descriptors are the program's: the lowest is free, and closing all disturbs nobody.
+    int lowest = dup(0);
+    CHECK(lowest == 3);
+    for (int fd = 3; fd < 100; fd++)
+        close(fd);
+    // A child of a fork leaves its parent's files alone.
+    pid_t forked = fork();
+    if (!forked)
+        exit(0);
+    int status;
+    CHECK(waitpid(forked, &status, 0) == forked && !status);
+    CHECK(write(1, "r", 1) == 1);
+    char told;
+    CHECK(read(0, &told, 1) == 1);
+    return !strcmp(how, "status") ? 7 : 0;
+}
+
+static char text[1 << 20];
+
+static char *read_file(const char *path) {
+    int fd;
+    // It may be a moment until the thread has made it.
+    for (int n = 0; (fd = open(path, O_RDONLY)) < 0; n++) {
+        CHECK(errno == ENOENT && n < 10000);
+        usleep(1000);
+    }
+    size_t len = 0;
+    ssize_t got;
+    while ((got = read(fd, text + len, sizeof text - len - 1)) > 0)
+        len += (size_t)got;
+    CHECK(got == 0);
+    close(fd);
+    text[len] = 0;
+    return text;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1)
+        return child(argv[1]);
+    alarm(60);
+    char directory[] = "/tmp/slabwright-files-XXXXXX", path[200];
+    CHECK(mkdtemp(directory));
+    static const char *const NAMES[][2] = {
+        {"slabinfo", "slabinfo - version: 2.1\n# name "}, {"buddyinfo", "Node 0, zone "},
+        {"pagetypeinfo", "Page block order: 9\n"},        {"zoneinfo", "Node 0, zone "},
+        {"vmallocinfo", ""},                              {"iomem", ""},
+    };
+    for (int status = 0; status < 2; status++) {
+        int down[2], up[2];
+        CHECK(!pipe2(down, O_CLOEXEC) && !pipe2(up, O_CLOEXEC));
+        pid_t pid = fork();
+        if (!pid) {
+            setenv("SLABWRIGHT_PROC", directory, 1);
+            dup2(down[0], 0);
+            dup2(up[1], 1);
+            execl("/proc/self/exe", argv[0], status ? "status" : "plain", NULL);
+            _exit(99);
+        }
+        char ready;
+        CHECK(read(up[0], &ready, 1) == 1);
+        for (int round = 0; round < 20; round++)
+            for (size_t n = 0; n < sizeof NAMES / sizeof *NAMES; n++) {
+                snprintf(path, sizeof path, "%s/%d/%s", directory, pid, NAMES[n][0]);
+                char *got = read_file(path);
+                CHECK(!strncmp(got, NAMES[n][1], strlen(NAMES[n][1])));
+                // Once, and whole.
+                CHECK(!*got || got[strlen(got) - 1] == '\n');
+                CHECK((n != 0 && n != 2) || !strstr(got + 1, NAMES[n][1]));
+            }
+        // One who opens and goes away, and one who does not read, harm nobody.
+        int idle = open(path, O_RDONLY);
+        CHECK(idle >= 0);
+        CHECK(strstr(read_file(path), " : Arena\n"));
+        close(idle);
+        CHECK(strstr(read_file(path), " : Arena\n"));
+        struct stat about;
+        CHECK(!stat(path, &about) && S_ISFIFO(about.st_mode) && (about.st_mode & 0777) == 0600);
+        CHECK(write(down[1], "e", 1) == 1);
+        int ended;
+        CHECK(waitpid(pid, &ended, 0) == pid && WIFEXITED(ended) && WEXITSTATUS(ended) == 7 * status);
+        close(down[0]), close(down[1]), close(up[0]), close(up[1]);
+        // Nothing is left of it: this succeeds for empty directories only.
+        CHECK(!rmdir(directory) && !mkdir(directory, 0700));
+    }
+    CHECK(!rmdir(directory));
+    return 0;
+}

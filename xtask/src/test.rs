@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::{Result, elf, i386, programs, readme, shell};
+use crate::{Result, elf, examples, i386, programs, readme, shell};
 
 #[derive(Default)]
 pub struct Options {
@@ -98,8 +98,10 @@ const PARTS: &[Part] = &[
     ("members", "tests of the other packages of the workspace", |_| {
         cargo_test(shell::cargo().args(["test", "--quiet", "--no-fail-fast", "--workspace", "--exclude", "slabwright"]))
     }),
-    ("examples", "the examples in the documentation", |_| {
-        cargo_test(shell::cargo().args(["test", "--quiet", "--package", "slabwright", "--doc"]))
+    ("examples", "the examples in the documentation and in `examples`", |_| {
+        let mut outcome = cargo_test(shell::cargo().args(["test", "--quiet", "--package", "slabwright", "--doc"]));
+        examples::test(&mut outcome);
+        outcome
     }),
     ("loom", "every interleaving of the lock-free protocols", |_| {
         let mut test = shell::cargo();

@@ -196,6 +196,7 @@ impl core::fmt::Debug for Gfp {
 mod tests {
     use super::*;
 
+    // rows: C1 C2 C10
     #[test]
     fn values_are_the_kernels() {
         assert_eq!(Gfp::KERNEL.0, 0xcc0);
@@ -204,6 +205,7 @@ mod tests {
         assert_eq!(Gfp::DMA32.0, 0x4);
     }
 
+    // rows: C1 C12
     #[test]
     fn illegal_combinations_are_refused() {
         assert!(Gfp::KERNEL.check().is_ok());

@@ -64,6 +64,7 @@ fn check_frames(m: &Linux, range: PfnRange) {
     }
 }
 
+// rows: A6 A7 A8
 #[test]
 fn arena_frames() {
     let m = machine();
@@ -203,6 +204,7 @@ fn populations_move() {
     m.unmap(at, PAGEBLOCK_SIZE);
 }
 
+// rows: H1
 #[test]
 fn scattered_populations_move_together() {
     let m = machine();

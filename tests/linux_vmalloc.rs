@@ -27,6 +27,7 @@ fn check(at: *mut u8, size: usize) {
     }
 }
 
+// rows: H1 H2 H7
 #[test]
 fn areas_of_a_process() {
     let m = &Linux;

@@ -5,6 +5,7 @@ use slabwright::global;
 use slabwright::machine::Frames;
 use slabwright::types::Order;
 
+// rows: B5 B6 C6 C7
 #[test]
 fn zones_keep_their_limits() {
     assert!(global::mm().start());

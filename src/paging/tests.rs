@@ -122,11 +122,13 @@ fn against_oracle<F: Format>(seed: u64) {
     assert_eq!(memory.tables.len(), 1, "only the root is left");
 }
 
+// rows: N1 N2 N3 N4
 #[test]
 fn walker_agrees_with_the_oracle_on_x86_64() {
     against_oracle::<X86_64>(0x1234_5678_9abc);
 }
 
+// rows: N1 N2
 #[test]
 fn walker_agrees_with_the_oracle_on_i386() {
     against_oracle::<I386>(0x9876_5432_1fed);
@@ -137,6 +139,7 @@ fn walker_agrees_with_the_oracle_on_pae() {
     against_oracle::<Pae>(0x5555_aaaa_1111);
 }
 
+// rows: N3 N4
 /// N3: a folded level returns the entry of the level above.
 #[test]
 fn folded_levels_return_the_pgd_entry() {
@@ -165,6 +168,7 @@ fn folded_levels_return_the_pgd_entry() {
     assert_eq!(tables.len(), 4, "nothing is folded");
 }
 
+// rows: N4
 /// N4: a PSE leaf is a pmd leaf in the pgd's entry, with the huge bit, covering 4 MiB.
 #[test]
 fn pse_leaf_is_seen_at_the_folded_pmd() {
@@ -245,6 +249,7 @@ fn ranges_cross_tables() {
     check::<Pae>(Level::Pmd, 500, 24);
 }
 
+// rows: N5
 /// N5: what goes in comes out, and an absent page's record is neither present nor empty.
 #[test]
 fn entries_decode_as_encoded() {
@@ -274,6 +279,7 @@ fn entries_decode_as_encoded() {
     assert_eq!(Pae::root_entry(Pae::table(Pfn(5))), 0x5001);
 }
 
+// rows: N6
 /// N6: every level's index and the offset together are the address.
 #[test]
 fn addresses_split_and_join() {

@@ -84,6 +84,7 @@ pub fn class_of_layout(size: usize, align: usize) -> u8 {
 mod tests {
     use super::*;
 
+    // rows: F4
     #[test]
     fn every_size_gets_the_smallest_class_that_holds_it() {
         assert_eq!(class_size(NR_CLASSES), MAX_SMALL);
@@ -115,6 +116,7 @@ mod tests {
         }
     }
 
+    // rows: D14
     #[test]
     fn mean_waste_is_a_twelfth() {
         let waste: f64 = (1..=MAX_SMALL)

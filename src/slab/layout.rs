@@ -242,6 +242,7 @@ mod tests {
     use super::super::classes::{NR_CLASSES, class_align, class_size};
     use super::*;
 
+    // rows: G17 D14
     #[test]
     fn classes_waste_little_and_stay_aligned() {
         for id in 1..=NR_CLASSES {

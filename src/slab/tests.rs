@@ -129,6 +129,7 @@ fn model(cpus: usize, hostile: Hostile, seed: u64, steps: usize) {
     assert!(w.m.reports().is_empty());
 }
 
+// rows: G1 G10 G11
 #[test]
 fn objects_are_exclusive_and_come_back() {
     model(1, Hostile::default(), 1, 30_000);
@@ -142,6 +143,7 @@ fn aborted_and_migrated_sections_lose_nothing() {
     model(4, Hostile { migrate: 2, abort: 3, fail: 0 }, 4, 30_000);
 }
 
+// rows: G16
 #[test]
 fn free_then_alloc_returns_the_same_object() {
     let w = world(1, Hostile::default());
@@ -152,6 +154,7 @@ fn free_then_alloc_returns_the_same_object() {
     }
 }
 
+// rows: G14 G15
 #[test]
 fn partial_slabs_go_before_empty_ones_and_those_before_new_ones() {
     let w = world(1, Hostile::default());
@@ -177,6 +180,7 @@ fn partial_slabs_go_before_empty_ones_and_those_before_new_ones() {
     assert_eq!(order.len(), 4, "then a new slab");
 }
 
+// rows: F2
 #[test]
 fn a_second_free_is_found_wherever_the_object_lies() {
     let w = world(2, Hostile::default());
@@ -196,6 +200,7 @@ fn a_second_free_is_found_wherever_the_object_lies() {
     w.verify();
 }
 
+// rows: G18 G21
 #[test]
 fn colours_cycle_over_the_left_over() {
     let w = world(1, Hostile::default());
@@ -224,6 +229,7 @@ unsafe extern "C" fn construct(object: *mut u8) {
     unsafe { object.cast::<u64>().write(0xc0ffee) };
 }
 
+// rows: G8
 #[test]
 fn constructors_run_once_per_object_and_state_is_kept() {
     let w = world(2, Hostile::default());
@@ -265,6 +271,7 @@ fn constructors_run_once_per_object_and_state_is_kept() {
     assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
 }
 
+// rows: G4 G19
 #[test]
 fn free_maps_work_in_all_three_places() {
     let w = world(1, Hostile::default());
@@ -291,6 +298,7 @@ fn free_maps_work_in_all_three_places() {
     }
 }
 
+// rows: G6
 #[test]
 fn caches_of_one_shape_share_their_slabs() {
     let w = world(1, Hostile::default());

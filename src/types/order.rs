@@ -83,6 +83,7 @@ impl Order {
 mod tests {
     use super::*;
 
+    // rows: A4
     #[test]
     fn holding_is_the_smallest_that_fits() {
         for pages in 1..=1024usize {

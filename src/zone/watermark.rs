@@ -97,6 +97,7 @@ const fn isqrt(n: u64) -> u64 {
 mod tests {
     use super::*;
 
+    // rows: B10
     #[test]
     fn marks_follow_the_kernel() {
         // 16 MiB: 512 KiB; 1 GiB: 4096 KiB; table in Documentation/admin-guide/sysctl/vm and mm/page_alloc.c.
@@ -109,6 +110,7 @@ mod tests {
         assert_eq!((marks.low, marks.high), (160, 192));
     }
 
+    // rows: C5 C13
     #[test]
     fn who_may_go_below() {
         let marks = Watermarks { min: 80, low: 100, high: 120 };

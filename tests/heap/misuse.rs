@@ -35,6 +35,7 @@ fn one_report(mm: &Mm<Sim>, address: *mut u8, what: &str) {
     assert!(reports[0].contains(what), "{reports:?} should say {what:?}");
 }
 
+// rows: F2
 #[test]
 fn a_double_free_is_one() {
     for size in SIZES {

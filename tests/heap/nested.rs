@@ -68,6 +68,7 @@ fn interrupted<F: Flavour>(seed: u64, one_in: usize) {
     program.finish();
 }
 
+// rows: C11
 #[test]
 fn handlers_interrupt_everything() {
     for seed in seeds(6) {
@@ -133,6 +134,7 @@ fn handlers_interrupt_several_threads() {
     }
 }
 
+// rows: C11 C3
 /// A request without `Gfp::IO` enters no system, waits for nothing and, as a page run, is served from memory that is backed:
 /// touching it would otherwise be a page fault. There is a reserve for that once a program is beyond its first megabytes.
 #[test]

@@ -16,11 +16,13 @@ fn hosted() -> SimHosted {
     SimHosted::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).window(128 << 20).build()
 }
 
+// rows: F1 F3 F4
 #[test]
 fn every_size_to_9000() {
     every_size(&heap(&sim()), 9000);
 }
 
+// rows: D14
 #[test]
 fn every_class_wastes_little() {
     let mm = heap(&sim());
@@ -37,12 +39,14 @@ fn every_class_wastes_little() {
     }
 }
 
+// rows: F1 F3
 #[test]
 fn sizes_around_every_order() {
     around_every_order(&heap(&sim()));
     around_every_order(&heap(&hosted()));
 }
 
+// rows: F1
 #[test]
 fn every_alignment_to_4_mib() {
     every_alignment(&heap(&sim()));

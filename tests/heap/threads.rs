@@ -53,6 +53,7 @@ fn together<M: Host>(mm: &Mm<M>, threads: usize, rounds: usize) {
     world.finish();
 }
 
+// rows: G10 G11
 #[test]
 fn more_threads_than_cpus() {
     let sim = Sim::builder().cpus(2).grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).build();

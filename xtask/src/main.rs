@@ -1,7 +1,9 @@
 //! The project's commands, called as `cargo xtask COMMAND`.
 
 mod bench;
+mod coverage;
 mod elf;
+mod examples;
 mod i386;
 mod programs;
 mod readme;
@@ -26,6 +28,7 @@ cargo xtask COMMAND
       --quick              3 rounds instead of 7; --rounds N
       --only NAME          only this workload or group (repeatable)
       --peers A,B          only these allocators besides slabwright
+  coverage                 which rows of tests/rows.tsv have a test that passes; the others are open
   i386                     build and boot the bare-metal image under QEMU
       --memory SIZE        its memory (64M); --cpus N, its CPUs (2)
       --pae                page tables of three levels
@@ -84,6 +87,10 @@ fn command() -> Result<ExitCode> {
             }
             bench::bench(&options)
         }
+        "coverage" => match args.next()? {
+            Some(other) => Err(other.unexpected().into()),
+            None => coverage::coverage(),
+        },
         "i386" => {
             let mut options = i386::Options::default();
             while let Some(arg) = args.next()? {

@@ -63,6 +63,7 @@ pub const NR_FIXED: usize = FixedAddress::EndOfFixedAddresses as usize;
 /// Lowest address of the fixmap.
 pub const FIXADDR_START: usize = FIXADDR_TOP - (NR_FIXED << PAGE_SHIFT);
 
+// rows: I12
 /// The address of fixed address `INDEX`. An index that does not exist is refused by the compiler, as the kernel's
 /// `__this_fixmap_does_not_exist` refuses it at link time:
 ///
@@ -122,6 +123,7 @@ pub fn vmalloc_window(lowmem: usize, memory: u64) -> Range<usize> {
 mod tests {
     use super::*;
 
+    // rows: B12 B14
     #[test]
     fn regions_are_in_order_and_apart() {
         for lowmem in [16 << 20, 64 << 20, 512 << 20, MAX_LOWMEM] {
@@ -132,6 +134,7 @@ mod tests {
         }
     }
 
+    // rows: I9 I10 I11
     #[test]
     fn fixed_addresses_count_down() {
         assert_eq!(fix_to_virt::<0>(), 0xFFFF_F000);

@@ -170,6 +170,7 @@ mod tests {
 
     use super::*;
 
+    // rows: S3
     /// Adds, reserves and frees at random; a bitmap knows better.
     #[test]
     fn agrees_with_a_bitmap() {

@@ -47,6 +47,7 @@ fn at(address: usize) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(address)
 }
 
+// rows: A1 A6 A7 A8
 #[test]
 fn frames_and_addresses_are_inverse() {
     let sim: Sim = small();
@@ -121,6 +122,7 @@ fn discard_zeroes_and_unbacks() {
     assert_eq!(read(bare.virt(Pfn(0x150))), 9);
 }
 
+// rows: H3
 #[test]
 fn a_frame_shows_at_several_addresses() {
     let sim: Sim = small();
@@ -231,6 +233,7 @@ fn sheaf(capacity: usize) -> usize {
     (&raw mut sheaf.0).expose_provenance() + (SHEAF_SLOTS - 1 - capacity) * size_of::<usize>()
 }
 
+// rows: J1
 #[test]
 fn rows_belong_to_cpus() {
     let sim = Sim::builder().cpus(3).build();

@@ -85,6 +85,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
+    // rows: J5
     /// Against a list of what is out: aligned, disjoint, lowest place first, and all of it comes back.
     #[test]
     fn j5_first_fit_against_a_list() {

@@ -81,6 +81,7 @@ fn a_freed_range_is_reused_without_a_call() {
     w.end(vec![]);
 }
 
+// rows: H1
 #[test]
 fn old_memory_moves_into_a_larger_area() {
     let w = World::<Hosted>::new(1024, 64, u64::MAX);
@@ -147,6 +148,7 @@ fn refused_moves_are_copied() {
     }
 }
 
+// rows: H2
 /// Lazy, bounded, aged.
 #[test]
 fn retained_ranges_age() {
@@ -193,6 +195,7 @@ fn retained_ranges_age() {
     w.end(vec![]);
 }
 
+// rows: H1
 /// H1: frames behind an area need not be adjacent; H2: it is used again only after its purge, or as what it is.
 #[test]
 fn frames_behind_an_area_are_scattered() {

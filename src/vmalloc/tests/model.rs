@@ -163,12 +163,14 @@ fn run<F: Flavour>(w: World<F>, seed: u64, steps: usize, most: usize, most_live:
     w.end(live);
 }
 
+// rows: H1 H2
 #[test]
 fn model_of_owned_frames() {
     run(World::<Bare>::new(900, 700, u64::MAX), 0x1111_2222, 4000, 120, 12);
     run(World::<Lent>::new(300, 400, u64::MAX), 0x3333_2222, 4000, 90, 12);
 }
 
+// rows: H1 H2
 #[test]
 fn model_of_hosted_memory() {
     run(World::<Hosted>::new(4096, 40, u64::MAX), 0x5555_2222, 1200, 3000, 8);

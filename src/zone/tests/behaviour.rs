@@ -33,6 +33,7 @@ fn exhaust<F: Flavour>(m: &Simulated<F>, z: &Zones<F>, gfp: Gfp) -> Vec<Pfn> {
     core::iter::from_fn(|| z.alloc_page(m, gfp)).collect()
 }
 
+// rows: A4 A10 E1 E2
 #[test]
 fn every_order_to_the_last_and_none_above() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1 << 10).build();
@@ -51,6 +52,7 @@ fn every_order_to_the_last_and_none_above() {
     assert_eq!(z.alloc_page(&m, Gfp::DMA | Gfp::DMA32), None, "flags that contradict each other");
 }
 
+// rows: D14
 #[test]
 fn exact_pages_keep_no_tail() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
@@ -94,6 +96,7 @@ fn a_run_takes_several_blocks_in_a_row() {
     z.verify(&m).unwrap();
 }
 
+// rows: A11 E9 E11
 #[test]
 fn calls_by_address_count_references() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 512).build();
@@ -111,6 +114,7 @@ fn calls_by_address_count_references() {
     assert!(z.free_pages_at(&m, core::ptr::null_mut(), order(0), true));
 }
 
+// rows: B10 C5 C13
 #[test]
 fn the_reserves_are_for_those_who_may() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 2048).build();
@@ -131,6 +135,7 @@ fn the_reserves_are_for_those_who_may() {
     assert!(z.alloc_page(&m, Gfp::KERNEL).is_some());
 }
 
+// rows: B5 B7 D12
 #[test]
 fn low_zones_keep_something_from_those_who_need_not() {
     let m = SimBare::builder().ram(0, ZoneKind::Dma, 512, 2048).ram(0, ZoneKind::Normal, 1 << 14, 1 << 15).build();
@@ -143,6 +148,7 @@ fn low_zones_keep_something_from_those_who_need_not() {
     assert!(exhaust(&m, &z, Gfp::KERNEL | Gfp::DMA).iter().all(|pfn| pfn.0 < 4096), "below 16 MiB");
 }
 
+// rows: C7
 #[test]
 fn dma32_is_ordinary_memory_where_that_lies_low() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 14, 1 << 11).build();
@@ -151,6 +157,7 @@ fn dma32_is_ordinary_memory_where_that_lies_low() {
     assert!(boot(&high).alloc_page(&high, Gfp::KERNEL | Gfp::DMA32).is_none());
 }
 
+// rows: A8 B8 B9 C8
 #[test]
 fn highmem_has_no_address_and_movable_is_asked_for() {
     let m = SimBare::builder()
@@ -168,6 +175,7 @@ fn highmem_has_no_address_and_movable_is_asked_for() {
     }
 }
 
+// rows: B2 E3 C13
 #[test]
 fn nodes_are_preferred_then_bound() {
     let m =
@@ -184,6 +192,7 @@ fn nodes_are_preferred_then_bound() {
     assert_eq!(z.alloc_pages_node(&m, 1, Gfp::KERNEL, order(0)).map(node), Some(0), "falls back to the other");
 }
 
+// rows: B11 D13
 #[test]
 fn hot_pages_come_back_first_and_cold_ones_last() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
@@ -199,6 +208,7 @@ fn hot_pages_come_back_first_and_cold_ones_last() {
     assert_eq!((rest[0], *rest.last().unwrap()), (p[0], p[2]));
 }
 
+// rows: D3 D5 D6
 #[test]
 fn types_are_grouped_claimed_and_stolen() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 8192).build();
@@ -240,6 +250,7 @@ fn an_isolated_pageblock_is_nobodys() {
     assert!(exhaust(&m, &z, Gfp::KERNEL | Gfp::MOVABLE).iter().any(|pfn| pfn.0 / 512 == 4), "movable borrows from CMA");
 }
 
+// rows: D12
 #[test]
 fn growth_may_fail_at_any_call() {
     for k in 1..12 {
@@ -259,6 +270,7 @@ fn growth_may_fail_at_any_call() {
     }
 }
 
+// rows: B10
 #[test]
 fn a_budget_holds() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).budget(1000).build();
@@ -300,6 +312,7 @@ fn idle_pageblocks_go_back_when_they_are_old_enough() {
     z.verify(&m).unwrap();
 }
 
+// rows: C11
 #[test]
 fn atomic_requests_get_backed_memory_without_a_call() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).build();

@@ -301,6 +301,7 @@ impl<F: Flavour> World<F> {
     }
 }
 
+// rows: D1 D2 A5
 #[test]
 fn one_growing_zone() {
     for seed in 0..4 {
@@ -308,6 +309,7 @@ fn one_growing_zone() {
     }
 }
 
+// rows: D1 D9 D11
 #[test]
 fn odd_ranges_and_holes() {
     for seed in 0..4 {
@@ -322,6 +324,7 @@ fn odd_ranges_and_holes() {
     }
 }
 
+// rows: B2 B3 D1
 #[test]
 fn two_nodes_and_a_budget() {
     for seed in 0..4 {

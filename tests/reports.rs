@@ -21,7 +21,7 @@ fn heap<F: Flavour>(sim: Simulated<F>) -> Mm<Simulated<F>> {
 fn text<F: Flavour>(mm: &Mm<Simulated<F>>, report: Report) -> String {
     let mut text = String::new();
     mm.report(report, &mut text).expect("a string takes everything");
-    assert!(text.ends_with('\n'));
+    assert!(text.is_empty() || text.ends_with('\n'));
     text
 }
 
@@ -191,10 +191,9 @@ fn vmallocinfo() {
     assert_eq!(text(&mm, Report::Vmallocinfo), lines(&expected));
     // SAFETY: live blocks, freed once.
     blocks.iter().for_each(|block| unsafe { mm.free(*block) });
-    for (start, line) in &mut expected {
-        *line = format!("0x{start:016x}-0x{:016x} 4194304 unpurged vm_area\n", *start + (4 << 20));
-    }
-    assert_eq!(text(&mm, Report::Vmallocinfo), lines(&expected));
+    // What is kept of it is nobody's; some, or parts, may have gone back to the system.
+    let kept = text(&mm, Report::Vmallocinfo);
+    assert!(kept.lines().all(|line| line.ends_with(" unpurged vm_area")), "{kept}");
 }
 
 // rows: B14 B5 B12

@@ -113,6 +113,17 @@ pub unsafe fn sti() {
     unsafe { asm!("sti", options(nostack)) };
 }
 
+/// Whether each instruction of this CPU is followed by a debug trap.
+///
+/// # Safety
+/// The descriptor table is set up, and the handler of vector 1 expects it.
+#[inline(always)]
+pub unsafe fn set_trap_flag(on: bool) {
+    const TRAP: u32 = 1 << 8;
+    // SAFETY: the caller's condition.
+    unsafe { asm!("pushfd", "and dword ptr [esp], {keep}", "or dword ptr [esp], {set:e}", "popfd", keep = const !TRAP, set = in(reg) if on { TRAP } else { 0 }) };
+}
+
 /// Interrupts are off as long as it lives; then they are as before (`local_irq_save`, `local_irq_restore`).
 pub struct IrqOff {
     flags: u32,

@@ -161,6 +161,34 @@ pub fn local_ticks() -> u32 {
     LOCAL_TICKS.load(Relaxed)
 }
 
+/// A function that runs after each instruction which lets interrupts in, while the CPU steps.
+static STEP: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs `body` step by step on this CPU, with `hook` as an interrupt handler after each instruction at which one could come: what a
+/// timer hits once in a million times, this hits each time.
+pub fn step_through(hook: fn(), body: impl FnOnce()) {
+    STEP.store(hook as usize, Relaxed);
+    // SAFETY: the trap leads to `step`; the flag is taken back before the hook is.
+    unsafe {
+        cpu::set_trap_flag(true);
+        body();
+        cpu::set_trap_flag(false);
+    }
+    STEP.store(0, Relaxed);
+}
+
+fn step(frame: &Frame) {
+    let hook = STEP.load(Relaxed);
+    if hook == 0 || frame.flags & cpu::FLAG_IF == 0 {
+        return;
+    }
+    percpu::enter_depth(percpu::IN_IRQ);
+    // SAFETY: only `step_through` stores here, and a function of this type.
+    let hook: fn() = unsafe { core::mem::transmute(hook) };
+    hook();
+    percpu::leave_depth(percpu::IN_IRQ);
+}
+
 fn tick() {
     let hook = HOOK.load(Relaxed);
     if hook != 0 {
@@ -174,6 +202,7 @@ extern "C" fn dispatch(frame: *mut Frame) {
     // SAFETY: the entry code made the frame, on this stack.
     let frame = unsafe { &mut *frame };
     match frame.vector {
+        1 => step(frame),
         14 => fault::page_fault(frame),
         0..32 => fault::exception(frame),
         SYSTEM_CALL => user::system_call(frame),

@@ -16,6 +16,7 @@ use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
     ("C10 C11 the timer's handler allocates with GFP_ATOMIC while the main loop allocates", atomic_in_handler),
+    ("C11 G10 G11 a handler that allocates after each instruction of the allocator", stepped),
     ("C2 a request that may sleep is refused in a handler", sleeping_in_handler),
     ("G10 G11 each CPU has sheaves of its own", own_sheaves),
     ("J1 G1 two CPUs allocate, and free each other's objects: none is handed out twice", exchange),
@@ -112,6 +113,45 @@ fn atomic_in_handler() {
     let (handled, refused) = (HANDLED.load(Ordering::Relaxed), REFUSED.load(Ordering::Relaxed));
     assert!(refused < handled, "{refused} of {} requests of the handler were refused", 2 * handled);
     assert!(NESTED.load(Ordering::Relaxed) > 0, "no tick in {handled} came in a slow path: the test shows nothing");
+    if let Err(violation) = HEAP.verify() {
+        panic!("{violation}");
+    }
+}
+
+static STEPS: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes an object of the class that is being worked on, and gives back the one of the step before.
+fn stepping_handler() {
+    let step = STEPS.fetch_add(1, Ordering::Relaxed);
+    let slot = &HELD[step % 3];
+    let old = slot.swap(0, Ordering::Relaxed);
+    if old != 0 {
+        give(core::ptr::with_exposed_provenance_mut(old), 0x3333);
+    }
+    slot.store(take(64, Gfp::ATOMIC, 0x3333).expose_provenance(), Ordering::Relaxed);
+}
+
+fn stepped() {
+    let mut held = [core::ptr::null_mut::<usize>(); 24];
+    // The fast paths, and now and then a slow one.
+    interrupt::step_through(stepping_handler, || {
+        for round in 0..120 {
+            let slot = &mut held[round * 7 % 24];
+            if !slot.is_null() {
+                give(*slot, 0x4444);
+            }
+            *slot = take(64, Gfp::KERNEL, 0x4444);
+        }
+    });
+    held.into_iter().filter(|object| !object.is_null()).for_each(|object| give(object, 0x4444));
+    for slot in &HELD {
+        let object = slot.swap(0, Ordering::Relaxed);
+        if object != 0 {
+            give(core::ptr::with_exposed_provenance_mut(object), 0x3333);
+        }
+    }
+    let steps = STEPS.load(Ordering::Relaxed);
+    assert!(steps > 5000, "only {steps} instructions were stepped through");
     if let Err(violation) = HEAP.verify() {
         panic!("{violation}");
     }

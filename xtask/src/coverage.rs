@@ -56,7 +56,8 @@ fn is_row(word: &str) -> bool {
 /// The rows of a line with the comment.
 fn rows_of(line: &str) -> Option<Vec<String>> {
     let comment = line.trim_start().trim_start_matches(['/', '*']).trim_start().strip_prefix("rows:")?;
-    Some(comment.split_whitespace().take_while(|word| is_row(word)).map(str::to_owned).collect())
+    let rows: Vec<String> = comment.split_whitespace().take_while(|word| is_row(word)).map(str::to_owned).collect();
+    (!rows.is_empty()).then_some(rows)
 }
 
 /// The rows that a self-test of the image shows: the words that its name begins with.
@@ -277,7 +278,7 @@ mod tests {
         let rows = |line: &str| rows_of(line).map(|rows| rows.join(" "));
         assert_eq!(rows("    // rows: G8 G9"), Some("G8 G9".to_owned()));
         assert_eq!(rows("/* rows: B1 B10 */"), Some("B1 B10".to_owned()));
-        assert_eq!(rows("    rows: [Mutex<Row>; CPUS],"), Some(String::new()));
+        assert_eq!(rows("    rows: [Mutex<Row>; CPUS],"), None);
         assert_eq!(rows("let rows = 1; // G8"), None);
         assert_eq!(rows_of_name("A1 A10 F5 blocks of X"), ["A1", "A10", "F5"]);
         assert!(rows_of_name("UMA and NUMA").is_empty());

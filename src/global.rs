@@ -177,6 +177,9 @@ pub fn write_stats(out: &mut dyn Write) {
 /// ```
 /// use slabwright::mm::Report;
 ///
+/// #[global_allocator]
+/// static ALLOCATOR: slabwright::Slabwright = slabwright::Slabwright;
+///
 /// let mut text = String::new();
 /// slabwright::global::report(Report::Buddyinfo, &mut text)?;
 /// assert!(text.starts_with("Node 0, zone"));

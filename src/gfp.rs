@@ -196,7 +196,7 @@ impl core::fmt::Debug for Gfp {
 mod tests {
     use super::*;
 
-    // rows: C1 C2 C10
+    // rows: C1
     #[test]
     fn values_are_the_kernels() {
         assert_eq!(Gfp::KERNEL.0, 0xcc0);

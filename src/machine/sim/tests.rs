@@ -122,7 +122,6 @@ fn discard_zeroes_and_unbacks() {
     assert_eq!(read(bare.virt(Pfn(0x150))), 9);
 }
 
-// rows: H3
 #[test]
 fn a_frame_shows_at_several_addresses() {
     let sim: Sim = small();

@@ -69,8 +69,9 @@ fn zeroed(count: usize, size: usize) -> Ptr {
             if p.is_null() {
                 return zeroed_slow(total);
             }
-            // SAFETY: a new block of at least `total` bytes.
-            unsafe { p.write_bytes(0, total) };
+            // To the last byte that `malloc_usable_size` admits to.
+            // SAFETY: a new block of a small request, as long as its class.
+            unsafe { p.write_bytes(0, heap::good_size(total)) };
             p.cast()
         }
         None => fail(libc::ENOMEM),

@@ -120,12 +120,11 @@ impl<M: Machine> Mm<M> {
         if let Some(head) = m.pfn(run) {
             m.page(head).set_kind(Kind::Run, Order::ZERO);
         }
-        let block = self.run_block(run, pages as usize, size, align);
         if gfp.has(Gfp::ZERO) {
-            // SAFETY: the block is ours and `size` bytes long.
-            unsafe { ptr::write_bytes(block, 0, size) };
+            // SAFETY: the run is ours and as many pages long.
+            unsafe { ptr::write_bytes(run, 0, pages as usize * PAGE_SIZE) };
         }
-        block
+        self.run_block(run, pages as usize, size, align)
     }
 
     /// Keeps a block's run on this CPU; false where the slow path has to be asked, and nothing is done then.

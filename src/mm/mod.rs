@@ -280,8 +280,10 @@ impl<M: Machine> Mm<M> {
         }
         let object = self.alloc(size);
         if !object.is_null() {
-            // SAFETY: the object is ours and at least `size` bytes long.
-            unsafe { ptr::write_bytes(object, 0, size) };
+            // All that `usable_size` admits to, as other allocators do it.
+            let id = class_of_tag(self.machine.class_at(object));
+            // SAFETY: the object is ours, of that class.
+            unsafe { ptr::write_bytes(object, 0, class_size(id as usize)) };
         }
         object
     }

@@ -1,4 +1,6 @@
-// calloc reads zero wherever its memory comes from, and does not touch large blocks.
+// calloc reads zero wherever its memory comes from, to the last byte that may be used, and does not touch large blocks.
+#include <malloc.h>
+
 #include "check.h"
 
 static void all_zero(const unsigned char *p, size_t size, size_t step) {
@@ -15,15 +17,15 @@ int main(void) {
         for (int round = 0; round < 3; round++) {
             for (int i = 0; i < count; i++) {
                 blocks[i] = malloc(size);
-                memset(blocks[i], 0xaa, size);
+                memset(blocks[i], 0xaa, malloc_usable_size(blocks[i]));
             }
             for (int i = 0; i < count; i++)
                 free(blocks[i]);
             for (int i = 0; i < count; i++) {
                 blocks[i] = calloc(1, size);
                 CHECK(blocks[i]);
-                all_zero(blocks[i], size, size > 1 << 16 ? 509 : 1);
-                memset(blocks[i], 0x55, size);
+                all_zero(blocks[i], malloc_usable_size(blocks[i]), size > 1 << 16 ? 509 : 1);
+                memset(blocks[i], 0x55, malloc_usable_size(blocks[i]));
             }
             for (int i = 0; i < count; i++)
                 free(blocks[i]);

@@ -19,6 +19,11 @@ use crate::types::{Line, Pfn, PfnRange, PhysAddr};
 pub mod i386;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 pub mod linux;
+#[cfg(any(
+    all(feature = "i386", target_arch = "x86"),
+    all(any(test, feature = "sim"), target_os = "linux", not(loom))
+))]
+mod row;
 #[cfg(all(any(test, feature = "sim"), target_os = "linux", not(loom)))]
 pub mod sim;
 
@@ -361,21 +366,30 @@ pub trait Machine: PerCpu + Frames + Mapping + Context + Report + Park + Sync + 
     /// `word` is CPU 0's copy of an aligned integer of which CPU `n` has its own, `n <<` [`CPU_SHIFT`] bytes further on.
     unsafe fn this_cpu_add(&self, word: *mut u8, size: usize, value: u64) {
         let copy = word.wrapping_add(self.get_cpu() << CPU_SHIFT);
-        // SAFETY: the caller's.
-        unsafe {
-            match size {
-                1 => *copy = (*copy).wrapping_add(value as u8),
-                2 => *copy.cast::<u16>() = (*copy.cast::<u16>()).wrapping_add(value as u16),
-                4 => *copy.cast::<u32>() = (*copy.cast::<u32>()).wrapping_add(value as u32),
-                _ => *copy.cast::<u64>() = (*copy.cast::<u64>()).wrapping_add(value),
-            }
-        }
+        // SAFETY: the caller's; the CPU's copies are this thread's until `put_cpu`.
+        unsafe { add_to(copy, size, value) };
         self.put_cpu();
     }
 
     /// Prepares the machine: reserves addresses, detects features. Called once, first, by one thread. False where the
     /// system gives nothing at all: every allocation will fail.
     fn init(&self) -> bool;
+}
+
+/// Adds `value` to the integer of `size` bytes (1, 2, 4 or 8) at `copy`, wrapping.
+///
+/// # Safety
+/// The integer is there, aligned, and the caller's for the moment.
+unsafe fn add_to(copy: *mut u8, size: usize, value: u64) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        match size {
+            1 => *copy = (*copy).wrapping_add(value as u8),
+            2 => *copy.cast::<u16>() = (*copy.cast::<u16>()).wrapping_add(value as u16),
+            4 => *copy.cast::<u32>() = (*copy.cast::<u32>()).wrapping_add(value as u32),
+            _ => *copy.cast::<u64>() = (*copy.cast::<u64>()).wrapping_add(value),
+        }
+    }
 }
 
 /// A null-free address helper for implementers.

@@ -5,6 +5,10 @@ use std::alloc::{Layout, alloc_zeroed};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 
+#[path = "../suite/machine.rs"]
+#[allow(dead_code)] // of the contract, only what sections do
+mod machine;
+
 use slabwright::machine::linux::Linux;
 use slabwright::machine::{PerCpu, SHEAF_BYTES, SHEAF_SLOTS, Word, no_sheaf};
 
@@ -219,35 +223,7 @@ pub fn contract(m: &Linux, cache: u8) {
     }
     // One CPU for the whole of it: pinned.
     pin(m.cpu());
-    assert_eq!(m.read(Word::Main(cache)), Some(no_sheaf()));
-    assert_eq!(m.read(Word::Spare(cache)), Some(no_sheaf()));
-    let capacity = 5;
-    let sheaf = new_sheaf() + (SHEAF_SLOTS - 1 - capacity) * size_of::<usize>();
-    unsafe {
-        assert!(!m.replace(Word::Main(cache), sheaf, no_sheaf()), "replaced what was not there");
-        assert!(m.replace(Word::Main(cache), no_sheaf(), sheaf));
-        assert!(m.pop_again(cache).is_null(), "empty");
-        for n in 0..capacity {
-            assert!(m.push_again(cache, object(n)));
-        }
-        assert!(!m.push_again(cache, object(99)), "full");
-        assert_eq!(m.read(Word::Main(cache)), Some(sheaf + capacity * size_of::<usize>()));
-        for n in (0..capacity).rev() {
-            assert_eq!(m.pop_again(cache), object(n));
-        }
-        assert!(m.pop_again(cache).is_null());
-        assert!(m.push_again(cache, object(7)));
-        let mut seen = 0;
-        assert!(m.drain_row(m.cpu(), &mut |words| {
-            assert!(m.pop_again(cache).is_null(), "the row is out of reach while it is drained");
-            assert!(!m.push_again(cache, object(8)));
-            assert_eq!(m.read(Word::Main(cache)).unwrap_or(no_sheaf()), no_sheaf());
-            assert!(!m.replace(Word::Main(cache), no_sheaf(), sheaf));
-            seen = std::mem::replace(&mut words[Word::Main(cache).index()], no_sheaf());
-        }));
-        assert_eq!(seen, sheaf + size_of::<usize>());
-        assert_eq!(m.read(Word::Main(cache)), Some(no_sheaf()));
-    }
+    machine::rows(m, cache);
     assert!(!m.drain_row(usize::MAX, &mut |_| panic!("no such CPU")));
     drop(world);
 }

@@ -44,7 +44,9 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
         assert!(m.drain_row(m.cpu(), &mut |words| {
             assert!(m.pop_again(cache).is_null(), "the row is out of reach while it is drained");
             assert!(!m.push_again(cache, object(8)));
+            assert_eq!(m.read(Word::Main(cache)).unwrap_or(no_sheaf()), no_sheaf());
             assert!(!m.replace(Word::Main(cache), words[Word::Main(cache).index()], no_sheaf()));
+            assert!(!m.replace(Word::Main(cache), no_sheaf(), bottom));
             seen = core::mem::replace(&mut words[Word::Main(cache).index()], no_sheaf());
         }));
         assert_eq!(seen, bottom + size_of::<usize>());

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::{console, cpu, interrupt, percpu, smp};
-use crate::machine::{CPU_SHIFT, Context, Machine, PerCpu, Report};
+use crate::machine::{CPU_SHIFT, Context, Machine, PerCpu, Report, add_to};
 use crate::sync::Park;
 
 /// The machine. Zero-sized: there is one.
@@ -101,14 +101,7 @@ impl Machine for I386 {
         let _off = cpu::IrqOff::new();
         let copy = word.wrapping_add(self.cpu() << CPU_SHIFT);
         // SAFETY: the caller's condition; with interrupts off nothing on this CPU comes in between.
-        unsafe {
-            match size {
-                1 => *copy = (*copy).wrapping_add(value as u8),
-                2 => *copy.cast::<u16>() = (*copy.cast::<u16>()).wrapping_add(value as u16),
-                4 => *copy.cast::<u32>() = (*copy.cast::<u32>()).wrapping_add(value as u32),
-                _ => *copy.cast::<u64>() = (*copy.cast::<u64>()).wrapping_add(value),
-            }
-        }
+        unsafe { add_to(copy, size, value) };
     }
 
     fn init(&self) -> bool {

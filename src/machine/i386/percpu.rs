@@ -16,7 +16,7 @@ use super::boot::MEMBLOCK;
 use super::cpu::{IrqOff, Segments};
 use super::layout::MAX_CPUS;
 use super::{I386, memory, smp};
-use crate::machine::{PerCpu, ROW_WORDS, SHEAF_BYTES, Word, no_sheaf};
+use crate::machine::{PerCpu, ROW_WORDS, Word, no_sheaf, row};
 
 /// A variable with a copy for each CPU. Declared by [`per_cpu!`](crate::per_cpu).
 #[repr(transparent)]
@@ -253,32 +253,14 @@ unsafe impl PerCpu for I386 {
 
     #[inline]
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
-        let popped = on_row(|row| {
-            let word = &mut row[Word::Main(cache).index()];
-            // SAFETY: words point at a slot of a valid sheaf (the caller's condition), whose sentinel stops the descent.
-            let object = unsafe { ptr::with_exposed_provenance::<usize>(*word).read() };
-            if object != 0 {
-                *word -= size_of::<usize>();
-            }
-            object
-        });
-        ptr::with_exposed_provenance_mut(popped.unwrap_or(0))
+        // SAFETY: the caller's condition; the section has its CPU for itself.
+        on_row(|row| unsafe { row::pop(row, cache) }).unwrap_or(ptr::null_mut())
     }
 
     #[inline]
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
-        let pushed = on_row(|row| {
-            let word = &mut row[Word::Main(cache).index()];
-            let top = *word + size_of::<usize>();
-            if top.is_multiple_of(SHEAF_BYTES) {
-                return false;
-            }
-            // SAFETY: `top` is a slot of the same valid sheaf, which the row owns.
-            unsafe { ptr::with_exposed_provenance_mut::<usize>(top).write(object.expose_provenance()) };
-            *word = top;
-            true
-        });
-        pushed.unwrap_or(false)
+        // SAFETY: as above.
+        on_row(|row| unsafe { row::push(row, cache, object) }).unwrap_or(false)
     }
 
     fn read(&self, word: Word) -> Option<usize> {
@@ -286,15 +268,7 @@ unsafe impl PerCpu for I386 {
     }
 
     unsafe fn replace(&self, word: Word, old: usize, new: usize) -> bool {
-        let replaced = on_row(|row| {
-            let now = &mut row[word.index()];
-            let same = *now == old;
-            if same {
-                *now = new;
-            }
-            same
-        });
-        replaced.unwrap_or(false)
+        on_row(|row| row::replace(row, word, old, new)).unwrap_or(false)
     }
 
     fn drain_row(&self, target: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool {

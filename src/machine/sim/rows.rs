@@ -4,7 +4,7 @@ use core::ptr;
 use std::boxed::Box;
 
 use super::{Call, Flavour, Simulated, locked};
-use crate::machine::{PerCpu, ROW_WORDS, SHEAF_BYTES, Word, no_sheaf};
+use crate::machine::{PerCpu, ROW_WORDS, Word, no_sheaf, row};
 
 /// A CPU's row.
 pub(super) enum Row {
@@ -47,32 +47,13 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
     }
 
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
-        let popped = self.on_row(Call::Pop, |row| {
-            let word = &mut row[Word::Main(cache).index()];
-            // SAFETY: words point at a slot of a valid sheaf (the caller's condition), where the sentinel stops the
-            // descent; the row's mutex is held.
-            let object = unsafe { ptr::with_exposed_provenance::<usize>(*word).read() };
-            if object != 0 {
-                *word -= size_of::<usize>();
-            }
-            object
-        });
-        ptr::with_exposed_provenance_mut(popped.unwrap_or(0))
+        // SAFETY: the caller's condition; the row's mutex is held.
+        self.on_row(Call::Pop, |row| unsafe { row::pop(row, cache) }).unwrap_or(ptr::null_mut())
     }
 
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
-        let pushed = self.on_row(Call::Push, |row| {
-            let word = &mut row[Word::Main(cache).index()];
-            let top = *word + size_of::<usize>();
-            if top.is_multiple_of(SHEAF_BYTES) {
-                return false;
-            }
-            // SAFETY: `top` is a slot of the same valid sheaf, which the row owns; the row's mutex is held.
-            unsafe { ptr::with_exposed_provenance_mut::<usize>(top).write(object.expose_provenance()) };
-            *word = top;
-            true
-        });
-        pushed.unwrap_or(false)
+        // SAFETY: as above.
+        self.on_row(Call::Push, |row| unsafe { row::push(row, cache, object) }).unwrap_or(false)
     }
 
     fn read(&self, word: Word) -> Option<usize> {
@@ -89,15 +70,7 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
 
     unsafe fn replace(&self, word: Word, old: usize, new: usize) -> bool {
         assert_eq!(new % size_of::<usize>(), 0, "a sheaf's slot has the alignment of a pointer");
-        let replaced = self.on_row(Call::Replace, |row| {
-            let now = &mut row[word.index()];
-            let same = *now == old;
-            if same {
-                *now = new;
-            }
-            same
-        });
-        replaced.unwrap_or(false)
+        self.on_row(Call::Replace, |row| row::replace(row, word, old, new)).unwrap_or(false)
     }
 
     fn drain_row(&self, cpu: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool {

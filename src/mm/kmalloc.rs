@@ -23,14 +23,21 @@ impl LowClasses {
 
 impl<M: Machine> Mm<M> {
     /// `size` bytes (0 is served as 1) from where and how `gfp` says, aligned as by [`Mm::alloc`]; null where there are none.
-    /// The word was checked ([`Gfp::check`]).
+    /// The word was checked ([`Gfp::check`]). Where the machine's frames are its own they are adjacent, as a kernel's are, so that no
+    /// more than [`Mm::MOST_ADJACENT`] can be had; hosted only the addresses are, and any size may be had.
     #[inline]
     pub fn kmalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
         let special = gfp.no_fault() || gfp.is_low();
         let mut block = if special { ptr::null_mut() } else { self.alloc_fast(size) };
         if block.is_null() {
             self.expect_atomic(gfp);
-            block = if gfp.is_low() { self.alloc_low(size, gfp) } else { self.alloc_slow(size, gfp) };
+            block = if gfp.is_low() {
+                self.alloc_low(size, gfp)
+            } else if M::OWNS_FRAMES && size > MAX_SMALL {
+                self.alloc_adjacent(size, gfp)
+            } else {
+                self.alloc_slow(size, gfp)
+            };
         }
         if gfp.has(Gfp::ZERO) && size <= MAX_SMALL && !block.is_null() {
             // SAFETY: the block is ours and at least `size` bytes long.
@@ -54,8 +61,10 @@ impl<M: Machine> Mm<M> {
                     unsafe { clear_key(id, object) };
                 }
                 object
-            } else if size <= Order::MAX.bytes() {
+            } else if size <= Self::MOST_ADJACENT {
                 self.alloc_run(size, 1, gfp, Some(node))
+            } else if M::OWNS_FRAMES {
+                ptr::null_mut()
             } else {
                 self.alloc_large(size, 1, gfp)
             }
@@ -84,7 +93,8 @@ impl<M: Machine> Mm<M> {
                 return ptr::null_mut();
             }
             let old = self.usable_size(block);
-            let new = if gfp.is_low() || gfp.no_fault() || !gfp.may_io() || !gfp.may_block() {
+            let adjacent = M::OWNS_FRAMES && size > MAX_SMALL;
+            let new = if adjacent || gfp.is_low() || gfp.no_fault() || !gfp.may_io() || !gfp.may_block() {
                 if size <= old && !gfp.is_low() {
                     return block;
                 }
@@ -188,6 +198,21 @@ impl<M: Machine> Mm<M> {
             self.slab.touch(&self.machine);
             let pages = u32::try_from(bytes.div_ceil(crate::types::PAGE_SIZE)).unwrap_or(u32::MAX);
             self.pages.keep_reserve(&self.machine, pages) as usize * crate::types::PAGE_SIZE
+        })
+    }
+
+    /// Most bytes that adjacent frames may serve: the kernel's `KMALLOC_MAX_SIZE`.
+    pub const MOST_ADJACENT: usize = Order::MAX.bytes();
+
+    /// More than a class serves, in adjacent frames.
+    fn alloc_adjacent(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        if size > Self::MOST_ADJACENT {
+            return ptr::null_mut();
+        }
+        let run = || self.alloc_run(size, 1, gfp, None);
+        self.bracket(gfp, |gfp| {
+            let block = if self.is_up() { run() } else { ptr::null_mut() };
+            if block.is_null() && gfp.may_block() && self.reclaim(gfp) { run() } else { block }
         })
     }
 

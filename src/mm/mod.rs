@@ -25,7 +25,7 @@ mod shrinker;
 mod stats;
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 pub use caches::Named;
 pub use large::RUN_STEP;
@@ -45,6 +45,7 @@ use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_size};
 use crate::slab::{Slab, class_of_tag, starts_object};
+use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
 use crate::vmalloc::Vmalloc;

@@ -6,10 +6,11 @@
 
 mod list;
 
-use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
 
 pub use list::PageList;
 
+use crate::sync::wide::AtomicU64;
 use crate::types::{Order, Pfn};
 
 /// What a frame is at present. Zero is a descriptor that was never initialised.

@@ -4,6 +4,7 @@ mod cell;
 mod deferred;
 mod lock;
 mod startup;
+pub mod wide;
 
 pub use crossbeam_utils::CachePadded;
 pub use deferred::Deferred;

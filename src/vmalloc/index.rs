@@ -4,12 +4,13 @@
 //! generation it was filled. Tables are never given back; the kernel keeps those of its vmalloc area too.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use crate::machine::Machine;
 use crate::page::{Kind, PageList};
 use crate::paging::x86_64::{Slot, SlotState, X86_64};
 use crate::paging::{Format, Level, MapError, PageTable, TableMemory};
+use crate::sync::wide::AtomicU64;
 use crate::types::{Order, Pfn, VirtAddr};
 
 /// The table, and pages put by to extend it without allocating under the lock.

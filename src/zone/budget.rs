@@ -8,10 +8,11 @@
 //! does not help, because all is in use or was never touched, the mark *yields*: it moves up by a part of itself, so that the
 //! next attempt comes when as much more has been taken, and not with every request.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::watermark::{self, Mark, Watermarks};
 use crate::gfp::Gfp;
+use crate::sync::wide::AtomicU64;
 
 /// Accounting against a limit. All accesses are Relaxed: the numbers guard nothing but themselves.
 pub struct Budget {

@@ -26,7 +26,7 @@ mod tests;
 mod watermark;
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 pub use fallback::{MIGRATE_TYPES, MigrateType};
 pub use stats::{PcpInfo, ZoneInfo, ZoneStats};
@@ -39,6 +39,7 @@ use self::raw::{BlockMap, Owner, PcpTable};
 use crate::config::Options;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
 use crate::page::{Kind, Page, flag};
+use crate::sync::wide::AtomicU64;
 use crate::sync::{CachePadded, Fork, Guard, Lock};
 use crate::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn, PfnRange};
 

@@ -45,6 +45,8 @@ fn has_target() -> bool {
 
 /// A compiler that has the sources of `core` beside it: Debian's packages `rustc-web` and `rust-web-src`.
 const DEBIAN: &str = "/usr/bin/rustc";
+/// Its clippy, of the package `rust-web-clippy`.
+const CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 fn has_sources() -> bool {
     let sysroot = Command::new(DEBIAN).args(["--print", "sysroot"]).output();
@@ -54,29 +56,76 @@ fn has_sources() -> bool {
     })
 }
 
-/// Builds the image; its path.
-pub fn build(pae: bool) -> Result<PathBuf> {
-    // Of its own: another compiler, other features.
-    let dir = shell::target().join(if pae { "i386-pae" } else { "i386" });
+/// The folder of builds: of its own, for another compiler and other features.
+fn folder(pae: bool) -> PathBuf {
+    shell::target().join(if pae { "i386-pae" } else { "i386" })
+}
+
+/// A command of cargo's on the image, by the compiler that has a `core` for it.
+fn cargo(command: &str, features: &[&str]) -> Result<Command> {
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--quiet", "--package", "slabwright-i386", "--profile", "kernel", "--target", TARGET]);
-    cargo.arg("--target-dir").arg(&dir).env("RUSTFLAGS", "-C relocation-model=static");
-    if pae {
-        cargo.args(["--features", "pae"]);
+    let own = has_target();
+    if !own && !has_sources() {
+        return Err(format!(
+            "no `core` for {TARGET}: `rustup target add {TARGET}`, or Debian's packages rustc-web and rust-web-src"
+        )
+        .into());
     }
-    if !has_target() {
-        if !has_sources() {
-            return Err(format!(
-                "no `core` for {TARGET}: `rustup target add {TARGET}`, or Debian's packages rustc-web and rust-web-src"
-            )
-            .into());
+    if !own && command == "clippy" {
+        // The one that belongs to that compiler.
+        if !Path::new(CLIPPY).exists() {
+            return Err(format!("no {CLIPPY}: Debian's package rust-web-clippy").into());
         }
+        cargo = Command::new(CLIPPY);
+        cargo.current_dir(shell::root());
+    }
+    cargo.args([command, "--quiet", "--package", "slabwright-i386", "--profile", "kernel", "--target", TARGET]);
+    cargo.args(["--features", &features.join(",")]).arg("--target-dir").arg(folder(features.contains(&"pae")));
+    cargo.env("RUSTFLAGS", "-C relocation-model=static");
+    if !own {
         cargo.arg("-Zbuild-std=core,alloc,compiler_builtins");
         cargo.env("RUSTC", DEBIAN).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
     }
-    shell::run(&mut cargo)?;
-    let image = dir.join(TARGET).join("kernel/slabwright-i386");
+    Ok(cargo)
+}
+
+/// The features of an image.
+fn features(pae: bool) -> &'static [&'static str] {
+    if pae { &["pae"] } else { &[] }
+}
+
+/// Builds the image; its path.
+pub fn build(pae: bool) -> Result<PathBuf> {
+    shell::run(&mut cargo("build", features(pae))?)?;
+    let image = folder(pae).join(TARGET).join("kernel/slabwright-i386");
     if image.exists() { Ok(image) } else { Err(format!("the build left no {}", image.display()).into()) }
+}
+
+/// No warning in the image, and in the machine that it runs on.
+fn lint(pae: bool) -> Result {
+    let mut clippy = cargo("clippy", features(pae))?;
+    clippy.args(["--", "-D", "warnings", "-D", "clippy::undocumented_unsafe_blocks"]);
+    shell::run(&mut clippy)
+}
+
+/// That the image leaves the coprocessor alone: what is in its registers is a process's, also while a handler runs.
+fn no_coprocessor(image: &Path) -> Result {
+    let code = shell::output(Command::new("objdump").args(["--disassemble", "--no-show-raw-insn"]).arg(image))?;
+    let mut function = "";
+    let mut seen = 0;
+    for line in code.lines() {
+        if let Some(name) = line.strip_suffix(">:") {
+            function = name;
+        } else if let Some((_, instruction)) = line.split_once(":\t") {
+            seen += 1;
+            // Where it is set up, and where its state is told to be none.
+            let is_x87 = instruction.starts_with('f') && !instruction.starts_with("fninit");
+            if is_x87 || instruction.contains("%mm") || instruction.contains("%xmm") {
+                return Err(format!("`{instruction}` in {function}").into());
+            }
+        }
+    }
+    if seen > 10_000 { Ok(()) } else { Err(format!("only {seen} instructions were seen").into()) }
 }
 
 /// How a boot ended, and what was on the console.
@@ -181,6 +230,8 @@ pub fn test() -> Outcome {
                 continue;
             }
         };
+        outcome.add(if pae { "clippy with PAE" } else { "clippy" }, lint(pae));
+        outcome.add("no instruction of the coprocessor", no_coprocessor(&image));
         for (memory, cpus, _, append) in MACHINES.iter().filter(|machine| machine.2 == pae) {
             let options = Options { memory: (*memory).to_owned(), cpus: *cpus, pae, append: (*append).to_owned() };
             let tables = if pae { " PAE" } else { "" };

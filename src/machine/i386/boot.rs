@@ -172,8 +172,8 @@ pub fn with_command_line<R>(f: impl FnOnce(&str) -> R) -> R {
 /// The value of the last option `name=value` on the command line, handed to `f`.
 pub fn option<R>(name: &str, f: impl FnOnce(Option<&str>) -> R) -> R {
     with_command_line(|line| {
-        let values = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        f(values.last())
+        let mut values = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        f(values.next_back())
     })
 }
 

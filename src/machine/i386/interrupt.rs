@@ -6,10 +6,11 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::layout::{FixedAddress, fix_to_virt};
 use super::{cpu, fault, fixmap, percpu, smp, user};
+use crate::sync::wide::AtomicU64;
 use crate::types::PhysAddr;
 
 /// Vector of the PIT, the first of the old controllers.

@@ -1,11 +1,12 @@
 //! The rest of the seam: contexts, reports, waiting, time.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::{console, cpu, interrupt, percpu, smp};
 use crate::machine::{CPU_SHIFT, Context, Machine, PerCpu, Report, add_to};
 use crate::sync::Park;
+use crate::sync::wide::AtomicU64;
 
 /// The machine. Zero-sized: there is one.
 #[derive(Clone, Copy, Debug, Default)]

@@ -174,13 +174,13 @@ pub fn init(cpus: usize) {
     let start = &raw const slabwright_percpu_start;
     let len = (&raw const slabwright_percpu_end).addr() - start.addr();
     let cpus = cpus.clamp(1, MAX_CPUS);
-    for cpu in 0..cpus {
+    for (cpu, slot) in OFFSETS.iter().enumerate().take(cpus) {
         // CPUs do not share cache lines.
         let limits = super::boot::image().end..(memory::high_memory() - super::layout::PAGE_OFFSET) as u64;
         let area = MEMBLOCK.lock(&I386).alloc(len as u64, 64, limits).expect("no memory for per-CPU variables");
         let area = memory::phys_to_virt(area);
         let offset = area.wrapping_sub(start.addr());
-        OFFSETS[cpu].store(offset, Ordering::Relaxed);
+        slot.store(offset, Ordering::Relaxed);
         // SAFETY: the memory was just given; the template holds plain values, and nobody else knows the copy.
         unsafe {
             let copy = ptr::with_exposed_provenance_mut::<u8>(area);

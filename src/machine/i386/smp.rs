@@ -149,13 +149,13 @@ pub fn start_others() {
         high(TRAMPOLINE).copy_from_nonoverlapping(high(code.addr()), len);
         high((&raw const slabwright_other_cr3).addr()).cast::<u32>().write_volatile(cpu::cr3());
         high((&raw const slabwright_other_cr4).addr()).cast::<u32>().write_volatile(cpu::cr4());
-        for number in 1..percpu::cpus() {
+        for (number, id) in APIC_IDS.iter().enumerate().take(percpu::cpus()).skip(1) {
             let limits = super::boot::image().end..(memory::high_memory() - PAGE_OFFSET) as u64;
             let stack = MEMBLOCK.lock(&I386).alloc(STACK as u64, 16, limits).expect("no memory for a CPU's stack");
             let top = memory::phys_to_virt(stack) + STACK;
             high((&raw const slabwright_other_stack).addr()).cast::<u32>().write_volatile(top as u32);
             STARTING.store(number, Ordering::Release);
-            let id = APIC_IDS[number].load(Ordering::Relaxed);
+            let id = id.load(Ordering::Relaxed);
             interrupt::send(id, interrupt::INIT);
             // Twice, as the specification has it: an early processor may miss the first.
             interrupt::send(id, interrupt::STARTUP | (TRAMPOLINE >> 12) as u32);

@@ -33,9 +33,18 @@ extern "C" fn kernel_main() -> ! {
     // SAFETY: the descriptor table is loaded, and nothing is half done.
     unsafe { cpu::sti() };
     misbehave();
+    forbid_coprocessor(0);
+    smp::on_others(forbid_coprocessor, 0);
     tests::run();
     let _ = HEAP.write_stats(&mut Console);
     exit(Exit::Success)
+}
+
+/// From here on an instruction of the coprocessor's is a fault on this CPU: what is in its registers would be a process's.
+fn forbid_coprocessor(_: usize) {
+    const EMULATE: u32 = 1 << 2;
+    // SAFETY: nothing here uses the coprocessor.
+    unsafe { cpu::set_cr0(cpu::cr0() | EMULATE) };
 }
 
 /// The memory map of the loader, and what of it boot has taken.

@@ -75,8 +75,8 @@ fn address_map() {
     let low = memory::high_memory() - PAGE_OFFSET;
     assert!(low <= MAX_LOWMEM && boot::image().end < low as u64);
     assert!(window.start >= memory::high_memory() + VMALLOC_OFFSET && window.end < IOREMAP.start);
-    assert!(IOREMAP.end == VMALLOC_END && VMALLOC_END + 2 * PAGE_SIZE == PKMAP_BASE);
-    assert!(PKMAP_BASE + LAST_PKMAP * PAGE_SIZE <= FIXADDR_START && FIXADDR_TOP == 0xFFFF_F000);
+    assert_eq!((IOREMAP.end, VMALLOC_END + 2 * PAGE_SIZE, FIXADDR_TOP), (VMALLOC_END, PKMAP_BASE, 0xFFFF_F000));
+    const { assert!(PKMAP_BASE + LAST_PKMAP * PAGE_SIZE <= FIXADDR_START) }
     let here = (&raw const window).addr();
     assert!((PAGE_OFFSET..memory::high_memory()).contains(&here), "the stack is in low memory");
 }

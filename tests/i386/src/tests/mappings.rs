@@ -76,11 +76,8 @@ fn scattered() {
     for (n, frame) in frames.iter().enumerate() {
         let view = kmap_local(*frame);
         // SAFETY: the frame is the area's.
-        assert_eq!(
-            unsafe { view.address().cast::<u32>().read_volatile() },
-            n as u32,
-            "the table says otherwise than the hardware"
-        );
+        let found = unsafe { view.address().cast::<u32>().read_volatile() };
+        assert_eq!(found, n as u32, "the table says otherwise than the hardware");
     }
     // SAFETY: the area is live and this test's.
     unsafe { HEAP.free(area) };

@@ -11,6 +11,7 @@ use slabwright::error::Defect;
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::{I386, paging, reports, set_aborts};
 use slabwright::machine::{Frames, Mapping};
+use slabwright::page::Kind;
 use slabwright::slab::classes::{MAX_SMALL, class_of, class_size};
 use slabwright::slab::{CacheStats, SlabFlags};
 use slabwright::types::PAGE_SIZE;
@@ -21,7 +22,7 @@ use crate::kernel::HEAP;
 pub const TESTS: &[Test] = &[
     ("F1 F3 F4 every size from 0 to 4 MiB at the borders", every_size),
     ("F2 misuse is reported: double, interior, foreign", misuse),
-    ("F5 kmalloc is physically adjacent up to the largest run", physically_adjacent),
+    ("F3 F5 kmalloc is physically adjacent up to 4 MiB, and refuses what is larger", physically_adjacent),
     ("G1 G10 G11 G16 objects come back last in, first out", last_in_first_out),
     ("G2 G14 the report counts slabs and objects", report),
     ("G6 G7 caches of one shape are merged", merged),
@@ -75,18 +76,60 @@ fn misuse() {
     }
 }
 
+/// That the frames behind a block follow each other.
+fn assert_adjacent(block: *mut u8, size: usize) {
+    assert!(!block.is_null(), "{size} bytes");
+    let first = paging::translate(block.addr()).expect("it is mapped");
+    let start = (first.frame.index() << 12) + first.offset;
+    for at in (0..size).step_by(512).chain([size - 1]) {
+        let found = paging::translate(block.addr() + at).expect("it is mapped");
+        assert_eq!((found.frame.index() << 12) + found.offset, start + at, "{at} of {size} bytes");
+    }
+}
+
 fn physically_adjacent() {
-    for size in [100, 5000, 100_000, 1 << 20, 2 << 20] {
+    const MOST: usize = 4 << 20;
+    HEAP.trim();
+    let from_a_run = |size| {
         let block = HEAP.kmalloc(size, Gfp::KERNEL);
-        let first = paging::translate(block.addr()).expect("it is mapped");
-        let start = (first.frame.index() << 12) + first.offset;
-        for at in (0..size).step_by(512) {
-            let found = paging::translate(block.addr() + at).expect("it is mapped");
-            assert_eq!((found.frame.index() << 12) + found.offset, start + at);
-        }
+        assert_adjacent(block, size);
+        assert_eq!(
+            size > MAX_SMALL,
+            I386.page(I386.pfn(block).expect("low memory")).kind() == Kind::Run,
+            "{size} bytes"
+        );
+        block
+    };
+    for size in
+        [1, 100, 5000, MAX_SMALL, MAX_SMALL + 1, 100_000, 1 << 20, 2 << 20, (2 << 20) + 1, 3 << 20, MOST - 1, MOST]
+    {
+        let block = from_a_run(size);
         // SAFETY: the block is live and this test's.
         unsafe { HEAP.kfree(block) };
     }
+    assert!(HEAP.kmalloc(MOST + 1, Gfp::KERNEL).is_null() && HEAP.kmalloc_node(MOST + 1, Gfp::KERNEL, 0).is_null());
+    // Growing keeps it so, also beyond what `realloc` would move to scattered frames.
+    let mut block = from_a_run(6000);
+    for size in [900_000, 1_500_000, MOST] {
+        // SAFETY: the block is live and this test's.
+        unsafe {
+            block.write(0x42);
+            block = HEAP.krealloc(block, size, Gfp::KERNEL);
+            assert_adjacent(block, size);
+            assert_eq!(block.read(), 0x42);
+        }
+    }
+    // SAFETY: as above.
+    unsafe {
+        assert!(HEAP.krealloc(block, MOST + 1, Gfp::KERNEL).is_null(), "and the block is as it was");
+        assert_eq!(block.read(), 0x42);
+        HEAP.kfree(block);
+    }
+    // What need not be adjacent is served at any size.
+    let area = HEAP.alloc(MOST + 1);
+    assert!(I386.window().contains(&area.addr()));
+    // SAFETY: as above.
+    unsafe { HEAP.free(area) };
 }
 
 fn last_in_first_out() {

@@ -207,8 +207,8 @@ fn marks() {
         );
     }
     let more = exhaust(Gfp::ATOMIC);
-    assert!(more.len() > 0, "__GFP_HIGH may use the reserve");
-    assert!(normal.len() > 0);
+    assert!(!more.is_empty(), "__GFP_HIGH may use the reserve");
+    assert!(!normal.is_empty());
     give_back(more);
     give_back(normal);
     let after = drained();
@@ -388,7 +388,7 @@ fn fragmentation() {
 fn calls() {
     let p = pages();
     let page = p.get_free_pages(&I386, Gfp::KERNEL, Order::ZERO);
-    assert!(!page.is_null() && page.addr() % PAGE_SIZE == 0);
+    assert!(!page.is_null() && page.addr().is_multiple_of(PAGE_SIZE));
     assert!(!p.free_pages_at(&I386, page.wrapping_add(1), Order::ZERO, true), "not a page's start");
     assert!(p.free_pages_at(&I386, page, Order::ZERO, true));
     assert!(!p.free_pages_at(&I386, page, Order::ZERO, true), "E12: freed twice");

@@ -11,6 +11,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use crate::{Result, shell};
+use peers::Allocator;
+
+mod peers;
 
 #[derive(Default)]
 pub struct Options {
@@ -20,24 +23,10 @@ pub struct Options {
     pub rounds: usize,
     /// Names of workloads or groups; all where empty.
     pub only: Vec<String>,
-    /// Names of peers; all that are installed where empty.
+    /// Names of peers; all where empty.
     pub peers: Vec<String>,
 }
 
-/// Another allocator.
-struct Peer {
-    name: &'static str,
-    /// File name of its library; empty for the C library's own malloc.
-    library: &'static str,
-    package: &'static str,
-}
-
-const PEERS: &[Peer] = &[
-    Peer { name: "glibc", library: "", package: "libc6" },
-    Peer { name: "jemalloc", library: "libjemalloc.so.2", package: "libjemalloc2" },
-    Peer { name: "tcmalloc", library: "libtcmalloc_minimal.so.4", package: "libtcmalloc-minimal4" },
-    Peer { name: "mimalloc2", library: "libmimalloc.so.2.0", package: "libmimalloc2.0" },
-];
 const OWN: &str = "slabwright";
 
 /// Most seconds for one run.
@@ -65,56 +54,34 @@ const FIGURES: &[Figure] = &[
     ("resident at the end", "MiB", |cost| cost.last / 1024.0),
 ];
 
-/// The library `name` in the folders where distributions put them.
-fn find(name: &str) -> Option<PathBuf> {
-    ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"]
-        .iter()
-        .map(|folder| Path::new(folder).join(name))
-        .find(|path| path.exists())
-}
-
-/// Allocators to run: name and library.
-fn allocators(wanted: &[String]) -> Result<Vec<(&'static str, Option<PathBuf>)>> {
-    if let Some(unknown) = wanted.iter().find(|name| !PEERS.iter().any(|peer| peer.name == **name)) {
-        let known: Vec<&str> = PEERS.iter().map(|peer| peer.name).collect();
-        return Err(format!("there is no peer `{unknown}`, only {}", known.join(", ")).into());
-    }
-    let mut all = Vec::new();
-    for peer in PEERS {
-        let asked = wanted.iter().any(|name| name == peer.name);
-        if !wanted.is_empty() && !asked {
-            continue;
-        }
-        match (peer.library, find(peer.library)) {
-            ("", _) => all.push((peer.name, None)),
-            (_, Some(library)) => all.push((peer.name, Some(library))),
-            _ if asked => return Err(format!("{} is not here: apt-get install {}", peer.name, peer.package).into()),
-            _ => eprintln!("left out: {} (apt-get install {})", peer.name, peer.package),
-        }
-    }
-    all.push((OWN, Some(shell::build_library(false)?)));
+/// Slabwright and the peers asked for, slabwright last.
+fn allocators(wanted: &[String]) -> Result<Vec<Allocator>> {
+    let (mut all, missing) = peers::peers(wanted)?;
+    missing.iter().for_each(|line| eprintln!("{line}"));
+    let library = shell::build_library(false)?;
+    let own = Allocator::new(OWN, Some(library));
+    peers::probe(&own)?;
+    all.push(own);
     Ok(all)
 }
 
-/// Compiles the workloads; the program.
-fn compile() -> Result<PathBuf> {
+/// Compiles `benches/SOURCE`; the program.
+fn compile(source: &str) -> Result<PathBuf> {
     let dir = shell::target().join("bench");
     std::fs::create_dir_all(&dir)?;
-    let program = dir.join("workloads");
-    let source = shell::root().join("benches/workloads.c");
-    shell::run(Command::new("gcc").args(["-O2", "-Wall", "-pthread"]).arg(source).arg("-o").arg(&program))?;
+    let program = dir.join(Path::new(source).file_stem().unwrap_or_default());
+    let compiler = if source.ends_with(".cc") { "g++" } else { "gcc" };
+    let source = shell::root().join("benches").join(source);
+    shell::run(Command::new(compiler).args(["-O2", "-Wall", "-pthread"]).arg(source).arg("-o").arg(&program))?;
     Ok(program)
 }
 
 /// Runs `name` once.
-fn measure(program: &Path, name: &str, library: Option<&Path>) -> Result<Cost> {
+fn measure(program: &Path, name: &str, allocator: &Allocator) -> Result<Cost> {
     let result = program.with_file_name("result");
     let mut command = Command::new(program);
     command.arg(name).stdout(std::fs::File::create(&result)?).stderr(Stdio::inherit());
-    match library {
-        Some(library) => command.env("LD_PRELOAD", library),
-        None => command.env_remove("LD_PRELOAD"),
-    };
+    allocator.serve(&mut command);
     match shell::limited(&mut command, Duration::from_secs(LIMIT))? {
         shell::End::Status(status) if status.success() => {}
         shell::End::Status(status) => return Err(format!("{status}").into()),
@@ -176,7 +143,7 @@ fn table(title: &str, unit: &str, names: &[&str], rows: &[Row]) -> String {
 
 /// Runs all that is asked for; the tables go to the output and, with the figures of every run, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
-    let program = compile()?;
+    let program = compile("workloads.c")?;
     let allocators = allocators(&options.peers)?;
     let listing = shell::output(Command::new(&program).arg("--list"))?;
     let workloads: Vec<(&str, &str)> = listing
@@ -194,20 +161,21 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
         0 => 7,
         rounds => rounds,
     };
-    let names: Vec<&str> = allocators.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = allocators.iter().map(|allocator| allocator.name).collect();
     let mut tables: Vec<Vec<Row>> = vec![Vec::new(); FIGURES.len()];
     let mut csv = "group,workload,allocator,round,seconds,cpu_seconds,peak_kib,last_kib\n".to_owned();
     for (group, workload) in &workloads {
         let mut costs: BTreeMap<&str, Vec<Cost>> = BTreeMap::new();
         let mut failed: BTreeMap<&str, String> = BTreeMap::new();
         for round in 0..rounds {
-            for (name, library) in &allocators {
+            for allocator in &allocators {
+                let name = &allocator.name;
                 eprint!("\r{workload}: round {} of {rounds}, {name:<12}", round + 1);
                 std::io::stderr().flush()?;
                 if failed.contains_key(name) {
                     continue;
                 }
-                match measure(&program, workload, library.as_deref()) {
+                match measure(&program, workload, allocator) {
                     Ok(cost) => {
                         let Cost { time, cpu, peak, last } = cost;
                         writeln!(csv, "{group},{workload},{name},{round},{time},{cpu},{peak},{last}")?;

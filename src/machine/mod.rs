@@ -53,6 +53,11 @@ pub const MAX_CACHES: usize = 256;
 /// log2 of the distance in bytes from one CPU's copy of per-CPU data to the next one's: each CPU has pages of its own.
 pub const CPU_SHIFT: u32 = 16;
 
+/// Most permanent mappings of frames without an address ([`Mapping::kmap_slots`]).
+pub const LAST_PKMAP: usize = 1024;
+/// Most temporary ones of one CPU at a time ([`Mapping::kmap_atomic_slots`]).
+pub const KM_TYPE_NR: usize = 16;
+
 /// Slots of a sheaf: one is the sentinel, so it holds at most 255 objects.
 pub const SHEAF_SLOTS: usize = 256;
 /// Bytes and alignment of a sheaf.
@@ -280,6 +285,24 @@ pub unsafe trait Mapping {
     /// Says whether `[start, start + len)` is to be backed by huge pages from now on. A mapped range is not at first, and
     /// advice ends with its mapping. Only where `!OWNS_FRAMES`. *Syscall.*
     fn advise(&self, _start: usize, _len: usize, _huge: bool) {}
+
+    /// Addresses, a page each, for permanent mappings of frames that have none (HIGHMEM): at most [`LAST_PKMAP`] pages. None where
+    /// every frame has its address.
+    fn kmap_slots(&self) -> core::ops::Range<usize> {
+        0..0
+    }
+
+    /// Addresses for temporary mappings that CPU `cpu` makes: at most [`KM_TYPE_NR`] pages.
+    fn kmap_atomic_slots(&self, _cpu: usize) -> core::ops::Range<usize> {
+        0..0
+    }
+
+    /// Lets the slot at `at` show `frame`, or nothing. Other CPUs may see what it showed before until [`Mapping::flush_slots`]. Never
+    /// waits, so that interrupt handlers may call it.
+    fn set_slot(&self, _at: usize, _frame: Option<Pfn>) {}
+
+    /// Makes every CPU see what all slots show now (`flush_tlb_all`).
+    fn flush_slots(&self) {}
 
     /// The pages of the slot at `at` that are backed, and how many of them lead up to the first that is not. The slot may be
     /// anybody's, and in any state: then the answer means nothing. Only where `!OWNS_FRAMES`. *Syscall.*

@@ -3,8 +3,9 @@
 //! The walker knows the kernel's four levels (pgd, pud, pmd, pte). A format that has fewer folds the missing ones, as the
 //! kernel's `pgtable-nop?d.h` do: the folded level's entry *is* the entry of the level above. Tables are reached through
 //! [`TableMemory`], so the same code walks hardware tables, a simulated machine's and the software tables of the hosted
-//! vmalloc area, where an entry says what a slot holds (see [`x86_64::Slot`]).
+//! vmalloc area, where an entry says what a slot holds (see [`x86_64::Slot`]). What a fault leads to is decided here, too ([`do_page_fault`]).
 
+mod area;
 mod fault;
 pub mod i386;
 mod walk;
@@ -13,7 +14,8 @@ pub mod x86_64;
 #[cfg(test)]
 mod tests;
 
-pub use fault::FaultCode;
+pub use area::{Access, Area, Areas};
+pub use fault::{Fault, FaultCode, Faulting, Fixup, Outcome, Signal, do_page_fault, search_exception_table};
 pub use walk::{Entry, MapError, PageTable, TableMemory, Translation, Walked};
 
 use crate::types::Pfn;

@@ -9,17 +9,9 @@ use super::console::{self, Exit};
 use super::interrupt::Frame;
 use super::layout::PAGE_OFFSET;
 use super::{cpu, paging, percpu, user};
-use crate::paging::FaultCode;
+use crate::paging::{Area, Fault, FaultCode, Faulting, Fixup, Outcome, Signal, do_page_fault};
 use crate::printk;
-use crate::types::{PAGE_SIZE, VirtAddr};
-
-/// An entry of the exception table: where to go on after a fault at `at`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Fixup {
-    at: u32,
-    to: u32,
-}
+use crate::types::VirtAddr;
 
 unsafe extern "C" {
     static mut slabwright_extable_start: [Fixup; 0];
@@ -40,9 +32,7 @@ pub fn init() {
 
 /// Where to go on after a fault at `eip`.
 pub fn search_exception_table(eip: u32) -> Option<u32> {
-    let table = table();
-    let index = table.binary_search_by_key(&eip, |fixup| fixup.at).ok()?;
-    Some(table[index].to)
+    crate::paging::search_exception_table(table(), eip)
 }
 
 /// Entries of the exception table.
@@ -80,21 +70,44 @@ pub fn page_fault(frame: &mut Frame) {
         let count = (*FAULTS.this()).count + 1;
         FAULTS.this().write_volatile(Faults { count, address, code });
     }
-    // 1. A kernel address without a page, touched by the kernel: perhaps only this space's table lacks it.
-    if !code.is_user() && !code.is_protection() && address >= PAGE_OFFSET && paging::sync_kernel_entry(address) {
-        return;
+    let fault = Fault { address, code, at: frame.eip };
+    match do_page_fault(&mut Here, fault) {
+        Outcome::Again => {}
+        Outcome::Fixup(to) => frame.eip = to,
+        Outcome::Signal(_) => user::end(frame, address),
+        Outcome::Oops(what) => oops(frame, format_args!("{what} at {address:#010x} ({code})")),
     }
-    // 2. A user's fault. There are no areas yet that could tell a lack from a mistake, so it ends the user.
-    if code.is_user() {
-        user::end(frame, address);
+}
+
+/// The task on this CPU. It has no areas yet, so a fault of its own is a mistake.
+struct Here;
+
+impl Faulting for Here {
+    const KERNEL: usize = PAGE_OFFSET;
+
+    fn sync_kernel_entry(&mut self, address: usize) -> bool {
+        paging::sync_kernel_entry(address)
     }
-    // 3. A fault of the kernel's that was foreseen.
-    if fixup(frame) {
-        return;
+
+    fn is_atomic(&self) -> bool {
+        percpu::preempt_count() > 0
     }
-    // 4. A mistake.
-    let what = if address < PAGE_SIZE { "null pointer" } else { "page fault" };
-    oops(frame, format_args!("{what} at {address:#010x} ({code})"));
+
+    fn find_area(&self, _address: usize) -> Option<Area> {
+        None
+    }
+
+    fn grow(&mut self, _area: Area, _address: usize) -> bool {
+        false
+    }
+
+    fn make_present(&mut self, _area: Area, _fault: Fault) -> Result<(), Signal> {
+        Err(Signal::Bus)
+    }
+
+    fn fixups(&self) -> &[Fixup] {
+        table()
+    }
 }
 
 /// The handler of the other exceptions.

@@ -11,6 +11,7 @@
 
 use core::ops::Range;
 
+pub use crate::machine::KM_TYPE_NR;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Entries of a page table, and so slots of PKMAP: 512 with PAE, 1024 without.
@@ -31,8 +32,6 @@ pub const VMALLOC_OFFSET: usize = 8 << 20;
 
 /// First address above the fixmap: one page below the top, so that no address computation wraps.
 pub const FIXADDR_TOP: usize = 0xFFFF_F000;
-/// Temporary mappings that one CPU may have at a time.
-pub const KM_TYPE_NR: usize = 16;
 /// Most CPUs.
 pub const MAX_CPUS: usize = 8;
 
@@ -100,6 +99,7 @@ pub fn virt_to_fix(address: usize) -> Option<usize> {
 pub const PKMAP_BASE: usize = (FIXADDR_START - TABLE_BYTES) & !(TABLE_BYTES - 1);
 /// Permanent mappings at a time.
 pub const LAST_PKMAP: usize = TABLE_ENTRIES;
+const _: () = assert!(LAST_PKMAP <= crate::machine::LAST_PKMAP);
 /// End of vmalloc, two pages below PKMAP.
 pub const VMALLOC_END: usize = PKMAP_BASE - 2 * PAGE_SIZE;
 /// Addresses for device memory and for frames mapped a second time.

@@ -8,8 +8,10 @@ use std::{format, vec};
 
 use super::control::Control;
 use super::memory::Memory;
+use super::mmu::Mmu;
 use super::rows::Row;
 use super::{Flavour, Hostile, Simulated, Slot, State};
+use crate::machine::i386::layout;
 use crate::machine::{MAX_NODES, ZoneKind};
 use crate::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
 
@@ -47,6 +49,8 @@ pub struct Builder<F: Flavour> {
     ram: Vec<(usize, ZoneKind, PfnRange)>,
     growth: Vec<Growth>,
     window: usize,
+    tables: Option<PfnRange>,
+    kmap_slots: usize,
     budget: u64,
     pressure: u64,
     seed: u64,
@@ -63,6 +67,8 @@ impl<F: Flavour> Simulated<F> {
             ram: Vec::new(),
             growth: Vec::new(),
             window: 64 << 20,
+            tables: None,
+            kmap_slots: 64,
             budget: u64::MAX,
             pressure: u64::MAX,
             seed: 1,
@@ -107,6 +113,22 @@ impl<F: Flavour> Builder<F> {
         self
     }
 
+    /// Sets `pages` frames from `start` aside for page tables, which gives the machine a processor's view (see [`Task`](super::Task)): 3
+    /// for the kernel's, one for each 4 MiB of the window that is used and of low memory that no huge leaf maps, 2 or more a space.
+    /// Only where slots show frames.
+    pub fn tables(mut self, start: u32, pages: u32) -> Builder<F> {
+        assert!(F::OWNS_FRAMES, "page tables map frames");
+        self.tables = Some(PfnRange::new(Pfn(start), pages));
+        self
+    }
+
+    /// Slots of permanent mappings, 64 at first (`LAST_PKMAP`).
+    pub fn kmap_slots(mut self, slots: usize) -> Builder<F> {
+        assert!(slots <= layout::LAST_PKMAP);
+        self.kmap_slots = slots;
+        self
+    }
+
     /// What [`Frames::budget`](crate::machine::Frames::budget) says.
     pub fn budget(mut self, pages: u64) -> Builder<F> {
         self.budget = pages;
@@ -136,6 +158,7 @@ impl<F: Flavour> Builder<F> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let mut all: Vec<_> = self.ram.iter().map(|(n, _, r)| (*n, r.start.0, r.end().0)).collect();
         all.extend(self.growth.iter().map(|g| (g.node, g.next, g.end)));
+        all.extend(self.tables.map(|tables| (0, tables.start.0, tables.end().0)));
         all.sort_by_key(|(_, start, _)| *start);
         assert!(all.windows(2).all(|w| w[0].2 <= w[1].1), "frames described twice: {all:x?}");
         assert!(all.iter().all(|(node, ..)| *node < self.nodes), "{}", format!("only {} nodes", self.nodes));
@@ -146,9 +169,22 @@ impl<F: Flavour> Builder<F> {
         for (_, zone, range) in &self.ram {
             memory.bring_online(*range, *zone == ZoneKind::HighMem);
         }
+        let low = self.ram.iter().map(|(_, zone, range)| (*zone, range.end().0));
+        let low = low.chain(self.growth.iter().map(|g| (g.zone, g.end)));
+        let low = low.filter(|(zone, _)| *zone != ZoneKind::HighMem).map(|(_, end)| end).max().unwrap_or(0);
+        let mmu = self.tables.map(|tables| {
+            memory.bring_online(tables, false);
+            let mut mmu = Mmu::new(&memory, tables, self.cpus, Pfn(low.max(tables.end().0)));
+            mmu.bring_online(&memory, tables);
+            let low = self.ram.iter().filter(|(_, zone, _)| *zone != ZoneKind::HighMem);
+            low.for_each(|(_, _, range)| mmu.bring_online(&memory, *range));
+            Mutex::new(mmu)
+        });
         let state = State {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             memory,
+            mmu,
+            kmap_slots: self.kmap_slots,
             rows: (0..self.cpus).map(|_| Mutex::new(Row::None)).collect(),
             local: (0..self.cpus).map(|_| AtomicBool::new(false)).collect(),
             nodes: self.nodes,

@@ -37,6 +37,8 @@ pub enum Call {
     Wait,
     Wake,
     Line,
+    /// Any flush of TLBs.
+    FlushTlb,
     Init,
 }
 

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use std::io::Error;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::machine::i386::layout::{FIXADDR_TOP, PKMAP_BASE};
 use crate::page::Page;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange};
 
@@ -77,6 +78,8 @@ pub(super) struct Memory {
     span: u32,
     direct: Region,
     window: Region,
+    /// Addresses for permanent and temporary mappings, laid out as from `PKMAP_BASE` to `FIXADDR_TOP`.
+    slots: Region,
     memmap: Region,
     classes: Region,
     online: Region,
@@ -111,6 +114,7 @@ impl Memory {
             span,
             direct: Region::new(span_bytes, false),
             window: Region::new(window, false),
+            slots: Region::new(FIXADDR_TOP - PKMAP_BASE, false),
             memmap: Region::new(span as usize * size_of::<Page>(), true),
             classes: Region::new(span as usize, true),
             online: Region::new(span as usize, true),
@@ -203,7 +207,8 @@ impl Memory {
     }
 
     fn map_file(&self, address: usize, len: usize, offset: usize) {
-        assert!(self.direct.contains(address, len) || self.window.contains(address, len));
+        let regions = [&self.direct, &self.window, &self.slots];
+        assert!(regions.iter().any(|region| region.contains(address, len)));
         let flags = libc::MAP_SHARED | libc::MAP_FIXED;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let at: *mut u8 = ptr::with_exposed_provenance_mut(address);
@@ -223,9 +228,49 @@ impl Memory {
         self.map_file(address, len, self.window_offset(address));
     }
 
+    /// Host addresses of the slots.
+    pub(super) fn slots(&self) -> core::ops::Range<usize> {
+        self.slots.base()..self.slots.base() + self.slots.len
+    }
+
+    /// Bytes from the first slot to `address`; `None` where that is not among the slots.
+    pub(super) fn slot(&self, address: usize) -> Option<usize> {
+        self.slots.contains(address, 1).then(|| address - self.slots.base())
+    }
+
+    /// Lets a slot show a frame, or nothing.
+    pub(super) fn set_slot(&self, address: usize, frame: Option<Pfn>) {
+        match frame {
+            Some(pfn) => self.map_file(address, PAGE_SIZE, self.offset(pfn)),
+            None => self.unusable(address, PAGE_SIZE),
+        }
+    }
+
+    /// Reads bytes of a frame, whether it has an address or not.
+    pub(super) fn read_frame(&self, pfn: Pfn, at: usize, bytes: &mut [u8]) {
+        assert!(at + bytes.len() <= PAGE_SIZE && self.is_online(pfn), "{pfn:?} is offline");
+        let (at, len) = ((self.offset(pfn) + at) as libc::off_t, bytes.len());
+        // SAFETY: a system call on our own file, into a buffer of that size.
+        let got = unsafe { libc::pread(self.file.as_raw_fd(), bytes.as_mut_ptr().cast(), len, at) };
+        assert_eq!(got, len as isize, "simulator: pread: {}", Error::last_os_error());
+    }
+
+    /// Writes bytes of a frame.
+    pub(super) fn write_frame(&self, pfn: Pfn, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= PAGE_SIZE && self.is_online(pfn), "{pfn:?} is offline");
+        let at = (self.offset(pfn) + at) as libc::off_t;
+        // SAFETY: a system call on our own file; who stores to a frame owns it, or tests what happens when not.
+        let put = unsafe { libc::pwrite(self.file.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), at) };
+        assert_eq!(put, bytes.len() as isize, "simulator: pwrite: {}", Error::last_os_error());
+    }
+
     /// Makes a part of the window unusable.
     pub(super) fn unmap_window(&self, address: usize, len: usize) {
         assert!(self.window.contains(address, len));
+        self.unusable(address, len);
+    }
+
+    fn unusable(&self, address: usize, len: usize) {
         let at: *mut u8 = ptr::with_exposed_provenance_mut(address);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
         // SAFETY: as in `map_file`.

@@ -15,6 +15,9 @@
 //! assert_eq!(sim.calls(Call::Grow), 2);
 //! ```
 //!
+//! With page tables ([`Builder::tables`]) it has a processor's view, too: 4 GiB of simulated addresses, a TLB for each CPU, and programs
+//! ([`Task`]) whose loads and stores fault with the i386's error codes.
+//!
 //! Faithful to the seam, and strict: descriptors of offline frames panic (but for holes beside online frames in the same
 //! largest block, which read [`Kind::Offline`](crate::page::Kind::Offline)), offline memory faults, mapping what is mapped
 //! panics. Not modelled: caches, reordering of memory accesses (loom does that), and a *read* of an unbacked page backs it
@@ -25,6 +28,7 @@
 mod builder;
 mod control;
 mod memory;
+mod mmu;
 mod rows;
 
 use core::marker::PhantomData;
@@ -37,12 +41,15 @@ use std::vec::Vec;
 
 pub use builder::Builder;
 pub use control::{Call, Hostile};
+pub use mmu::{AREAS, Faults, Flushes, Interrupted, Mode, Pager, Space, Task};
 
 use self::builder::Growth;
 use self::control::Control;
 use self::memory::Memory;
+use self::mmu::Mmu;
 use self::rows::Row;
-use super::{Context, Frames, Machine, Mapping, Report, ZoneKind};
+use super::i386::layout;
+use super::{Context, Frames, KM_TYPE_NR, Machine, Mapping, PerCpu, Report, ZoneKind};
 use crate::page::Page;
 use crate::sync::Park;
 use crate::sync::atomic::AtomicU32;
@@ -114,6 +121,10 @@ struct State {
     /// Tells the instances apart in what each thread keeps.
     id: u64,
     memory: Memory,
+    /// The processor's view, where the machine has page tables.
+    mmu: Option<Mutex<Mmu>>,
+    /// Slots of permanent mappings.
+    kmap_slots: usize,
     rows: Vec<Mutex<Row>>,
     /// Whether somebody uses a CPU's copies of per-CPU data.
     local: Vec<AtomicBool>,
@@ -251,6 +262,14 @@ impl<F: Flavour> Simulated<F> {
         self.state.aborted.load(Ordering::Relaxed)
     }
 
+    /// Makes every CPU forget what it knew of a range of the window.
+    fn flush_window(&self, start: usize, len: usize) {
+        if self.has_mmu() {
+            let start = self.simulated(core::ptr::without_provenance(start));
+            self.flush_tlb_range(start..start + len);
+        }
+    }
+
     fn slot(&self, address: usize) -> usize {
         let window = self.state.memory.window();
         assert!(window.contains(&address), "{address:#x} is outside the vmalloc window");
@@ -286,6 +305,9 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
         let mut growth = locked(&self.state.growth);
         let range = growth.iter_mut().filter(|g| g.node == node && g.zone == zone).find_map(|g| g.take(pages))?;
         self.state.memory.bring_online(range, zone == ZoneKind::HighMem);
+        if self.has_mmu() && zone != ZoneKind::HighMem {
+            self.mmu().bring_online(&self.state.memory, range);
+        }
         locked(&self.state.grown).push(range);
         Some(range)
     }
@@ -385,6 +407,9 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
         if F::OWNS_FRAMES {
             assert!(self.is_online(frame), "map of offline frame {frame:?}");
             assert_eq!(*slot, Slot::Unmapped, "slot {at:#x} is mapped already");
+            if self.has_mmu() && !self.mmu().map(&self.state.memory, at, frame) {
+                return false;
+            }
             *slot = Slot::Frame(frame);
             self.state.memory.map_window(at, frame, size);
         } else {
@@ -413,6 +438,13 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
             if F::OWNS_FRAMES {
                 let Slot::Frame(pfn) = slot else { panic!("move of unmapped slot {source:#x}") };
                 assert_eq!(free, Slot::Unmapped, "slot {target:#x} is mapped already");
+                if self.has_mmu() {
+                    let mmu = &mut *self.mmu();
+                    if !mmu.map(&self.state.memory, target, pfn) {
+                        return Err(i * size);
+                    }
+                    mmu.unmap(&self.state.memory, source, size);
+                }
                 self.state.memory.unmap_window(source, size);
                 self.state.memory.map_window(target, pfn, size);
                 slots[from_slots.start + i] = Slot::Unmapped;
@@ -425,6 +457,7 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
                 }
             }
         }
+        self.flush_window(from, len);
         if fails { Err(moves * size) } else { Ok(()) }
     }
 
@@ -453,6 +486,10 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
             self.state.memory.punch_window(start, len);
         }
         self.state.memory.unmap_window(start, len);
+        if self.has_mmu() {
+            self.mmu().unmap(&self.state.memory, start, len);
+        }
+        self.flush_window(start, len);
         self.advise(start, len, false);
     }
 
@@ -460,6 +497,31 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
         if len > 0 {
             let range = self.slot(start)..self.slot(start + len - 1) + 1;
             locked(&self.state.advised)[range].fill(huge);
+        }
+    }
+
+    fn kmap_slots(&self) -> Range<usize> {
+        let start = self.state.memory.slots().start;
+        start..start + (self.state.kmap_slots << PAGE_SHIFT)
+    }
+
+    fn kmap_atomic_slots(&self, cpu: usize) -> Range<usize> {
+        let end = self.state.memory.slots().end - cpu % layout::MAX_CPUS * KM_TYPE_NR * PAGE_SIZE;
+        end - KM_TYPE_NR * PAGE_SIZE..end
+    }
+
+    fn set_slot(&self, at: usize, frame: Option<Pfn>) {
+        assert!(self.state.memory.slots().contains(&at) && at.is_multiple_of(PAGE_SIZE), "{at:#x} is no slot");
+        if self.has_mmu() {
+            let cpu = self.current();
+            self.mmu().set_slot(&self.state.memory, cpu, at, frame);
+        }
+        self.state.memory.set_slot(at, frame);
+    }
+
+    fn flush_slots(&self) {
+        if self.has_mmu() {
+            self.flush_tlb_all();
         }
     }
 
@@ -566,7 +628,6 @@ impl<F: Flavour> Machine for Simulated<F> {
     }
 
     fn get_cpu(&self) -> usize {
-        use crate::machine::PerCpu;
         self.preempt_disable();
         if let Some(cpu) = self.here(|here| {
             here.held += u32::from(here.held > 0);

@@ -42,6 +42,8 @@ pub enum Defect {
     ObjectsRemain,
     /// A request that may sleep, made where sleeping is impossible.
     SleepingInAtomic,
+    /// Temporary mappings that are not undone in the reverse order of their making.
+    Nesting,
     /// The allocator's own data contradicts itself: something wrote where it should not.
     Corrupt,
 }
@@ -57,6 +59,7 @@ impl Defect {
             Defect::WrongOrder => "free with the wrong order",
             Defect::ObjectsRemain => "cache destroyed with objects in use",
             Defect::SleepingInAtomic => "sleeping allocation in atomic context",
+            Defect::Nesting => "temporary mapping out of order",
             Defect::Corrupt => "corrupted allocator data",
         }
     }

@@ -10,8 +10,8 @@ use slabwright::api::{Cache, Construct, ObjectCache, Page, PageRun, PerCpu, Pool
 use slabwright::error::{AllocError, Defect};
 use slabwright::gfp::Gfp;
 use slabwright::machine::sim::{Flavour, Hostile, Sim, SimBare, SimHosted, Simulated};
-use slabwright::machine::{Context, Frames, ZoneKind};
-use slabwright::mm::{Hooks, LAST_PKMAP, Mm};
+use slabwright::machine::{Frames, ZoneKind};
+use slabwright::mm::{Hooks, Mm};
 use slabwright::page::Kind;
 use slabwright::slab::SlabFlags;
 use slabwright::types::{PAGE_SIZE, Pfn};
@@ -79,56 +79,6 @@ fn a4_order_eleven_is_refused() {
     assert_eq!(PageRun::new(&mm, Gfp::KERNEL, 11).unwrap_err(), AllocError::Invalid);
     assert_eq!(PageRun::exact(&mm, Gfp::KERNEL, (4 << 20) + 1).unwrap_err(), AllocError::Invalid);
     finish(&mm);
-}
-
-#[test]
-fn a8_a9_a_highmem_page_has_an_address_while_it_is_mapped() {
-    let mm = with_highmem();
-    let zone = Zone::new(&mm, 0, ZoneKind::HighMem);
-    let run = zone.alloc(Gfp::KERNEL, 0).unwrap();
-    let pfn = run.page().pfn();
-    assert_eq!(run.page().zone().kind(), ZoneKind::HighMem);
-    assert!(run.as_ptr().is_none() && run.bytes().is_empty() && mm.page_address(pfn).is_null());
-    let first = mm.kmap(pfn).unwrap();
-    assert!(!first.is_null() && mm.page_address(pfn) == first);
-    assert_eq!(mm.machine().page(pfn).word(), first.addr() as u64, "page->virtual");
-    unsafe { first.write_bytes(0x5a, PAGE_SIZE) };
-    // I1: counted, and the same address for all.
-    assert_eq!(mm.kmap(pfn), Ok(first));
-    mm.kunmap(pfn).unwrap();
-    mm.kunmap(pfn).unwrap();
-    // I2: the mapping stays until its slot is needed.
-    assert_eq!(mm.page_address(pfn), first);
-    mm.machine().set_aborts(false);
-    assert_eq!(mm.kunmap(pfn), Err(Defect::DoubleFree));
-    assert!(mm.machine().take_reports()[0].contains("kmap"));
-    // Through another mapping the same bytes are seen.
-    let again = mm.kmap(pfn).unwrap();
-    assert_eq!(unsafe { again.add(4095).read() }, 0x5a);
-    mm.kunmap(pfn).unwrap();
-    mm.verify().unwrap();
-}
-
-#[test]
-fn i1_i2_kmap_slots_run_out_and_are_used_again() {
-    let mm = with_highmem();
-    let zone = Zone::new(&mm, 0, ZoneKind::HighMem);
-    let runs: Vec<_> = (0..LAST_PKMAP + 8).map(|_| zone.alloc(Gfp::KERNEL, 0).unwrap()).collect();
-    let pages: Vec<Pfn> = runs.iter().map(|run| run.page().pfn()).collect();
-    let mapped: BTreeSet<usize> = pages[..LAST_PKMAP].iter().map(|pfn| mm.kmap(*pfn).unwrap().addr()).collect();
-    assert_eq!(mapped.len(), LAST_PKMAP);
-    assert_eq!(mm.kmap(pages[LAST_PKMAP]), Err(AllocError::NoMemory));
-    mm.kunmap(pages[7]).unwrap();
-    assert!(mm.kmap(pages[LAST_PKMAP]).is_ok());
-    assert!(mm.page_address(pages[7]).is_null(), "its slot was taken");
-    assert_eq!(mm.machine().page(pages[7]).word(), 0);
-    // I3: not where the thread may not sleep; nor can a page without address be had there.
-    mm.machine().set_aborts(false);
-    mm.machine().preempt_disable();
-    assert_eq!(mm.kmap(pages[0]), Err(AllocError::Invalid));
-    assert!(mm.machine().take_reports()[0].contains("sleeping"));
-    mm.machine().preempt_enable();
-    mm.verify().unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! Areas of the vmalloc window.
+//! Areas of the vmalloc window, temporary mappings of pages.
 
 use core::fmt;
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
@@ -102,5 +103,50 @@ impl<M: Machine> Drop for VmArea<'_, M> {
 impl<M: Machine> fmt::Debug for VmArea<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes at {:p}", self.bytes, self.start)
+    }
+}
+
+/// A temporary mapping of a page: an address that only its CPU uses. Undone when dropped; the last one made goes first.
+pub struct KmapGuard<'m, M: Machine> {
+    mm: &'m Mm<M>,
+    at: NonNull<u8>,
+    /// The mapping is the CPU's, so its holder stays there.
+    here: PhantomData<*mut ()>,
+}
+
+// rows: I8
+/// An address for the page, which has none of its own perhaps (`kmap_local_page`, `kmap_atomic`); whoever holds it may not sleep. It is
+/// of use where it was made only, so it cannot be given to another thread:
+///
+/// ```compile_fail,E0277
+/// use slabwright::api::kmap_local;
+/// use slabwright::machine::Machine;
+/// use slabwright::mm::Mm;
+/// use slabwright::types::Pfn;
+///
+/// fn elsewhere<M: Machine>(mm: &'static Mm<M>, pfn: Pfn) {
+///     let page = kmap_local(mm, pfn);
+///     std::thread::spawn(move || drop(page));
+/// }
+/// ```
+///
+/// # Errors
+/// As for [`Mm::kmap_atomic`].
+pub fn kmap_local<M: Machine>(mm: &Mm<M>, pfn: Pfn) -> Result<KmapGuard<'_, M>, AllocError> {
+    let at = NonNull::new(mm.kmap_atomic(pfn)?).ok_or(AllocError::NoMemory)?;
+    Ok(KmapGuard { mm, at, here: PhantomData })
+}
+
+impl<M: Machine> KmapGuard<'_, M> {
+    /// The page's first byte.
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.at
+    }
+}
+
+impl<M: Machine> Drop for KmapGuard<'_, M> {
+    fn drop(&mut self) {
+        // Where it is not the last one that was reported.
+        let _ = self.mm.kunmap_atomic(self.at.as_ptr());
     }
 }

@@ -9,6 +9,7 @@
 //! | [`ObjectCache`], [`CacheObject`] | the same with a constructor | objects are never dropped and always valid: constructed before first use, kept over free |
 //! | [`PerCpu`], [`PerCpuGuard`] | `alloc_percpu`, `get_cpu_ptr`, `this_cpu_add` | copies are read and written as wholes, never borrowed |
 //! | [`VmArea`] | `vmalloc`, `vmap` | owns its addresses; another owner's frames are seen through raw pointers only |
+//! | [`KmapGuard`] | `kmap_local_page`, `kmap_atomic` | stays on its thread, and so on its CPU; undone in reverse order |
 //! | [`Pool`], [`PoolBox`] | `mempool_create`, `mempool_alloc` | a box borrows its pool, the pool its cache |
 //! | [`Shrinker`] | `register_shrinker` | what is registered is borrowed for ever |
 //!
@@ -23,7 +24,7 @@ mod percpu;
 mod pressure;
 
 pub use cache::{Cache, CacheBox, CacheObject, Construct, ObjectCache};
-pub use mapping::VmArea;
+pub use mapping::{KmapGuard, VmArea, kmap_local};
 pub use page::{Page, PageRun, Zone};
 pub use percpu::{Count, PerCpu, PerCpuGuard};
 pub use pressure::{Pool, PoolBox, Shrink, Shrinker};

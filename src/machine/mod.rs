@@ -304,6 +304,13 @@ pub unsafe trait Mapping {
     /// Makes every CPU see what all slots show now (`flush_tlb_all`).
     fn flush_slots(&self) {}
 
+    /// Makes caches that go by virtual addresses forget a range of the window or of the slots, which is mapped: it was just, or will be no
+    /// more (`flush_cache_vmap`, `flush_cache_vunmap`, `flush_cache_kmaps`). Nothing on the x86, whose caches go by physical addresses.
+    fn flush_cache(&self, _range: core::ops::Range<usize>) {}
+
+    /// Makes what was written to a frame by one address visible by all its others (`flush_dcache_page`). Nothing on the x86.
+    fn flush_dcache_page(&self, _frame: Pfn) {}
+
     /// The pages of the slot at `at` that are backed, and how many of them lead up to the first that is not. The slot may be
     /// anybody's, and in any state: then the answer means nothing. Only where `!OWNS_FRAMES`. *Syscall.*
     fn backed_pages(&self, _at: usize) -> (usize, usize) {

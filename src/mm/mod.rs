@@ -12,6 +12,7 @@
 
 mod caches;
 mod global_alloc;
+mod highmem;
 mod kmalloc;
 mod large;
 mod mapping;
@@ -28,8 +29,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 pub use caches::Named;
+pub use highmem::{KMAP_CPUS, KmType};
 pub use large::RUN_STEP;
-pub use mapping::LAST_PKMAP;
 pub use mempool::{Mempool, PoolSource};
 pub use percpu::MAX_PERCPU;
 pub use report::Report;
@@ -86,7 +87,7 @@ pub struct Mm<M: Machine> {
     names: Lock<Names>,
     low: LowClasses,
     percpu: Lock<percpu::Chunks>,
-    kmaps: Lock<mapping::Kmaps>,
+    highmem: highmem::Highmem,
     shrinkers: shrinker::Shrinkers,
     hooks: Hooks<M>,
 }
@@ -116,7 +117,7 @@ impl<M: Machine> Mm<M> {
             names: Lock::new(Names::new()),
             low: LowClasses::new(),
             percpu: Lock::new(percpu::Chunks::new()),
-            kmaps: Lock::new(mapping::Kmaps::new()),
+            highmem: highmem::Highmem::new(),
             shrinkers: shrinker::Shrinkers::new(),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
@@ -677,7 +678,7 @@ impl<M: Machine> Mm<M> {
         self.options.lock_for_fork(m, fork);
         self.names.lock_for_fork(m, fork);
         self.percpu.lock_for_fork(m, fork);
-        self.kmaps.lock_for_fork(m, fork);
+        self.highmem.pkmap.lock_for_fork(m, fork);
         self.slab.lock_all(m, fork);
         self.vmalloc.lock_all(m, fork);
         self.pages.lock_all(m, fork);
@@ -695,7 +696,7 @@ impl<M: Machine> Mm<M> {
             self.pages.unlock_all(m, fork);
             self.vmalloc.unlock_all(m, fork);
             self.slab.unlock_all(m, fork);
-            self.kmaps.unlock_after_fork(m, fork);
+            self.highmem.pkmap.unlock_after_fork(m, fork);
             self.percpu.unlock_after_fork(m, fork);
             self.names.unlock_after_fork(m, fork);
             self.options.unlock_after_fork(m, fork);

@@ -71,6 +71,9 @@ impl<M: Machine> Vmalloc<M> {
                 pages.free_pages(m, *frame, Self::ORDER, true);
             }
             count = mapped;
+            if count > 0 {
+                m.flush_cache(first..first + count * Self::SLOT);
+            }
             for (nth, frame) in frames[..count].iter().enumerate() {
                 let page = m.page(*frame);
                 if gfp.has(Gfp::ZERO) && !page.has(flag::ZERO) {
@@ -99,6 +102,7 @@ impl<M: Machine> Vmalloc<M> {
         if len == 0 {
             return;
         }
+        m.flush_cache(at..at + len);
         m.unmap(at, len);
         self.forget(m, at, len, |frame| {
             let page = m.page(frame);

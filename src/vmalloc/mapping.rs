@@ -31,6 +31,7 @@ impl<M: Machine> Vmalloc<M> {
             self.close(m, area);
             return None;
         }
+        m.flush_cache(start..start + size);
         let mut space = self.space.lock(m);
         space.index.update(m, start, size, false, |at, _| Slot::zero(Self::LEVEL, frames[(at - start) / Self::SLOT]));
         area.stamp.set(MAPPING);
@@ -51,6 +52,7 @@ impl<M: Machine> Vmalloc<M> {
         let (start, size) = (area.start.get(), area.mapped.get());
         space.index.update(m, start, size, false, |_, _| Slot::EMPTY);
         drop(space);
+        m.flush_cache(start..start + size);
         m.unmap(start, size);
         self.close(m, area);
         true

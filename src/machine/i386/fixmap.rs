@@ -1,6 +1,6 @@
 //! Mappings at compile-time addresses.
 
-use super::layout::{self, fix_to_virt};
+use super::layout::fix_to_virt;
 use super::{paging, smp};
 use crate::paging::Flags;
 use crate::types::PhysAddr;
@@ -20,9 +20,4 @@ pub fn clear_fixmap<const INDEX: usize>() {
     let at = fix_to_virt::<INDEX>();
     paging::set_fixed(at, None);
     smp::on_others(super::cpu::invlpg, at);
-}
-
-/// The slot of temporary mapping `nth` of `cpu`.
-pub(super) fn kmap_slot(cpu: usize, nth: usize) -> usize {
-    layout::fixed_address(FixedAddress::KmapBegin as usize + cpu * layout::KM_TYPE_NR + nth)
 }

@@ -95,6 +95,12 @@ pub fn virt_to_fix(address: usize) -> Option<usize> {
     (index < NR_FIXED).then_some(index)
 }
 
+/// The addresses of the temporary mappings of `cpu`.
+pub fn kmap_atomic_slots(cpu: usize) -> Range<usize> {
+    let first = FixedAddress::KmapBegin as usize + cpu * KM_TYPE_NR;
+    fixed_address(first + KM_TYPE_NR - 1)..fixed_address(first) + PAGE_SIZE
+}
+
 /// First address of the permanent mappings.
 pub const PKMAP_BASE: usize = (FIXADDR_START - TABLE_BYTES) & !(TABLE_BYTES - 1);
 /// Permanent mappings at a time.

@@ -10,7 +10,7 @@
 //! | `memory` | memmap and direct map ([`Frames`](super::Frames)) |
 //! | `paging` | the kernel's page table, TLB ([`Mapping`](super::Mapping)) |
 //! | `units` | first fit for small things |
-//! | `highmem`, `fixmap`, `ioremap` | kmap, kmap_atomic, fixed addresses, device memory |
+//! | `fixmap`, `ioremap` | fixed addresses, device memory |
 //! | `percpu` | per-CPU variables, rows of sheaves ([`PerCpu`](super::PerCpu)) |
 //! | `interrupt` | descriptor table, interrupt controllers, the timer |
 //! | `fault` | page faults, the exception table, oops |
@@ -34,7 +34,6 @@ on_hardware! {
     pub mod cpu;
     pub mod fault;
     pub mod fixmap;
-    pub mod highmem;
     pub mod interrupt;
     pub mod ioremap;
     mod machine;

@@ -11,7 +11,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::boot::{BOOT_MAPPED, MEMBLOCK};
-use super::layout::{FIXADDR_TOP, IOREMAP, PAGE_OFFSET, TABLE_BYTES};
+use super::layout::{FIXADDR_TOP, IOREMAP, LAST_PKMAP, MAX_CPUS, PAGE_OFFSET, PKMAP_BASE, TABLE_BYTES, kmap_atomic_slots};
 use super::{I386, cpu, smp};
 use crate::machine::Mapping;
 use crate::paging::{Entry, Flags, Format, Level, MapError, PageTable, TableMemory, Translation};
@@ -440,5 +440,21 @@ unsafe impl Mapping for I386 {
 
     fn unmap(&self, start: usize, len: usize) {
         unmap_range(start, len);
+    }
+
+    fn kmap_slots(&self) -> Range<usize> {
+        PKMAP_BASE..PKMAP_BASE + LAST_PKMAP * PAGE_SIZE
+    }
+
+    fn kmap_atomic_slots(&self, cpu: usize) -> Range<usize> {
+        if cpu < MAX_CPUS { kmap_atomic_slots(cpu) } else { 0..0 }
+    }
+
+    fn set_slot(&self, at: usize, frame: Option<Pfn>) {
+        set_fixed(at, frame.map(|frame| (frame, Flags::KERNEL)));
+    }
+
+    fn flush_slots(&self) {
+        flush_all();
     }
 }

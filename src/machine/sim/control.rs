@@ -39,6 +39,8 @@ pub enum Call {
     Line,
     /// Any flush of TLBs.
     FlushTlb,
+    /// Any flush of caches that go by virtual addresses.
+    FlushCache,
     Init,
 }
 

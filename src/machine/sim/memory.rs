@@ -80,6 +80,8 @@ pub(super) struct Memory {
     window: Region,
     /// Addresses for permanent and temporary mappings, laid out as from `PKMAP_BASE` to `FIXADDR_TOP`.
     slots: Region,
+    /// Whether each of these pages shows a frame.
+    shown: Region,
     memmap: Region,
     classes: Region,
     online: Region,
@@ -115,6 +117,7 @@ impl Memory {
             direct: Region::new(span_bytes, false),
             window: Region::new(window, false),
             slots: Region::new(FIXADDR_TOP - PKMAP_BASE, false),
+            shown: Region::new((FIXADDR_TOP - PKMAP_BASE) >> PAGE_SHIFT, true),
             memmap: Region::new(span as usize * size_of::<Page>(), true),
             classes: Region::new(span as usize, true),
             online: Region::new(span as usize, true),
@@ -238,8 +241,16 @@ impl Memory {
         self.slots.contains(address, 1).then(|| address - self.slots.base())
     }
 
+    /// Whether the slot at `address` shows a frame.
+    pub(super) fn is_shown(&self, address: usize) -> bool {
+        let slot = self.slot(address).expect("a slot") >> PAGE_SHIFT;
+        Memory::byte(&self.shown, slot).load(Ordering::Relaxed) != 0
+    }
+
     /// Lets a slot show a frame, or nothing.
     pub(super) fn set_slot(&self, address: usize, frame: Option<Pfn>) {
+        let slot = self.slot(address).expect("a slot") >> PAGE_SHIFT;
+        Memory::byte(&self.shown, slot).store(frame.is_some().into(), Ordering::Relaxed);
         match frame {
             Some(pfn) => self.map_file(address, PAGE_SIZE, self.offset(pfn)),
             None => self.unusable(address, PAGE_SIZE),

@@ -49,7 +49,7 @@ use self::memory::Memory;
 use self::mmu::Mmu;
 use self::rows::Row;
 use super::i386::layout;
-use super::{Context, Frames, KM_TYPE_NR, Machine, Mapping, PerCpu, Report, ZoneKind};
+use super::{Context, Frames, Machine, Mapping, PerCpu, Report, ZoneKind};
 use crate::page::Page;
 use crate::sync::Park;
 use crate::sync::atomic::AtomicU32;
@@ -506,8 +506,11 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
     }
 
     fn kmap_atomic_slots(&self, cpu: usize) -> Range<usize> {
-        let end = self.state.memory.slots().end - cpu % layout::MAX_CPUS * KM_TYPE_NR * PAGE_SIZE;
-        end - KM_TYPE_NR * PAGE_SIZE..end
+        if cpu >= layout::MAX_CPUS {
+            return 0..0;
+        }
+        let (slots, host) = (layout::kmap_atomic_slots(cpu), self.state.memory.slots().start);
+        slots.start - layout::PKMAP_BASE + host..slots.end - layout::PKMAP_BASE + host
     }
 
     fn set_slot(&self, at: usize, frame: Option<Pfn>) {
@@ -517,6 +520,21 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
             self.mmu().set_slot(&self.state.memory, cpu, at, frame);
         }
         self.state.memory.set_slot(at, frame);
+    }
+
+    fn flush_cache(&self, range: Range<usize>) {
+        self.call(Call::FlushCache);
+        let mapped = if self.state.memory.slots().contains(&range.start) {
+            self.state.memory.is_shown(range.start)
+        } else {
+            locked(&self.state.slots)[self.slot(range.start)] != Slot::Unmapped
+        };
+        assert!(mapped, "caches that go by virtual addresses are flushed while they have one: {range:x?}");
+    }
+
+    fn flush_dcache_page(&self, frame: Pfn) {
+        self.call(Call::FlushCache);
+        assert!(self.is_online(frame), "{frame:?} is offline");
     }
 
     fn flush_slots(&self) {

@@ -4,18 +4,17 @@ use alloc::vec::Vec;
 use core::ptr::with_exposed_provenance_mut as pointer;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use slabwright::api::{self, KmapGuard};
+use slabwright::error::{AllocError, Defect};
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::fixmap::{FixedAddress, clear_fixmap, set_fixmap};
-use slabwright::machine::i386::highmem::{
-    KmType, KmapError, kmap, kmap_atomic, kmap_atomic_type, kmap_counts, kmap_depth, kmap_local, kunmap, kunmap_atomic,
-    page_address,
-};
 use slabwright::machine::i386::ioremap::{ioremap, iounmap, vmap, vunmap};
 use slabwright::machine::i386::layout::{
     FIXADDR_START, FIXADDR_TOP, IOREMAP, KM_TYPE_NR, LAST_PKMAP, PKMAP_BASE, fix_to_virt, virt_to_fix,
 };
-use slabwright::machine::i386::{I386, fault, interrupt, paging, percpu};
+use slabwright::machine::i386::{I386, fault, interrupt, paging, percpu, set_aborts};
 use slabwright::machine::{Frames, Mapping};
+use slabwright::mm::KmType;
 use slabwright::paging::Flags;
 use slabwright::types::{PAGE_SIZE, Pfn, PhysAddr};
 
@@ -54,6 +53,10 @@ fn high_page() -> Pfn {
     page(Gfp::KERNEL.with(Gfp::HIGHMEM))
 }
 
+fn kmap_local(pfn: Pfn) -> KmapGuard<'static, I386> {
+    api::kmap_local(&HEAP, pfn).expect("a slot")
+}
+
 fn scattered() {
     // No area of before is to serve.
     HEAP.trim();
@@ -76,7 +79,7 @@ fn scattered() {
     for (n, frame) in frames.iter().enumerate() {
         let view = kmap_local(*frame);
         // SAFETY: the frame is the area's.
-        let found = unsafe { view.address().cast::<u32>().read_volatile() };
+        let found = unsafe { view.as_ptr().cast::<u32>().read_volatile() };
         assert_eq!(found, n as u32, "the table says otherwise than the hardware");
     }
     // SAFETY: the area is live and this test's.
@@ -183,23 +186,24 @@ fn screen() {
 fn permanent() {
     let pfn = high_page();
     if I386.virt(pfn).is_null() {
-        assert!(page_address(pfn).is_null());
-        let at = kmap(pfn).expect("a slot");
+        assert!(HEAP.page_address(pfn).is_null());
+        let at = HEAP.kmap(pfn).expect("a slot");
         assert!((PKMAP_BASE..PKMAP_BASE + LAST_PKMAP * PAGE_SIZE).contains(&at.addr()));
-        assert_eq!((page_address(pfn), I386.page(pfn).word()), (at, at.addr() as u64));
-        assert_eq!(kmap(pfn), Ok(at), "counted, not mapped again");
+        assert_eq!((HEAP.page_address(pfn), I386.page(pfn).word()), (at, at.addr() as u64));
+        assert_eq!(HEAP.kmap(pfn), Ok(at), "counted, not mapped again");
         // SAFETY: the page is this test's.
         unsafe { at.write_bytes(0x3c, PAGE_SIZE) };
-        assert!(kunmap(pfn));
-        assert_eq!(page_address(pfn), at, "one user is left");
+        assert_eq!(HEAP.kunmap(pfn), Ok(()));
+        assert_eq!(HEAP.page_address(pfn), at, "one user is left");
         // SAFETY: as above.
-        assert_eq!(unsafe { kmap_local(pfn).address().add(4095).read_volatile() }, 0x3c);
-        assert!(kunmap(pfn) && !kunmap(pfn));
-        assert!(page_address(pfn).is_null());
+        assert_eq!(unsafe { kmap_local(pfn).as_ptr().add(4095).read_volatile() }, 0x3c);
+        assert_eq!(HEAP.kunmap(pfn), Ok(()));
+        assert_eq!(misused(|| HEAP.kunmap(pfn)), Err(Defect::DoubleFree));
+        assert!(HEAP.page_address(pfn).is_null());
     } else {
         assert!(!has_highmem(), "a HIGHMEM request got a page with an address");
-        assert_eq!(kmap(pfn), Ok(I386.virt(pfn)), "low memory has its address");
-        assert!(kunmap(pfn));
+        assert_eq!(HEAP.kmap(pfn), Ok(I386.virt(pfn)), "low memory has its address");
+        assert_eq!(HEAP.kunmap(pfn), Ok(()));
     }
     free(pfn);
 }
@@ -212,17 +216,17 @@ fn round() {
     let pages: Vec<Pfn> = (0..3).map(|_| high_page()).collect();
     for n in 0..2 * LAST_PKMAP {
         let pfn = pages[n % 3];
-        let at = kmap(pfn).expect("a slot");
+        let at = HEAP.kmap(pfn).expect("a slot");
         // SAFETY: the page is this test's.
         unsafe {
             at.cast::<usize>().write_volatile(n);
             // A stale translation would show another page here.
-            assert_eq!(kmap_local(pfn).address().cast::<usize>().read_volatile(), n);
+            assert_eq!(kmap_local(pfn).as_ptr().cast::<usize>().read_volatile(), n);
         }
-        assert!(kunmap(pfn));
+        assert_eq!(HEAP.kunmap(pfn), Ok(()));
     }
     assert!(paging::full_flushes() >= flushes + 2, "once in each round");
-    let (used, stale) = kmap_counts();
+    let (used, stale) = HEAP.kmap_counts();
     assert!(used == 0 && stale <= LAST_PKMAP);
     pages.into_iter().for_each(free);
 }
@@ -230,22 +234,26 @@ fn round() {
 /// Without HIGHMEM no slot is ever used.
 fn no_slots_taken() {
     let pfn = high_page();
-    assert_eq!(kmap(pfn), Ok(I386.virt(pfn)));
-    assert_eq!(kmap_counts(), (0, 0));
+    assert_eq!(HEAP.kmap(pfn), Ok(I386.virt(pfn)));
+    assert_eq!(HEAP.kmap_counts(), (0, 0));
     free(pfn);
 }
 
 fn not_in_atomic_context() {
     let pfn = high_page();
     percpu::preempt_disable();
-    let refused = kmap(pfn);
+    let refused = misused(|| HEAP.kmap(pfn));
     percpu::preempt_enable();
-    if I386.virt(pfn).is_null() {
-        assert_eq!(refused, Err(KmapError::Atomic));
-    } else {
-        assert_eq!(refused, Ok(I386.virt(pfn)), "low memory is mapped already, for everybody");
-    }
+    assert_eq!(refused, Err(AllocError::Invalid));
     free(pfn);
+}
+
+/// What comes of a mistake, which otherwise ends the machine.
+fn misused<R>(body: impl FnOnce() -> R) -> R {
+    set_aborts(false);
+    let result = body();
+    set_aborts(true);
+    result
 }
 
 fn temporary() {
@@ -256,22 +264,26 @@ fn temporary() {
         assert!(percpu::preempt_count() >= 2, "who holds one stays on its CPU");
         // SAFETY: both pages are this test's.
         unsafe {
-            first.address().write_bytes(1, PAGE_SIZE);
-            second.address().write_bytes(2, PAGE_SIZE);
-            assert_eq!((first.address().read_volatile(), second.address().read_volatile()), (1, 2));
+            first.as_ptr().write_bytes(1, PAGE_SIZE);
+            second.as_ptr().write_bytes(2, PAGE_SIZE);
+            assert_eq!((first.as_ptr().read_volatile(), second.as_ptr().read_volatile()), (1, 2));
         }
         if I386.virt(a).is_null() {
-            assert_eq!((I386.page(a).word(), page_address(a).addr()), (word, 0), "the descriptor is not touched");
-            assert!((FIXADDR_START..FIXADDR_TOP).contains(&first.address().addr()));
-            assert_eq!(kmap_depth(), 2);
+            assert_eq!((I386.page(a).word(), HEAP.page_address(a).addr()), (word, 0), "the descriptor is not touched");
+            assert!((FIXADDR_START..FIXADDR_TOP).contains(&first.as_ptr().addr().get()));
+            assert_eq!(HEAP.kmap_depth(), 2);
         }
         drop(second);
     }
-    assert_eq!((kmap_depth(), percpu::preempt_count()), (0, 0));
-    let at = kmap_atomic_type(a, KmType::User0);
+    assert_eq!((HEAP.kmap_depth(), percpu::preempt_count()), (0, 0));
+    let at = HEAP.kmap_atomic_type(a, KmType::User0).expect("a slot");
     // SAFETY: as above.
     assert_eq!(unsafe { at.read_volatile() }, 1);
-    assert!(kunmap_atomic(at));
+    if I386.virt(a).is_null() {
+        assert_eq!(misused(|| HEAP.kmap_atomic_type(b, KmType::User0)), Err(AllocError::Invalid), "it is in use");
+        assert_eq!(misused(|| HEAP.kunmap_atomic_type(at, KmType::User1)), Err(Defect::Nesting));
+    }
+    assert_eq!(HEAP.kunmap_atomic_type(at, KmType::User0), Ok(()));
     free(a);
     free(b);
 }
@@ -284,7 +296,7 @@ fn in_handler() {
     if percpu::cpu() == 0 {
         let view = kmap_local(pfn);
         // SAFETY: the page is the test's, which only looks at its first bytes.
-        unsafe { view.address().add(PAGE_SIZE - 4).cast::<u32>().write_volatile(SEEN.fetch_add(1, Relaxed) + 1) };
+        unsafe { view.as_ptr().add(PAGE_SIZE - 4).cast::<u32>().write_volatile(SEEN.fetch_add(1, Relaxed) + 1) };
     }
 }
 
@@ -299,14 +311,14 @@ fn temporary_in_interrupt() {
         let view = kmap_local(own);
         // SAFETY: the page is this test's. A handler that took this slot would show the other page.
         unsafe {
-            view.address().cast::<u32>().write_volatile(rounds);
-            assert_eq!(view.address().cast::<u32>().read_volatile(), rounds);
+            view.as_ptr().cast::<u32>().write_volatile(rounds);
+            assert_eq!(view.as_ptr().cast::<u32>().read_volatile(), rounds);
         }
     }
     interrupt::on_tick(None);
     let view = kmap_local(shared);
     // SAFETY: as above.
-    assert!(unsafe { view.address().add(PAGE_SIZE - 4).cast::<u32>().read_volatile() } >= 20);
+    assert!(unsafe { view.as_ptr().add(PAGE_SIZE - 4).cast::<u32>().read_volatile() } >= 20);
     drop(view);
     free(shared);
     free(own);
@@ -314,17 +326,19 @@ fn temporary_in_interrupt() {
 
 fn reverse_order() {
     let (a, b) = (high_page(), high_page());
-    let (first, second) = (kmap_atomic(a), kmap_atomic(b));
+    let atomic = |pfn| HEAP.kmap_atomic(pfn).expect("a slot");
+    let (first, second) = (atomic(a), atomic(b));
     if I386.virt(a).is_null() {
-        assert!(!kunmap_atomic(first), "the other one is still mapped");
+        assert_eq!(misused(|| HEAP.kunmap_atomic(first)), Err(Defect::Nesting), "the other one is still mapped");
     }
-    assert!(kunmap_atomic(second) && kunmap_atomic(first));
+    assert_eq!((HEAP.kunmap_atomic(second), HEAP.kunmap_atomic(first)), (Ok(()), Ok(())));
     if I386.virt(a).is_null() {
-        assert!(!kunmap_atomic(first), "nothing is mapped any more");
+        assert_eq!(misused(|| HEAP.kunmap_atomic(first)), Err(Defect::DoubleFree), "nothing is mapped any more");
         // As many as there are slots.
-        let all: Vec<*mut u8> = (0..KM_TYPE_NR).map(|_| kmap_atomic(a)).collect();
+        let all: Vec<*mut u8> = (0..KM_TYPE_NR).map(|_| atomic(a)).collect();
+        assert_eq!(HEAP.kmap_atomic(a), Err(AllocError::NoMemory));
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
-        all.into_iter().rev().for_each(|at| assert!(kunmap_atomic(at)));
+        all.into_iter().rev().for_each(|at| assert_eq!(HEAP.kunmap_atomic(at), Ok(())));
     }
     free(a);
     free(b);

@@ -1,90 +1,10 @@
 /*
- * The workloads of `cargo xtask bench`: each is one run of this program, `workloads NAME`, under one allocator.
- * It prints the seconds that the work took, those of CPU of the whole process, and resident KiB, at most and at the end.
- * Names: `workloads --list`.
- *
- * Work is bounded by counts, never by time, and random numbers are the same in every run. Blocks are written to as a program
- * would write to them: the first word of small ones, every page of large ones where the name says "touched".
+ * The workloads in C of `cargo xtask bench`; what a run of this program prints is told in harness.h.
  */
-#define _GNU_SOURCE
+#include "harness.h"
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
+#include <spawn.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-#define KIB ((size_t)1 << 10)
-#define MIB ((size_t)1 << 20)
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
-/* A figure of /proc/self/status in KiB: what is resident (VmRSS), and was at most (VmHWM; that of getrusage is the parent's
-   until it is exceeded). */
-static size_t status_kib(const char *name)
-{
-    char line[200];
-    size_t kib = 0;
-    FILE *file = fopen("/proc/self/status", "r");
-    while (file && fgets(line, sizeof line, file))
-        if (strncmp(line, name, strlen(name)) == 0 && sscanf(line + strlen(name), ": %zu", &kib) == 1)
-            break;
-    if (file)
-        fclose(file);
-    return kib;
-}
-
-/* Seconds of CPU that this process and its children used. */
-static double cpu_seconds(void)
-{
-    struct rusage own, children;
-    getrusage(RUSAGE_SELF, &own);
-    getrusage(RUSAGE_CHILDREN, &children);
-    return own.ru_utime.tv_sec + own.ru_stime.tv_sec + children.ru_utime.tv_sec + children.ru_stime.tv_sec +
-           1e-6 * (own.ru_utime.tv_usec + own.ru_stime.tv_usec + children.ru_utime.tv_usec + children.ru_stime.tv_usec);
-}
-
-/* xorshift64*: https://vigna.di.unimi.it/ftp/papers/xorshift.pdf */
-typedef struct {
-    uint64_t state;
-} Random;
-
-static uint64_t next(Random *random)
-{
-    uint64_t x = random->state;
-    x ^= x >> 12;
-    x ^= x << 25;
-    x ^= x >> 27;
-    random->state = x;
-    return x * 0x2545f4914f6cdd1dull;
-}
-
-static size_t below(Random *random, size_t limit) { return (size_t)(((unsigned __int128)next(random) * limit) >> 64); }
-static size_t between(Random *random, size_t low, size_t high) { return low + below(random, high - low + 1); }
-
-/* Sizes as programs ask for them: half below 64 bytes, nine tenths below 512, a few of several pages. */
-static size_t common_size(Random *random)
-{
-    size_t dice = below(random, 1000);
-    if (dice < 500)
-        return between(random, 8, 64);
-    if (dice < 900)
-        return between(random, 65, 512);
-    if (dice < 985)
-        return between(random, 513, 4 * KIB);
-    if (dice < 998)
-        return between(random, 4 * KIB, 16 * KIB);
-    return between(random, 16 * KIB, 64 * KIB);
-}
 
 static void *take(size_t size)
 {
@@ -168,6 +88,29 @@ static void live_set(uint64_t seed, size_t live, size_t steps)
 static void random_10k(void) { live_set(1, 10000, 4000000); }
 static void random_100k(void) { live_set(1, 100000, 2000000); }
 static void random_1m(void) { live_set(1, 1000000, 2500000); }
+
+/* Cost per operation with ever more live blocks: of small sizes, so that ten million of them fit. */
+static void live(size_t count)
+{
+    Random random = {2};
+    void **blocks = malloc(count * sizeof *blocks);
+    for (size_t i = 0; i < count; i++)
+        blocks[i] = take(between(&random, 16, 64));
+    const size_t steps = 3000000 + count;
+    for (size_t step = 0; step < steps; step++) {
+        size_t at = below(&random, count);
+        free(blocks[at]);
+        blocks[at] = take(between(&random, 16, 64));
+    }
+    said.operations = steps + count;
+    for (size_t i = 0; i < count; i++)
+        free(blocks[i]);
+    free(blocks);
+}
+static void live_10k(void) { live(10000); }
+static void live_100k(void) { live(100000); }
+static void live_1m(void) { live(1000000); }
+static void live_10m(void) { live(10000000); }
 
 typedef struct Node {
     struct Node *left, *right;
@@ -257,6 +200,21 @@ static void large(void) { sized(8, 64 * KIB, 2 * MIB, 60, 200000, 0); }
 static void large_touched(void) { sized(8, 64 * KIB, 2 * MIB, 60, 10000, 1); }
 static void huge_touched(void) { sized(9, 2 * MIB, 128 * MIB, 4, 30, 1); }
 
+/* Sizes from 2 MiB to 1 GiB, each doubling as likely; one block at a time, and then three. */
+static void huge_changing(void)
+{
+    Random random = {14};
+    void *blocks[3] = {0};
+    for (int step = 0; step < 20; step++) {
+        int at = step < 10 ? 0 : step % 3;
+        size_t size = (2 * MIB) << below(&random, 9);
+        free(blocks[at]);
+        blocks[at] = take_touched(between(&random, size, 2 * size));
+    }
+    for (int at = 0; at < 3; at++)
+        free(blocks[at]);
+}
+
 static void huge_same(void)
 {
     for (int i = 0; i < 50; i++)
@@ -268,7 +226,7 @@ static void grow_doubling(void)
     for (int round = 0; round < 2; round++) {
         char *block = NULL;
         size_t have = 0;
-        for (size_t size = 64; size <= 512 * MIB; size *= 2) {
+        for (size_t size = 64; size <= 1024 * MIB; size *= 2) {
             block = realloc(block, size);
             touch(block, have, size);
             have = size;
@@ -281,7 +239,7 @@ static void grow_stepwise(void)
 {
     char *block = NULL;
     size_t have = 0;
-    for (size_t size = 4 * KIB; size <= 256 * MIB; size += 4 * KIB) {
+    for (size_t size = 4 * KIB; size <= 1024 * MIB; size += 4 * KIB) {
         block = realloc(block, size);
         touch(block, have, size);
         have = size;
@@ -360,12 +318,16 @@ static void *live_set_thread(void *seed)
 static void threads(int count)
 {
     thread_steps = 4800000 / (size_t)count;
+    said.operations = 4800000;
     run_threads(count, live_set_thread, NULL);
 }
 static void threads_1(void) { threads(1); }
 static void threads_2(void) { threads(2); }
+static void threads_4(void) { threads(4); }
 static void threads_8(void) { threads(8); }
+static void threads_16(void) { threads(16); }
 static void threads_32(void) { threads(32); }
+static void threads_64(void) { threads(64); }
 
 /* A bounded queue of blocks. */
 enum { QUEUE = 4096, BATCH = 64 };
@@ -513,63 +475,100 @@ static void server(void)
             free(served[i].slots[j]);
 }
 
-/* False sharing: threads write to small blocks of their own, passively (one thread made them) or actively. */
-static void *scribble(void *given)
+/* False sharing: threads write to small blocks of their own. Active: an allocator hands parts of one cache line to several threads.
+   Passive: one thread made the blocks side by side, and each is freed by the thread that was given it, which then allocates. */
+static void scribble(volatile char *block)
 {
-    volatile char *block = given;
-    for (int round = 0; round < 200; round++) {
-        for (int i = 0; i < 100000; i++)
-            block[i % 8]++;
-        free((void *)block);
-        block = take(8);
+    for (int i = 0; i < 100000; i++)
+        block[i % 8]++;
+}
+
+static void *scribble_on_own(void *unused)
+{
+    (void)unused;
+    for (int round = 0; round < 1000; round++) {
+        void *block = take(8);
+        scribble(block);
+        free(block);
     }
-    free((void *)block);
     return NULL;
 }
 
-static void false_sharing(void)
+static void *scribble_on_given(void *given)
+{
+    scribble(given);
+    free(given);
+    return scribble_on_own(NULL);
+}
+
+static void sharing_active(void) { run_threads(4, scribble_on_own, NULL); }
+
+static void sharing_passive(void)
 {
     void *blocks[4];
     for (int i = 0; i < 4; i++)
         blocks[i] = take(8);
-    run_threads(4, scribble, blocks);
+    run_threads(4, scribble_on_given, blocks);
 }
 
 /* --- memory over time */
 
+/* Fill, free nine in ten at random, fill with blocks of other sizes. What is left at the end stays. */
 static void fragmentation(void)
 {
     enum { COUNT = 1000000 };
     Random random = {13};
-    void **blocks = calloc(COUNT, sizeof *blocks);
+    struct {
+        void *block;
+        size_t size;
+    } *all = calloc(COUNT, sizeof *all);
+    said.live = COUNT * sizeof *all;
+    sample();
     for (int round = 0; round < 4; round++) {
         size_t low = (size_t)16 << round, high = low * 4;
         for (size_t i = 0; i < COUNT; i++)
-            if (!blocks[i]) {
-                size_t size = between(&random, low, high);
-                blocks[i] = take(size);
-                memset(blocks[i], 1, size);
+            if (!all[i].block) {
+                all[i].size = between(&random, low, high);
+                all[i].block = memset(take(all[i].size), 1, all[i].size);
+                said.live += all[i].size;
             }
+        sample();
         for (size_t i = 0; i < COUNT; i++)
             if (below(&random, 10) != 0) {
-                free(blocks[i]);
-                blocks[i] = NULL;
+                free(all[i].block);
+                all[i].block = NULL;
+                said.live -= all[i].size;
             }
+        sample();
     }
-    /* The blocks that are left stay: the resident size at the end is what they cost. */
 }
 
+/* A peak of 200 MiB in large blocks and about as much in small ones, of which one in fifty stays; then ten seconds with one small
+   allocation each. */
 static void idle(void)
 {
-    enum { COUNT = 400 };
-    char *blocks[COUNT];
-    for (size_t i = 0; i < COUNT; i++)
-        blocks[i] = take_touched(MIB);
-    for (size_t i = 0; i < COUNT; i++)
-        free(blocks[i]);
-    for (int second = 0; second < 12; second++) {
-        sleep(1);
+    enum { LARGE = 200, SMALL = 300000, LEAVE = 50 };
+    static void *large[LARGE], *small[SMALL];
+    Random random = {15};
+    sample();
+    for (size_t i = 0; i < LARGE; i++)
+        large[i] = take_touched(MIB);
+    for (size_t i = 0; i < SMALL; i++) {
+        size_t size = common_size(&random);
+        small[i] = memset(take(size), 1, size);
+        said.live += i % LEAVE == 0 ? size : 0;
+    }
+    sample();
+    for (size_t i = 0; i < LARGE; i++)
+        free(large[i]);
+    for (size_t i = 0; i < SMALL; i++)
+        if (i % LEAVE != 0)
+            free(small[i]);
+    sample();
+    for (int second = 0; second < 10; second++) {
+        sleep_second();
         free(take(100));
+        sample();
     }
 }
 
@@ -594,7 +593,8 @@ static void fork_heap(void)
     }
 }
 
-static void start(void)
+/* What `start` runs: a program that allocates ten blocks. */
+static void ten_blocks(void)
 {
     void *blocks[10];
     for (size_t i = 0; i < 10; i++)
@@ -603,10 +603,32 @@ static void start(void)
         free(blocks[i]);
 }
 
-static const struct {
-    const char *name, *group;
-    void (*work)(void);
-} WORKLOADS[] = {
+/* Two hundred programs that allocate ten blocks, from their start to their end; the resident size is that of the last one. */
+static void start(void)
+{
+    extern char **environ;
+    char *const arguments[] = {"/proc/self/exe", "ten-blocks", NULL};
+    int output[2];
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    if (pipe(output))
+        exit(1);
+    posix_spawn_file_actions_adddup2(&actions, output[1], 1);
+    for (int i = 0; i < 200; i++) {
+        pid_t child;
+        int status;
+        char line[200];
+        if (posix_spawn(&child, arguments[0], &actions, NULL, arguments, environ) || waitpid(child, &status, 0) != child || status)
+            exit(1);
+        ssize_t length = read(output[0], line, sizeof line - 1);
+        line[length > 0 ? length : 0] = 0;
+        if (sscanf(line, "%*f %*f %zu %zu", &said.peak, &said.last) != 2)
+            exit(1);
+    }
+    posix_spawn_file_actions_destroy(&actions);
+}
+
+static const Workload WORKLOADS[] = {
     {"pair-64", "small", pair_64},
     {"pair-1k", "small", pair_1k},
     {"pair-mixed", "small", pair_mixed},
@@ -615,6 +637,10 @@ static const struct {
     {"random-10k", "small", random_10k},
     {"random-100k", "small", random_100k},
     {"random-1m", "small", random_1m},
+    {"live-10k", "live", live_10k},
+    {"live-100k", "live", live_100k},
+    {"live-1m", "live", live_1m},
+    {"live-10m", "live", live_10m},
     {"tree", "small", tree},
     {"strings", "small", strings},
     {"aligned", "small", aligned},
@@ -625,6 +651,7 @@ static const struct {
     {"large-touched", "large", large_touched},
     {"huge-same", "large", huge_same},
     {"huge-touched", "large", huge_touched},
+    {"huge-changing", "large", huge_changing},
     {"grow-doubling", "large", grow_doubling},
     {"grow-half", "large", grow_half},
     {"grow-stepwise", "large", grow_stepwise},
@@ -632,36 +659,22 @@ static const struct {
     {"calloc-huge-touched", "large", calloc_huge_touched},
     {"threads-1", "threads", threads_1},
     {"threads-2", "threads", threads_2},
+    {"threads-4", "threads", threads_4},
     {"threads-8", "threads", threads_8},
+    {"threads-16", "threads", threads_16},
     {"threads-32", "threads", threads_32},
+    {"threads-64", "threads", threads_64},
     {"producer-consumer", "threads", producer_consumer},
     {"asymmetric", "threads", asymmetric},
     {"thread-churn", "threads", thread_churn},
     {"server", "threads", server},
-    {"false-sharing", "threads", false_sharing},
+    {"sharing-active", "threads", sharing_active},
+    {"sharing-passive", "threads", sharing_passive},
     {"fragmentation", "memory", fragmentation},
     {"idle", "memory", idle},
     {"fork", "memory", fork_heap},
     {"start", "memory", start},
+    {"ten-blocks", NULL, ten_blocks},
 };
 
-int main(int argc, char **argv)
-{
-    const size_t count = sizeof WORKLOADS / sizeof *WORKLOADS;
-    if (argc == 2 && strcmp(argv[1], "--list") == 0) {
-        for (size_t i = 0; i < count; i++)
-            printf("%s %s\n", WORKLOADS[i].group, WORKLOADS[i].name);
-        return 0;
-    }
-    for (size_t i = 0; argc == 2 && i < count; i++)
-        if (strcmp(argv[1], WORKLOADS[i].name) == 0) {
-            double begin = now();
-            WORKLOADS[i].work();
-            double seconds = now() - begin;
-            size_t last = status_kib("VmRSS"), peak = status_kib("VmHWM");
-            printf("%.9f %.6f %zu %zu\n", seconds, cpu_seconds(), peak, last);
-            return 0;
-        }
-    fprintf(stderr, "usage: workloads --list | NAME\n");
-    return 2;
-}
+int main(int argc, char **argv) { return run_workload(argc, argv, WORKLOADS, sizeof WORKLOADS / sizeof *WORKLOADS); }

@@ -24,9 +24,9 @@ cargo xtask COMMAND
       --part NAME          only this part (repeatable); --list names them
       --program NAME       only this program of the part `programs` (repeatable)
       --library PATH       another allocator's shared library for the part `programs`
-  bench                    compare with other allocators; tables also in target/bench
-      --quick              3 rounds instead of 7; --rounds N
-      --only NAME          only this workload or group (repeatable)
+  bench                    compare with other allocators; tables, all figures and plots in target/bench
+      --quick              3 rounds instead of 7; --rounds N for another number
+      --only NAME          only this workload or group (repeatable); --list names them
       --peers A,B          only these allocators besides slabwright
   coverage                 which rows of tests/rows.tsv have a test that passes; the others are open
   i386                     build and boot the bare-metal image under QEMU
@@ -79,6 +79,7 @@ fn command() -> Result<ExitCode> {
             while let Some(arg) = args.next()? {
                 match arg {
                     Long("quick") => options.quick = true,
+                    Long("list") => options.list = true,
                     Long("rounds") => options.rounds = args.value()?.parse()?,
                     Long("only") => options.only.push(args.value()?.string()?),
                     Long("peers") => options.peers = args.value()?.string()?.split(',').map(str::to_owned).collect(),

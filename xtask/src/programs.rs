@@ -19,7 +19,7 @@ use crate::test::{Options, Outcome};
 use crate::{Result, shell};
 
 /// The package that has a command.
-const PACKAGES: &[(&str, &str)] = &[
+pub const PACKAGES: &[(&str, &str)] = &[
     ("cc1plus", "g++"),
     ("g++", "g++"),
     ("gcc", "gcc"),
@@ -123,7 +123,7 @@ fn load_all(wanted: &[String]) -> Result<Vec<Program>> {
 }
 
 /// The search path of the scripts: the system's own programs, then what else there is (the Rust toolchain).
-fn search_path() -> std::ffi::OsString {
+pub fn search_path() -> std::ffi::OsString {
     let mut path = std::ffi::OsString::from("/usr/bin:/bin:/usr/sbin:/sbin");
     if let Some(own) = std::env::var_os("PATH") {
         path.push(":");

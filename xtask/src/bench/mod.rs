@@ -1,19 +1,25 @@
 //! `cargo xtask bench`: slabwright and other allocators on the same workloads.
 //!
-//! Each workload (`benches/workloads.c`) is one process under one allocator, all preloaded as shared libraries in the same way. A
-//! round runs it under each allocator in turn, so that what disturbs the machine disturbs all of them. Reported are medians.
+//! Each workload is one run of a program under one allocator, all preloaded as shared libraries in the same way: those written for this
+//! project (`benches/workloads.c`, `benches/containers.cc`) and real programs (`benches/programs`). A round runs a workload under each
+//! allocator in turn, so that what disturbs the machine disturbs all of them. Reported are medians.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use crate::shell::End;
 use crate::{Result, shell};
 use peers::Allocator;
+use table::Row;
 
 mod peers;
+mod plot;
+mod programs;
+mod table;
 
 #[derive(Default)]
 pub struct Options {
@@ -25,6 +31,8 @@ pub struct Options {
     pub only: Vec<String>,
     /// Names of peers; all where empty.
     pub peers: Vec<String>,
+    /// Only name the workloads.
+    pub list: bool,
 }
 
 const OWN: &str = "slabwright";
@@ -33,7 +41,7 @@ const OWN: &str = "slabwright";
 const LIMIT: u64 = 120;
 
 /// What one run cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Cost {
     /// Seconds of the work.
     time: f64,
@@ -43,32 +51,70 @@ struct Cost {
     peak: f64,
     /// Resident KiB when the work was done.
     last: f64,
+    /// How many calls the work was, and KiB that the program still held; 0 where it does not say.
+    operations: f64,
+    live: f64,
+    /// Resident KiB over time.
+    resident: Vec<f64>,
 }
 
-/// Names and units of the figures, and how to get at them.
-type Figure = (&'static str, &'static str, fn(&Cost) -> f64);
-const FIGURES: &[Figure] = &[
-    ("time", "ms", |cost| cost.time * 1e3),
-    ("CPU time", "ms", |cost| cost.cpu * 1e3),
-    ("peak resident", "MiB", |cost| cost.peak / 1024.0),
-    ("resident at the end", "MiB", |cost| cost.last / 1024.0),
-];
+/// Reads what `benches/harness.h` describes.
+fn read(text: &str) -> Result<Cost> {
+    let number = |word: &str| word.parse::<f64>().map_err(|_| format!("cannot read `{text}`"));
+    let mut lines = text.lines();
+    let first: Vec<f64> =
+        lines.next().unwrap_or_default().split(' ').map(number).collect::<std::result::Result<_, _>>()?;
+    let [time, cpu, peak, last] = first[..] else { return Err(format!("cannot read `{text}`").into()) };
+    let mut cost = Cost { time, cpu, peak, last, ..Cost::default() };
+    for line in lines {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["operations", count] => cost.operations = number(count)?,
+            ["live", kib] => cost.live = number(kib)?,
+            ["resident", _, kib] => cost.resident.push(number(kib)?),
+            _ => return Err(format!("cannot read `{line}`").into()),
+        }
+    }
+    Ok(cost)
+}
 
-/// Slabwright and the peers asked for, slabwright last.
-fn allocators(wanted: &[String]) -> Result<Vec<Allocator>> {
-    let (mut all, missing) = peers::peers(wanted)?;
-    missing.iter().for_each(|line| eprintln!("{line}"));
-    let library = shell::build_library(false)?;
-    let own = Allocator::new(OWN, Some(library));
-    peers::probe(&own)?;
-    all.push(own);
-    Ok(all)
+/// Something to run.
+struct Workload {
+    group: String,
+    name: String,
+    runs: Runs,
+}
+
+/// How it is run.
+enum Runs {
+    /// By this program, called with the workload's name.
+    Program(PathBuf),
+    Script(programs::Script),
+}
+
+impl Workload {
+    /// Runs it once, with its result in `result`.
+    fn measure(&self, allocator: &Allocator, result: &Path) -> Result<Cost> {
+        let mut command = match &self.runs {
+            Runs::Program(program) => {
+                let mut command = Command::new(program);
+                allocator.serve(command.arg(&self.name));
+                command.stdout(fs::File::create(result)?);
+                command
+            }
+            Runs::Script(script) => script.command(allocator, result)?,
+        };
+        match shell::limited(command.stdin(Stdio::null()), Duration::from_secs(LIMIT))? {
+            End::Status(status) if status.success() => read(&fs::read_to_string(result)?),
+            End::Status(status) => Err(format!("{status}").into()),
+            End::TimeLimit => Err(format!("more than {LIMIT} s").into()),
+        }
+    }
 }
 
 /// Compiles `benches/SOURCE`; the program.
 fn compile(source: &str) -> Result<PathBuf> {
     let dir = shell::target().join("bench");
-    std::fs::create_dir_all(&dir)?;
+    fs::create_dir_all(&dir)?;
     let program = dir.join(Path::new(source).file_stem().unwrap_or_default());
     let compiler = if source.ends_with(".cc") { "g++" } else { "gcc" };
     let source = shell::root().join("benches").join(source);
@@ -76,139 +122,115 @@ fn compile(source: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Runs `name` once.
-fn measure(program: &Path, name: &str, allocator: &Allocator) -> Result<Cost> {
-    let result = program.with_file_name("result");
-    let mut command = Command::new(program);
-    command.arg(name).stdout(std::fs::File::create(&result)?).stderr(Stdio::inherit());
-    allocator.serve(&mut command);
-    match shell::limited(&mut command, Duration::from_secs(LIMIT))? {
-        shell::End::Status(status) if status.success() => {}
-        shell::End::Status(status) => return Err(format!("{status}").into()),
-        shell::End::TimeLimit => return Err(format!("more than {LIMIT} s").into()),
+/// All workloads.
+fn workloads() -> Result<Vec<Workload>> {
+    let mut all = Vec::new();
+    for source in ["workloads.c", "containers.cc"] {
+        let program = compile(source)?;
+        for line in shell::output(Command::new(&program).arg("--list"))?.lines() {
+            let (group, name) = line.split_once(' ').ok_or("a workload has a group and a name")?;
+            let runs = Runs::Program(program.clone());
+            all.push(Workload { group: group.to_owned(), name: name.to_owned(), runs });
+        }
     }
-    let text = std::fs::read_to_string(&result)?;
-    let numbers: Vec<f64> = text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?;
-    match numbers[..] {
-        [time, cpu, peak, last] => Ok(Cost { time, cpu, peak, last }),
-        _ => Err(format!("cannot read `{text}`").into()),
+    for (name, script) in programs::scripts()? {
+        all.push(Workload { group: "programs".to_owned(), name, runs: Runs::Script(script) });
     }
+    Ok(all)
 }
 
-/// The value in the middle, and half the distance between the quartiles relative to it.
-fn median(values: &[f64]) -> (f64, f64) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |part: f64| {
-        let place = part * (sorted.len() - 1) as f64;
-        let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-        low + (high - low) * place.fract()
+/// Slabwright and the peers asked for, slabwright last, and a line for each peer that cannot be had.
+fn allocators(wanted: &[String]) -> Result<(Vec<Allocator>, Vec<String>)> {
+    let (mut all, missing) = peers::peers(wanted)?;
+    let own = Allocator::new(OWN, shell::build_library(false)?);
+    peers::probe(&own)?;
+    all.push(own);
+    Ok((all, missing))
+}
+
+/// What the figures were taken on.
+fn machine() -> String {
+    let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
     };
-    let middle = at(0.5);
-    (middle, if middle > 0.0 { (at(0.75) - at(0.25)) / 2.0 / middle } else { 0.0 })
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+    let gib = field(&file("/proc/meminfo"), "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0) / 1048576.0;
+    let model = field(&file("/proc/cpuinfo"), "model name");
+    format!("{cpus} CPUs ({model}), {gib:.0} GiB, Linux {}", file("/proc/sys/kernel/osrelease").trim())
 }
 
-/// A row of a table: what it costs under each allocator, and the spread.
-type Row = (String, Vec<Option<(f64, f64)>>);
-
-/// Slabwright's ratio to the best of the others.
-fn ratio(cells: &[Option<(f64, f64)>]) -> Option<f64> {
-    let (own, others) = cells.split_last()?;
-    let best = others.iter().flatten().map(|(value, _)| *value).min_by(f64::total_cmp)?;
-    Some((*own)?.0 / best).filter(|ratio| ratio.is_finite())
-}
-
-/// A Markdown table, the worst ratios first; the geometric mean below.
-fn table(title: &str, unit: &str, names: &[&str], rows: &[Row]) -> String {
-    let mut text = format!("\n### {title} ({unit})\n\n| workload | {} | ratio to best peer |\n", names.join(" | "));
-    writeln!(text, "|---|{}", "--:|".repeat(names.len() + 1)).unwrap();
-    let mut sorted: Vec<&Row> = rows.iter().collect();
-    sorted.sort_by(|a, b| ratio(&b.1).unwrap_or(f64::MAX).total_cmp(&ratio(&a.1).unwrap_or(f64::MAX)));
-    for (workload, cells) in sorted {
-        let shown = cells.iter().map(|cell| match cell {
-            Some((value, spread)) => format!("{value:.1} ±{:.0} %", spread * 100.0),
-            None => "failed".to_owned(),
-        });
-        let shown: Vec<String> = shown.collect();
-        let ratio = ratio(cells).map_or("-".to_owned(), |ratio| format!("**{ratio:.2}**"));
-        writeln!(text, "| {workload} | {} | {ratio} |", shown.join(" | ")).unwrap();
+/// Runs one workload `rounds` times under each allocator; the costs, or what went wrong.
+fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator], csv: &mut String) -> Result<Row> {
+    let result = shell::target().join("bench/result");
+    let Workload { group, name, .. } = workload;
+    let mut cells: Vec<std::result::Result<Vec<Cost>, String>> = allocators.iter().map(|_| Ok(Vec::new())).collect();
+    for round in 0..rounds {
+        for (allocator, cell) in allocators.iter().zip(&mut cells) {
+            let Ok(costs) = cell else { continue };
+            if std::io::stderr().is_terminal() {
+                eprint!("\r{place} {name:<24} round {} of {rounds}, {:<16}", round + 1, allocator.name);
+                std::io::stderr().flush()?;
+            }
+            match workload.measure(allocator, &result) {
+                Ok(cost) => {
+                    let Cost { time, cpu, peak, last, .. } = &cost;
+                    writeln!(csv, "{group},{name},{},{round},{time},{cpu},{peak},{last}", allocator.name)?;
+                    costs.push(cost);
+                }
+                Err(error) => *cell = Err(error.to_string()),
+            }
+        }
     }
-    let ratios: Vec<f64> = rows.iter().filter_map(|(_, cells)| ratio(cells)).filter(|ratio| *ratio > 0.0).collect();
-    if !ratios.is_empty() {
-        let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
-        writeln!(text, "\nGeometric mean of the ratios: {mean:.2}").unwrap();
-    }
-    text
+    Ok(Row { group: group.clone(), name: name.clone(), cells })
 }
 
-/// Runs all that is asked for; the tables go to the output and, with the figures of every run, to `target/bench`.
+/// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
-    let program = compile("workloads.c")?;
-    let allocators = allocators(&options.peers)?;
-    let listing = shell::output(Command::new(&program).arg("--list"))?;
-    let workloads: Vec<(&str, &str)> = listing
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter(|(group, name)| {
-            options.only.is_empty() || options.only.iter().any(|only| only == name || only == group)
-        })
-        .collect();
-    if workloads.is_empty() {
-        return Err(format!("no such workload; there are\n{listing}").into());
+    let mut workloads = workloads()?;
+    if options.list {
+        workloads.iter().for_each(|workload| println!("{:<12} {}", workload.group, workload.name));
+        return Ok(ExitCode::SUCCESS);
     }
+    let named = |workload: &Workload, only: &String| *only == workload.name || *only == workload.group;
+    if let Some(unknown) = options.only.iter().find(|only| !workloads.iter().any(|workload| named(workload, only))) {
+        return Err(format!("there is no workload or group `{unknown}`; --list names them").into());
+    }
+    workloads.retain(|workload| options.only.is_empty() || options.only.iter().any(|only| named(workload, only)));
+    let mut notes = Vec::new();
+    programs::prepare(&mut workloads, &mut notes)?;
+    let (allocators, missing) = allocators(&options.peers)?;
+    notes.extend(missing);
+    notes.iter().for_each(|note| eprintln!("{note}"));
     let rounds = match options.rounds {
         0 if options.quick => 3,
         0 => 7,
         rounds => rounds,
     };
     let names: Vec<&str> = allocators.iter().map(|allocator| allocator.name).collect();
-    let mut tables: Vec<Vec<Row>> = vec![Vec::new(); FIGURES.len()];
     let mut csv = "group,workload,allocator,round,seconds,cpu_seconds,peak_kib,last_kib\n".to_owned();
-    for (group, workload) in &workloads {
-        let mut costs: BTreeMap<&str, Vec<Cost>> = BTreeMap::new();
-        let mut failed: BTreeMap<&str, String> = BTreeMap::new();
-        for round in 0..rounds {
-            for allocator in &allocators {
-                let name = &allocator.name;
-                eprint!("\r{workload}: round {} of {rounds}, {name:<12}", round + 1);
-                std::io::stderr().flush()?;
-                if failed.contains_key(name) {
-                    continue;
-                }
-                match measure(&program, workload, allocator) {
-                    Ok(cost) => {
-                        let Cost { time, cpu, peak, last } = cost;
-                        writeln!(csv, "{group},{workload},{name},{round},{time},{cpu},{peak},{last}")?;
-                        costs.entry(name).or_default().push(cost);
-                    }
-                    Err(error) => {
-                        failed.insert(name, error.to_string());
-                    }
-                }
-            }
-        }
-        for ((_, _, figure), rows) in FIGURES.iter().zip(&mut tables) {
-            let cell = |name: &&str| {
-                let costs = costs.get(name).filter(|_| !failed.contains_key(name))?;
-                Some(median(&costs.iter().map(figure).collect::<Vec<_>>()))
-            };
-            rows.push(((*workload).to_owned(), names.iter().map(cell).collect()));
-        }
-        let shown = |rows: &Vec<Row>| {
-            rows.last().and_then(|(_, cells)| ratio(cells)).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
-        };
-        eprintln!("\r{workload:<24} time {:>6}  peak {:>6}            ", shown(&tables[0]), shown(&tables[2]));
-        failed.iter().for_each(|(name, error)| eprintln!("    {name} failed: {error}"));
+    let mut rows = Vec::new();
+    for (at, workload) in workloads.iter().enumerate() {
+        let row = run(workload, &format!("[{}/{}]", at + 1, workloads.len()), rounds, &allocators, &mut csv)?;
+        eprintln!("\r[{}/{}] {}", at + 1, workloads.len(), table::line(&row, &names));
+        rows.push(row);
     }
-    let mut report = String::new();
-    for ((title, unit, _), rows) in FIGURES.iter().zip(&tables) {
-        report += &table(title, unit, &names, rows);
-    }
+    let mut report = format!("Medians of {rounds} interleaved rounds on {}.\n", machine());
+    notes.iter().for_each(|note| report += &format!("\n{note}"));
+    report += &table::report(&rows, &names);
     let dir = shell::target().join("bench");
-    std::fs::write(dir.join("results.csv"), csv)?;
-    std::fs::write(dir.join("results.md"), &report)?;
-    println!("{report}");
-    Ok(ExitCode::SUCCESS)
+    fs::write(dir.join("results.csv"), csv)?;
+    fs::write(dir.join("results.md"), &report)?;
+    for (name, svg) in plot::plots(&rows, &names) {
+        fs::write(dir.join(format!("{name}.svg")), svg)?;
+    }
+    println!("{report}\nEvery run: {0}/results.csv. Plots: {0}/*.svg", dir.display());
+    Ok(if rows.iter().any(|row| row.cells.last().is_some_and(|cell| cell.is_err())) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 #[cfg(test)]
@@ -216,25 +238,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_spread() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]).0, 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).0, 2.5);
-        assert_eq!(median(&[5.0]), (5.0, 0.0));
-        assert_eq!(median(&[1.0, 2.0, 3.0, 4.0, 5.0]), (3.0, 1.0 / 3.0));
-    }
-
-    #[test]
-    fn ratio_is_to_the_best_of_the_others() {
-        let cells = [Some((4.0, 0.0)), None, Some((2.0, 0.0)), Some((3.0, 0.0))];
-        assert_eq!(ratio(&cells), Some(1.5));
-        assert_eq!(ratio(&[Some((4.0, 0.0)), None]), None);
-    }
-
-    #[test]
-    fn the_worst_row_comes_first() {
-        let row = |name: &str, own: f64| (name.to_owned(), vec![Some((1.0, 0.0)), Some((own, 0.1))]);
-        let text = table("time", "ms", &["peer", OWN], &[row("good", 0.5), row("bad", 2.0)]);
-        assert!(text.find("bad").unwrap() < text.find("good").unwrap());
-        assert!(text.ends_with("Geometric mean of the ratios: 1.00\n"));
+    fn reads_what_a_workload_prints() {
+        let cost = read("1.5 2.5 300 200\noperations 10\nlive 7\nresident 0 1\nresident 1 2\n").unwrap();
+        assert_eq!((cost.time, cost.cpu, cost.peak, cost.last), (1.5, 2.5, 300.0, 200.0));
+        assert_eq!((cost.operations, cost.live, cost.resident), (10.0, 7.0, vec![1.0, 2.0]));
+        assert!(read("1.5 2.5 300\n").is_err());
+        assert!(read("1.5 2.5 300 x\n").is_err());
+        assert!(read("1.5 2.5 300 200\nnoise\n").is_err());
     }
 }

@@ -13,7 +13,7 @@ use crate::{Result, shell};
 
 /// Where an allocator comes from.
 enum From {
-    /// The C library's own malloc: nothing is preloaded.
+    /// The C library itself: preloaded like the others, since a program may be linked with another malloc.
     Libc,
     /// File name of a library, and the package of Debian that has it.
     Installed(&'static str, &'static str),
@@ -32,26 +32,23 @@ const PEERS: &[(&str, From)] = &[
     ("tcmalloc-google", From::Built),
 ];
 
-/// An allocator to run under; without a library, the C library's.
+/// An allocator to run under.
 pub struct Allocator {
     pub name: &'static str,
-    pub library: Option<PathBuf>,
+    /// What is preloaded.
+    pub library: PathBuf,
     /// A variable and its value.
     pub variable: Option<(String, String)>,
 }
 
 impl Allocator {
-    pub fn new(name: &'static str, library: Option<PathBuf>) -> Allocator {
+    pub fn new(name: &'static str, library: PathBuf) -> Allocator {
         Allocator { name, library, variable: None }
     }
 
     /// Makes what `command` starts run on this allocator.
     pub fn serve<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        match &self.library {
-            Some(library) => command.env("LD_PRELOAD", library),
-            None => command.env_remove("LD_PRELOAD"),
-        };
-        command.envs(self.variable.clone())
+        command.env("LD_PRELOAD", &self.library).envs(self.variable.clone())
     }
 }
 
@@ -64,9 +61,9 @@ pub fn peers(wanted: &[String]) -> Result<(Vec<Allocator>, Vec<String>)> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (name, from) in PEERS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
         let allocator = match from {
-            From::Libc => Ok(Allocator::new(name, None)),
+            From::Libc => libc().map(|library| Allocator::new(name, library)),
             From::Installed(file, package) => installed(file)
-                .map(|library| Allocator::new(name, Some(library)))
+                .map(|library| Allocator::new(name, library))
                 .ok_or_else(|| format!("apt-get install {package}").into()),
             From::Built => build(name),
         };
@@ -100,7 +97,7 @@ fn build(name: &'static str) -> Result<Allocator> {
     let source = sources()?.join(head("package")?);
     let version = version(&fs::read_to_string(source.join("Cargo.toml"))?)?.to_owned();
     let made_of = format!("{version}\n{text}");
-    let mut allocator = Allocator::new(name, Some(library.clone()));
+    let mut allocator = Allocator::new(name, library.clone());
     let variable = head("env").ok().and_then(|setting| setting.split_once('='));
     allocator.variable = variable.map(|(variable, value)| (variable.to_owned(), value.to_owned()));
     if library.exists() && fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == made_of) {
@@ -133,7 +130,7 @@ fn build(name: &'static str) -> Result<Allocator> {
 }
 
 /// What stands behind `# KEY: ` in a script.
-fn head<'a>(script: &'a str, key: &str) -> Option<&'a str> {
+pub fn head<'a>(script: &'a str, key: &str) -> Option<&'a str> {
     script.lines().find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)?.strip_prefix(": "))
 }
 
@@ -156,15 +153,29 @@ fn version(manifest: &str) -> Result<&str> {
     Ok(quoted.ok_or("a package without a version")?.trim_matches('"'))
 }
 
-/// Whether every function of an allocator's interface, C++'s too, is `allocator`'s where it is preloaded.
+/// Where each function of an allocator's interface, C++'s too, comes from: its name and the file.
+fn served(command: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    let listing = shell::output(command)?;
+    let pairs = listing.lines().filter_map(|line| line.split_once(": "));
+    Ok(pairs.map(|(name, file)| (name.to_owned(), PathBuf::from(file))).collect())
+}
+
+/// The C library.
+fn libc() -> Result<PathBuf> {
+    let own = served(Command::new(super::compile("probe.cc")?).env_remove("LD_PRELOAD"))?;
+    let malloc = own.into_iter().find(|(name, _)| name == "malloc").ok_or("no malloc in the C library")?;
+    Ok(malloc.1)
+}
+
+/// Whether every function is `allocator`'s where it is preloaded. (The C library leaves C++'s operators to another one, which calls it.)
 pub fn probe(allocator: &Allocator) -> Result {
-    let Some(library) = &allocator.library else { return Ok(()) };
-    let program = super::compile("probe.cc")?;
-    let name = library.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let listing = shell::output(allocator.serve(&mut Command::new(program)))?;
-    match listing.lines().find(|line| !line.split('/').next_back().is_some_and(|file| file.starts_with(name))) {
+    let served = served(allocator.serve(&mut Command::new(super::compile("probe.cc")?)))?;
+    let operators = !matches!(PEERS.iter().find(|(name, _)| *name == allocator.name), Some((_, From::Libc)));
+    let other =
+        |(name, file): &&(String, PathBuf)| *file != allocator.library && (operators || !name.starts_with("_Z"));
+    match served.iter().find(other) {
         None => Ok(()),
-        Some(other) => Err(format!("preloaded, it does not serve {other}").into()),
+        Some((name, file)) => Err(format!("preloaded, it does not serve {name}, which is {}'s", file.display()).into()),
     }
 }
 

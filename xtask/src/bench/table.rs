@@ -1,0 +1,239 @@
+//! Tables in Markdown: what falls short, ratios to the best peer, and the figures behind them.
+
+use std::fmt::Write as _;
+
+use super::Cost;
+
+/// A workload and what it cost under each allocator, slabwright last; or why there is nothing to say.
+pub struct Row {
+    pub group: String,
+    pub name: String,
+    pub cells: Vec<Result<Vec<Cost>, String>>,
+}
+
+/// What is compared.
+pub struct Figure {
+    pub name: &'static str,
+    unit: &'static str,
+    pub of: fn(&Cost) -> f64,
+    /// Beginnings of the names of those whose best counts; all where empty.
+    rivals: &'static [&'static str],
+}
+
+/// Those that memory is compared with: the ones that keep free memory within bounds by themselves, as programs that run long need it.
+const FRUGAL: &[&str] = &["mimalloc", "jemalloc", "tcmalloc"];
+
+pub const FIGURES: &[Figure] = &[
+    Figure { name: "time", unit: "ms", of: |cost| cost.time * 1e3, rivals: &[] },
+    Figure { name: "CPU time", unit: "ms", of: |cost| cost.cpu * 1e3, rivals: &[] },
+    Figure { name: "peak resident", unit: "MiB", of: |cost| cost.peak / 1024.0, rivals: FRUGAL },
+    Figure { name: "resident at the end", unit: "MiB", of: |cost| cost.last / 1024.0, rivals: FRUGAL },
+];
+
+/// The value in the middle, and half the distance between the quartiles relative to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Median {
+    pub value: f64,
+    pub spread: f64,
+}
+
+pub fn median(values: &[f64]) -> Median {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |part: f64| {
+        let place = part * (sorted.len() - 1) as f64;
+        let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+        low + (high - low) * place.fract()
+    };
+    let value = at(0.5);
+    Median { value, spread: if value > 0.0 { (at(0.75) - at(0.25)) / 2.0 / value } else { 0.0 } }
+}
+
+impl Row {
+    pub fn medians(&self, of: impl Fn(&Cost) -> f64) -> Vec<Option<Median>> {
+        let cell = |costs: &Vec<Cost>| median(&costs.iter().map(&of).collect::<Vec<_>>());
+        self.cells.iter().map(|costs| costs.as_ref().ok().filter(|costs| !costs.is_empty()).map(cell)).collect()
+    }
+}
+
+/// Slabwright beside the best of the others.
+pub struct Ratio<'a> {
+    pub ratio: f64,
+    own: Median,
+    best: Median,
+    peer: &'a str,
+}
+
+impl Ratio<'_> {
+    /// Whether the difference is one that the spread does not explain.
+    fn falls_short(&self) -> bool {
+        self.ratio > 1.0 + self.own.spread + self.best.spread
+    }
+}
+
+pub fn ratio<'a>(row: &Row, figure: &Figure, names: &[&'a str]) -> Option<Ratio<'a>> {
+    let cells = row.medians(figure.of);
+    let (own, others) = cells.split_last()?;
+    let own = (*own)?;
+    let known: Vec<(&'a str, Median)> =
+        names.iter().zip(others).filter_map(|(name, cell)| Some((*name, (*cell)?))).collect();
+    let is_rival = |name: &str| figure.rivals.is_empty() || figure.rivals.iter().any(|rival| name.starts_with(rival));
+    // Where none of those runs, there are only the others to compare with.
+    let any = !known.iter().any(|(name, _)| is_rival(name));
+    let rivals = known.into_iter().filter(|(name, _)| any || is_rival(name));
+    let (peer, best) = rivals.min_by(|a, b| a.1.value.total_cmp(&b.1.value))?;
+    let ratio = own.value / best.value;
+    (ratio.is_finite() && ratio > 0.0).then_some(Ratio { ratio, own, best, peer })
+}
+
+fn geometric_mean(ratios: &[f64]) -> Option<f64> {
+    (!ratios.is_empty()).then(|| (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp())
+}
+
+/// A row in one line, for who waits.
+pub fn line(row: &Row, names: &[&str]) -> String {
+    let shown = |at: usize| {
+        ratio(row, &FIGURES[at], names).map_or("-".to_owned(), |found| format!("{:.2} of {}", found.ratio, found.peer))
+    };
+    let mut text = format!("{:<24} time {:<22} peak {:<22}", row.name, shown(0), shown(2));
+    for (name, cell) in names.iter().zip(&row.cells) {
+        if let Err(error) = cell {
+            write!(text, "\n    {name} failed: {error}").unwrap();
+        }
+    }
+    text
+}
+
+pub fn report(rows: &[Row], names: &[&str]) -> String {
+    shortfalls(rows, names)
+        + &ratios(rows, names)
+        + &FIGURES.iter().map(|figure| details(rows, figure, names)).collect::<String>()
+}
+
+/// The rows in which a peer is ahead, the worst first.
+fn shortfalls(rows: &[Row], names: &[&str]) -> String {
+    let mut text = "\n### Where slabwright falls short of the best peer by more than the spread\n\n".to_owned();
+    let found = FIGURES
+        .iter()
+        .flat_map(|figure| rows.iter().filter_map(move |row| Some((row, figure, ratio(row, figure, names)?))));
+    let mut behind: Vec<_> = found.filter(|(.., ratio)| ratio.falls_short()).collect();
+    behind.sort_by(|a, b| b.2.ratio.total_cmp(&a.2.ratio));
+    if behind.is_empty() {
+        return text + "Nowhere.\n";
+    }
+    text += "| workload | figure | slabwright | best peer | ratio |\n|---|---|--:|--:|--:|\n";
+    for (row, Figure { name, unit, .. }, Ratio { ratio, own, best, peer }) in behind {
+        let (own, best) = (shown(own, unit), shown(best, unit));
+        writeln!(text, "| {} | {name} | {own} | {best} ({peer}) | **{ratio:.2}** |", row.name).unwrap();
+    }
+    text
+}
+
+fn shown(median: Median, unit: &str) -> String {
+    let digits = if median.value < 10.0 { 2 } else { 1 };
+    format!("{:.digits$} {unit} ±{:.0} %", median.value, median.spread * 100.0)
+}
+
+/// The ratios to the best peer, by workload and figure, and their geometric means.
+fn ratios(rows: &[Row], names: &[&str]) -> String {
+    let titles: Vec<&str> = FIGURES.iter().map(|figure| figure.name).collect();
+    let mut text = format!(
+        "\n### Ratios to the best peer\n\nBelow 1 slabwright is ahead. Memory is compared with {}.\n\n| workload | {} |\n|---|{}\n",
+        FRUGAL.join(", "),
+        titles.join(" | "),
+        "--:|".repeat(FIGURES.len())
+    );
+    let mut mean = |label: &str, rows: &[&Row]| {
+        let cell = |figure| {
+            let ratios: Vec<f64> = rows.iter().filter_map(|row| Some(ratio(row, figure, names)?.ratio)).collect();
+            geometric_mean(&ratios).map_or("-".to_owned(), |mean| format!("**{mean:.2}**"))
+        };
+        writeln!(text, "| **{label}** | {} |", FIGURES.iter().map(cell).collect::<Vec<_>>().join(" | ")).unwrap();
+    };
+    mean("geometric mean", &rows.iter().collect::<Vec<_>>());
+    for group in groups(rows) {
+        mean(&format!("geometric mean: {group}"), &rows.iter().filter(|row| row.group == group).collect::<Vec<_>>());
+    }
+    for row in rows {
+        let cell = |figure| match ratio(row, figure, names) {
+            Some(Ratio { ratio, peer, .. }) => format!("{ratio:.2} {peer}"),
+            None => "-".to_owned(),
+        };
+        writeln!(text, "| {} | {} |", row.name, FIGURES.iter().map(cell).collect::<Vec<_>>().join(" | ")).unwrap();
+    }
+    text
+}
+
+/// The groups in the order they come.
+pub fn groups(rows: &[Row]) -> Vec<&str> {
+    let mut groups: Vec<&str> = rows.iter().map(|row| row.group.as_str()).collect();
+    groups.dedup();
+    groups
+}
+
+/// One figure under every allocator.
+fn details(rows: &[Row], figure: &Figure, names: &[&str]) -> String {
+    let mut text = format!("\n### {} ({})\n\n| workload | {} |\n", figure.name, figure.unit, names.join(" | "));
+    writeln!(text, "|---|{}", "--:|".repeat(names.len())).unwrap();
+    for row in rows {
+        let cells = row.medians(figure.of).into_iter().map(|cell| match cell {
+            Some(Median { value, spread }) => {
+                format!("{value:.digits$} ±{:.0} %", spread * 100.0, digits = if value < 10.0 { 2 } else { 1 })
+            }
+            None => "failed".to_owned(),
+        });
+        writeln!(text, "| {} | {} |", row.name, cells.collect::<Vec<_>>().join(" | ")).unwrap();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, group: &str, times: &[Option<f64>]) -> Row {
+        let cell = |time: &Option<f64>| match time {
+            Some(time) => Ok(vec![Cost { time: *time, cpu: *time, peak: *time, last: *time, ..Cost::default() }]),
+            None => Err("crashed".to_owned()),
+        };
+        Row { group: group.to_owned(), name: name.to_owned(), cells: times.iter().map(cell).collect() }
+    }
+
+    #[test]
+    fn medians_and_spread() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]).value, 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).value, 2.5);
+        assert_eq!(median(&[5.0]), Median { value: 5.0, spread: 0.0 });
+        assert_eq!(median(&[1.0, 2.0, 3.0, 4.0, 5.0]), Median { value: 3.0, spread: 1.0 / 3.0 });
+    }
+
+    #[test]
+    fn ratio_is_to_the_best_of_the_others() {
+        let names = ["a", "b", "c", "slabwright"];
+        let found = ratio(&row("w", "g", &[Some(4.0), None, Some(2.0), Some(3.0)]), &FIGURES[0], &names).unwrap();
+        assert_eq!((found.ratio, found.peer), (1.5, "c"));
+        assert!(ratio(&row("w", "g", &[Some(4.0), None, None, None]), &FIGURES[0], &names).is_none());
+        assert!(ratio(&row("w", "g", &[None, None, None, Some(1.0)]), &FIGURES[0], &names).is_none());
+    }
+
+    #[test]
+    fn memory_is_compared_with_the_frugal_where_one_runs() {
+        let row = row("w", "g", &[Some(1.0), Some(4.0), Some(2.0)]);
+        assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 0.5);
+        assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "other", "slabwright"]).unwrap().ratio, 2.0);
+        assert_eq!(ratio(&row, &FIGURES[0], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 2.0);
+    }
+
+    #[test]
+    fn what_falls_short_comes_first_and_noise_does_not() {
+        let names = ["peer", "slabwright"];
+        let rows = [row("bad", "g", &[Some(1.0), Some(2.0)]), row("worse", "g", &[Some(1.0), Some(3.0)])];
+        let text = report(&rows, &names);
+        assert!(text.find("| worse | time").unwrap() < text.find("| bad | time").unwrap());
+        assert!(text.contains("| **geometric mean** | **2.45** |"));
+        let noisy = |from: f64| (0..5).map(|at| Cost { time: from + f64::from(at), ..Cost::default() }).collect();
+        let cells = vec![Ok(noisy(10.0)), Ok(noisy(11.0))];
+        let text = report(&[Row { group: "g".to_owned(), name: "noise".to_owned(), cells }], &names);
+        assert!(text.contains("Nowhere."));
+    }
+}

@@ -50,6 +50,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("vmalloc/index.rs", "tables in raw pages"),
     ("vmalloc/backing.rs", "zeroes and copies what the areas hold"),
     ("vmalloc/mod.rs", "gives pages to nodes and tables; locks across a fork"),
+    ("mm/migrate.rs", "copies pages"),
     ("mm/mempool.rs", "elements behind the pool; the program's functions"),
     ("mm/shrinker.rs", "the program's functions"),
     ("mm/kmalloc.rs", "clears and marks objects"),

@@ -13,7 +13,7 @@ use super::Mm;
 use crate::error::{AllocError, Defect};
 use crate::gfp::Gfp;
 use crate::machine::{KM_TYPE_NR, LAST_PKMAP, Machine, misuse};
-use crate::page::Kind;
+use crate::page::{Kind, flag};
 use crate::sync::Lock;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
@@ -80,7 +80,7 @@ impl Highmem {
 
 /// Whether the word of a frame's descriptor is there for `page.virtual`; else it is its owner's, and the slots are searched.
 fn has_virtual<M: Machine>(m: &M, pfn: Pfn) -> bool {
-    matches!(m.page(pfn).kind(), Kind::Allocated | Kind::Tail)
+    matches!(m.page(pfn).kind(), Kind::Allocated | Kind::Tail) && !m.page(pfn).has(flag::MIGRATABLE)
 }
 
 /// Slots of the machine's for permanent mappings.

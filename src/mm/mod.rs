@@ -17,6 +17,7 @@ mod kmalloc;
 mod large;
 mod mapping;
 mod mempool;
+mod migrate;
 mod pages;
 mod percpu;
 mod realloc;
@@ -32,6 +33,7 @@ pub use caches::Named;
 pub use highmem::{KMAP_CPUS, KmType};
 pub use large::RUN_STEP;
 pub use mempool::{Mempool, PoolSource};
+pub use migrate::{OwnerId, PageOwner};
 pub use percpu::MAX_PERCPU;
 pub use report::Report;
 pub use shrinker::{SHRINK_EMPTY, SHRINK_STOP, ShrinkCall, ShrinkControl};
@@ -88,6 +90,7 @@ pub struct Mm<M: Machine> {
     low: LowClasses,
     percpu: Lock<percpu::Chunks>,
     highmem: highmem::Highmem,
+    owners: Lock<migrate::Owners>,
     shrinkers: shrinker::Shrinkers,
     hooks: Hooks<M>,
 }
@@ -118,6 +121,7 @@ impl<M: Machine> Mm<M> {
             low: LowClasses::new(),
             percpu: Lock::new(percpu::Chunks::new()),
             highmem: highmem::Highmem::new(),
+            owners: Lock::new(migrate::Owners::new()),
             shrinkers: shrinker::Shrinkers::new(),
             startup: Startup::new(),
             small: AtomicUsize::new(0),

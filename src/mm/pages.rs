@@ -60,7 +60,8 @@ impl<M: Machine> Mm<M> {
         let order = u8::try_from(order).ok().and_then(Order::new).ok_or(AllocError::Invalid)?;
         self.admit(gfp)?;
         let node = node.map(|node| node % self.machine.nr_nodes().max(1));
-        let block = self.with_reclaim(gfp, |gfp| self.pages.alloc_pages(&self.machine, gfp, order, node));
+        let get = |gfp| self.pages.alloc_pages(&self.machine, gfp, order, node);
+        let block = self.with_reclaim(gfp, |gfp| get(gfp).or_else(|| self.compact_for(gfp, order, node, get)));
         block.ok_or(AllocError::NoMemory)
     }
 

@@ -78,6 +78,8 @@ pub mod flag {
     pub const POPULATED: u32 = 1 << 6;
     /// Free for the owner of the frame.
     pub const OWNER_PRIV: u32 = 1 << 5;
+    /// The contents may move to another frame: `cache` says whose page it is, `word` what it is to that owner.
+    pub const MIGRATABLE: u32 = 1 << 7;
 }
 
 /// A page descriptor.
@@ -161,6 +163,13 @@ impl Page {
     #[inline]
     pub fn claim(&self, from: Kind, to: Kind) -> bool {
         self.kind.compare_exchange(from as u8, to as u8, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Takes the only reference there is away, so that nobody can take another one meanwhile; false where there are more.
+    #[inline]
+    pub fn freeze(&self) -> bool {
+        // Acquire of what former holders released.
+        self.refs.compare_exchange(1, 0, AcqRel, Relaxed).is_ok()
     }
 
     /// Counts one more reference.

@@ -164,6 +164,12 @@ impl Buddy {
         &self.areas[order.index()]
     }
 
+    /// Whether a block of at least `order` is free for an ordinary request.
+    pub fn has_block(&self, order: Order) -> bool {
+        let lists = MigrateType::ALL.into_iter().filter(|list| list.mixes()).map(MigrateType::index);
+        lists.map(|list| self.backed[list] | self.clean[list]).any(|set| set >> order.get() != 0)
+    }
+
     /// Puts the block on its list.
     fn insert(&mut self, map: &impl Map, pfn: Pfn, order: Order, contents: Contents, list: MigrateType) {
         let page = map.page(pfn);

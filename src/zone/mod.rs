@@ -12,6 +12,7 @@ mod alloc;
 mod api;
 mod buddy;
 mod budget;
+mod compact;
 mod extent;
 mod fallback;
 mod lists;
@@ -28,6 +29,7 @@ mod watermark;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
+pub use compact::Compacted;
 pub use fallback::{MIGRATE_TYPES, MigrateType};
 pub use stats::{PcpInfo, ZoneInfo, ZoneStats};
 pub use swing::Swing;

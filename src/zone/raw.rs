@@ -32,6 +32,16 @@ impl Owner {
     pub const fn new(zone: usize, node: usize) -> Owner {
         Owner((1 + node * NR_ZONES + zone) as u8)
     }
+
+    /// Its zone.
+    pub const fn zone(self) -> usize {
+        (self.0 as usize - 1) % NR_ZONES
+    }
+
+    /// Its node.
+    pub const fn node(self) -> usize {
+        (self.0 as usize - 1) / NR_ZONES
+    }
 }
 
 const _: () = assert!((1 + MAX_NODES * NR_ZONES) << OWNER_SHIFT <= 256);
@@ -112,6 +122,11 @@ impl BlockMap {
             Some(Err(byte)) => byte >> OWNER_SHIFT == owner.0,
             None => false,
         }
+    }
+
+    /// Whether the pageblock is `owner`'s.
+    pub fn is_of(&self, pfn: Pfn, owner: Owner) -> bool {
+        self.byte(pfn).is_some_and(|byte| byte.load(Ordering::Relaxed) >> OWNER_SHIFT == owner.0)
     }
 
     /// Whether the pageblock has online frames.

@@ -1,6 +1,7 @@
 //! The self-tests. Each name begins with the rows of the coverage table that it shows; one that fails panics, which ends the image.
 
 mod boot;
+mod compact;
 mod faults;
 mod heap;
 mod mappings;
@@ -27,6 +28,7 @@ const SUITES: &[&[Test]] = &[
     percpu::TESTS,
     faults::TESTS,
     smp::TESTS,
+    compact::TESTS,
     heap::TESTS,
 ];
 

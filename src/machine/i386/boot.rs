@@ -4,14 +4,15 @@
 //! [`PAGE_OFFSET`]; with it [`start`] runs, reads what memory there is, builds the real tables and calls `kernel_main`.
 #![allow(unsafe_code)]
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::ops::Range;
 
 use super::layout::{MAX_LOWMEM, PAGE_OFFSET, TABLE_BYTES, vmalloc_window};
 use super::memblock::Memblock;
+use super::stack::{self, STACK};
 use super::{I386, console, cpu, fault, interrupt, memory, paging, percpu, smp};
 use crate::sync::Lock;
-use crate::types::PAGE_SIZE;
+use crate::types::{PAGE_SIZE, PhysAddr};
 
 /// What a boot loader leaves in eax.
 const MULTIBOOT: u32 = 0x2BAD_B002;
@@ -98,6 +99,7 @@ global_asm!(
     ".pushsection .bss",
     ".balign 4096",
     "slabwright_boot_directory: .skip 4096",
+    ".globl slabwright_boot_stack",
     "slabwright_boot_stack: .skip {stack}",
     ".popsection",
     offset = const PAGE_OFFSET,
@@ -109,13 +111,11 @@ global_asm!(
     start = sym start,
 );
 
-/// Bytes of a kernel stack.
-pub const STACK: usize = 64 << 10;
-
 unsafe extern "C" {
     /// First and end address of the image (linker script).
     static slabwright_image_start: u8;
     static slabwright_image_end: u8;
+    static slabwright_boot_stack: u8;
     fn slabwright_switch_tables(cr3: u32, cr4: u32);
     /// The kernel: what is started when the machine is up.
     fn kernel_main() -> !;
@@ -269,7 +269,7 @@ extern "C" fn start(magic: u32, info: u32) -> ! {
     console::init();
     // SAFETY: the boot CPU, once; the template of the per-CPU variables is its own until the areas are made.
     unsafe {
-        cpu::Segments::load(percpu::SEGMENTS.this(), 0);
+        cpu::Segments::load(percpu::SEGMENTS.this(), 0, fault::double_fault);
         interrupt::load();
     }
     assert!(magic == MULTIBOOT, "not started by a multiboot loader: {magic:#x}");
@@ -289,11 +289,16 @@ extern "C" fn start(magic: u32, info: u32) -> ! {
     memory::init(memory_end, low, &options);
     smp::find();
     percpu::init(smp::found().min(options.cpus));
-    fault::init();
+    // SAFETY: no other CPU runs yet.
+    unsafe { fault::init() };
     interrupt::init();
     smp::start_others();
     paging::drop_identity();
-    // SAFETY: the kernel's entry.
-    unsafe { kernel_main() }
+    // The same memory, at the address that has a guard; what is on it is not needed any more.
+    let stack = stack::map(0, PhysAddr(((&raw const slabwright_boot_stack).addr() - PAGE_OFFSET) as u64));
+    // SAFETY: the stack is mapped, and the kernel does not return.
+    unsafe {
+        asm!("mov esp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) stack, sym kernel_main, options(noreturn));
+    }
 }
 

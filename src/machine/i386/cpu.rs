@@ -196,22 +196,57 @@ pub const USER_DATA: u16 = 0x23;
 /// Segment in fs: its base makes the address of a per-CPU variable that of this CPU's copy.
 pub const PERCPU_DATA: u16 = 0x28;
 const TASK: u16 = 0x30;
+/// The task that a double fault switches to.
+pub const FAULT_TASK: u16 = 0x38;
 
-/// The segments and the task state of one CPU.
+/// The segments and the tasks of one CPU.
 #[repr(C, align(16))]
 pub struct Segments {
-    table: [u64; 7],
-    /// The one field of the task state that is used: the stack on which ring 0 is entered from ring 3.
+    table: [u64; 8],
+    /// What the CPU runs in. Of use are the stack on which ring 0 is entered from ring 3, and the registers after a double fault.
     task: TaskState,
+    /// Where a double fault goes to: the stack of before may be of no use any more.
+    fault_task: TaskState,
+    fault_stack: [u8; FAULT_STACK],
 }
 
+const FAULT_STACK: usize = 8192;
+
+/// A task's registers, as the processor loads and stores them when it switches.
 #[repr(C)]
-struct TaskState {
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct TaskState {
     link: u32,
     esp0: u32,
     ss0: u32,
-    unused: [u32; 22],
+    inner: [u32; 4],
+    pub cr3: u32,
+    pub eip: u32,
+    pub flags: u32,
+    pub eax: u32,
+    pub ecx: u32,
+    pub edx: u32,
+    pub ebx: u32,
+    pub esp: u32,
+    pub ebp: u32,
+    pub esi: u32,
+    pub edi: u32,
+    pub es: u32,
+    pub cs: u32,
+    pub ss: u32,
+    pub ds: u32,
+    pub fs: u32,
+    pub gs: u32,
+    ldt: u32,
     io_map: u32,
+}
+
+const _: () = assert!(size_of::<TaskState>() == 104);
+
+impl TaskState {
+    // SAFETY: numbers, of which zero is one.
+    const ZERO: TaskState = unsafe { core::mem::zeroed() };
 }
 
 #[repr(C, packed)]
@@ -223,18 +258,20 @@ struct TablePointer {
 impl Segments {
     /// Empty tables.
     pub const fn new() -> Segments {
-        let unused = [0; 22];
-        Segments { table: [0; 7], task: TaskState { link: 0, esp0: 0, ss0: 0, unused, io_map: 0 } }
+        let (task, fault_task) = (TaskState::ZERO, TaskState::ZERO);
+        Segments { table: [0; 8], task, fault_task, fault_stack: [0; FAULT_STACK] }
     }
 
-    /// Fills the tables and makes them this CPU's; `percpu` is the base of fs.
+    /// Fills the tables and makes them this CPU's; `percpu` is the base of fs. A double fault enters `fault`, on a stack of its own and in
+    /// the address space that is in use now.
     ///
     /// # Safety
     /// `this` stays where it is and is used by this CPU alone; `percpu` is right for it.
-    pub unsafe fn load(this: *mut Segments, percpu: usize) {
+    pub unsafe fn load(this: *mut Segments, percpu: usize, fault: extern "C" fn() -> !) {
         // SAFETY: the caller gives the tables; the descriptors are flat ones, so all addresses stay what they were.
         unsafe {
-            let task = (&raw const (*this).task).addr();
+            let (task, fault_task) = ((&raw const (*this).task).addr(), (&raw const (*this).fault_task).addr());
+            let limit = size_of::<TaskState>() as u32 - 1;
             (*this).table = [
                 0,
                 descriptor(0, 0xf_ffff, 0x9a, 0xc),
@@ -242,12 +279,27 @@ impl Segments {
                 descriptor(0, 0xf_ffff, 0xfa, 0xc),
                 descriptor(0, 0xf_ffff, 0xf2, 0xc),
                 descriptor(percpu, 0xf_ffff, 0x92, 0xc),
-                descriptor(task, size_of::<TaskState>() as u32 - 1, 0x89, 0),
+                descriptor(task, limit, 0x89, 0),
+                descriptor(fault_task, limit, 0x89, 0),
             ];
-            (*this).task.ss0 = u32::from(KERNEL_DATA);
+            let data = u32::from(KERNEL_DATA);
             // Beyond the limit: no port is for ring 3.
-            (*this).task.io_map = (size_of::<TaskState>() as u32) << 16;
-            let pointer = TablePointer { limit: 7 * 8 - 1, base: (&raw const (*this).table).addr() as u32 };
+            let io_map = (limit + 1) << 16;
+            (*this).task = TaskState { ss0: data, io_map, ..TaskState::ZERO };
+            (*this).fault_task = TaskState {
+                cr3: cr3(),
+                eip: fault as usize as u32,
+                flags: 2,
+                esp: ((&raw const (*this).fault_stack).addr() + FAULT_STACK) as u32,
+                cs: u32::from(KERNEL_CODE),
+                ss: data,
+                ds: data,
+                es: data,
+                fs: u32::from(PERCPU_DATA),
+                io_map,
+                ..TaskState::ZERO
+            };
+            let pointer = TablePointer { limit: 8 * 8 - 1, base: (&raw const (*this).table).addr() as u32 };
             asm!(
                 "lgdt [{pointer}]",
                 "push {code}",
@@ -270,6 +322,15 @@ impl Segments {
                 task = in(reg) u32::from(TASK),
             );
         }
+    }
+
+    /// The registers at a double fault, for its handler.
+    ///
+    /// # Safety
+    /// `this` is this CPU's.
+    pub unsafe fn interrupted(this: *const Segments) -> TaskState {
+        // SAFETY: the caller's condition; the processor stored them when it switched.
+        unsafe { (&raw const (*this).task).read_volatile() }
     }
 
     /// Where the processor finds the stack on which it enters ring 0 from ring 3.

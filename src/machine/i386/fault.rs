@@ -6,9 +6,11 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::console::{self, Exit};
+use super::cpu::{Segments, TaskState};
 use super::interrupt::Frame;
 use super::layout::PAGE_OFFSET;
-use super::{cpu, paging, percpu, user};
+use super::percpu::{self, SEGMENTS};
+use super::{cpu, paging, stack, user};
 use crate::paging::{Area, Fault, FaultCode, Faulting, Fixup, Outcome, Signal, do_page_fault};
 use crate::printk;
 use crate::types::VirtAddr;
@@ -18,16 +20,26 @@ unsafe extern "C" {
     static mut slabwright_extable_end: [Fixup; 0];
 }
 
-fn table() -> &'static mut [Fixup] {
+/// First entry and number of entries of the exception table.
+fn bounds() -> (*mut Fixup, usize) {
     let start = (&raw mut slabwright_extable_start).cast::<Fixup>();
-    let len = ((&raw const slabwright_extable_end).addr() - start.addr()) / size_of::<Fixup>();
-    // SAFETY: the linker script gathers the entries there; they are written once, by `init`, before there is another CPU.
-    unsafe { core::slice::from_raw_parts_mut(start, len) }
+    (start, ((&raw const slabwright_extable_end).addr() - start.addr()) / size_of::<Fixup>())
+}
+
+fn table() -> &'static [Fixup] {
+    let (start, len) = bounds();
+    // SAFETY: the linker script gathers the entries there; `init` was their last writer.
+    unsafe { core::slice::from_raw_parts(start, len) }
 }
 
 /// Sorts the exception table.
-pub fn init() {
-    table().sort_unstable_by_key(|fixup| fixup.at);
+///
+/// # Safety
+/// Once, on the boot CPU, while no other runs: who looks into the table reads it without a lock.
+pub unsafe fn init() {
+    let (start, len) = bounds();
+    // SAFETY: the entries are there, and the caller's alone.
+    unsafe { core::slice::from_raw_parts_mut(start, len) }.sort_unstable_by_key(|fixup| fixup.at);
 }
 
 /// Where to go on after a fault at `eip`.
@@ -75,7 +87,7 @@ pub fn page_fault(frame: &mut Frame) {
         Outcome::Again => {}
         Outcome::Fixup(to) => frame.eip = to,
         Outcome::Signal(_) => user::end(frame, address),
-        Outcome::Oops(what) => oops(frame, format_args!("{what} at {address:#010x} ({code})")),
+        Outcome::Oops(what) => oops(frame, frame.esp(), format_args!("{what} at {address:#010x} ({code})")),
     }
 }
 
@@ -117,8 +129,25 @@ pub fn exception(frame: &mut Frame) {
     }
     if !fixup(frame) {
         let name = NAMES.get(frame.vector as usize).copied().unwrap_or("exception");
-        oops(frame, format_args!("{name} (vector {}, error {:#x})", frame.vector, frame.error));
+        oops(frame, frame.esp(), format_args!("{name} (vector {}, error {:#x})", frame.vector, frame.error));
     }
+}
+
+/// What a double fault enters, as a task: a fault while one was being handed to its handler, most often as there was no stack left
+/// to push it to.
+pub extern "C" fn double_fault() -> ! {
+    // SAFETY: this CPU's.
+    let task = unsafe { Segments::interrupted(SEGMENTS.this()) };
+    let TaskState { gs, fs, es, ds, edi, esi, ebp, ebx, edx, ecx, eax, eip, cs, flags, esp, ss, .. } = task;
+    let (unused, vector, error, user_esp, user_ss) = (0, 8, 0, esp, ss);
+    let frame = Frame {
+        gs, fs, es, ds, edi, esi, ebp, unused, ebx, edx, ecx, eax, vector, error, eip, cs, flags, user_esp, user_ss,
+    };
+    let address = cpu::cr2() as usize;
+    if stack::is_guard(address) {
+        oops(&frame, esp, format_args!("kernel stack overflow at {address:#010x}"));
+    }
+    oops(&frame, esp, format_args!("double fault, the last page fault at {address:#010x}"));
 }
 
 const NAMES: [&str; 15] = [
@@ -133,13 +162,12 @@ fn fixup(frame: &mut Frame) -> bool {
     true
 }
 
-/// The report of a fault that nobody handles; ends the image.
-pub fn oops(frame: &Frame, what: core::fmt::Arguments<'_>) -> ! {
+/// The report of a fault that nobody handles, with the stack at `esp`; ends the image.
+pub fn oops(frame: &Frame, esp: u32, what: core::fmt::Arguments<'_>) -> ! {
     static AGAIN: AtomicBool = AtomicBool::new(false);
     if AGAIN.swap(true, Relaxed) {
         console::exit(Exit::Oops);
     }
-    let esp = if frame.is_user() { frame.user_esp } else { (&raw const frame.user_esp).addr() as u32 };
     printk!("Oops: {what}\n");
     printk!("CPU {}, eip {:08x}, cs {:04x}, flags {:08x}\n", percpu::cpu(), frame.eip, frame.cs, frame.flags);
     printk!("eax {:08x} ebx {:08x} ecx {:08x} edx {:08x}\n", frame.eax, frame.ebx, frame.ecx, frame.edx);

@@ -60,6 +60,11 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// The stack pointer before the interrupt.
+    pub fn esp(&self) -> u32 {
+        if self.is_user() { self.user_esp } else { (&raw const self.user_esp).addr() as u32 }
+    }
+
     /// Whether the interrupt came from ring 3.
     pub fn is_user(&self) -> bool {
         self.cs & 3 != 0
@@ -130,6 +135,11 @@ pub unsafe fn load() {
     unsafe {
         if (*GATES.0.get())[0] == 0 {
             for (vector, gate) in (*GATES.0.get()).iter_mut().enumerate() {
+                // A double fault switches to a task of its own: this stack may be used up.
+                if vector == 8 {
+                    *gate = u64::from(cpu::FAULT_TASK) << 16 | 0x8500 << 32;
+                    continue;
+                }
                 let entry = stubs + 16 * vector as u64;
                 // An interrupt gate; ring 3 may use that of system calls only.
                 let access = if vector as u32 == SYSTEM_CALL { 0xee00 } else { 0x8e00 };

@@ -3,12 +3,14 @@
 //! Each has an unmapped page behind it.
 #![allow(unsafe_code)]
 
+use core::ops::Range;
 use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use super::boot::MEMBLOCK;
 use super::layout::IOREMAP;
 use super::units::Units;
-use super::{I386, cpu, paging};
-use crate::machine::Frames;
+use super::{I386, cpu, paging, percpu};
 use crate::paging::Flags;
 use crate::sync::Lock;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
@@ -18,7 +20,11 @@ const PAGES: usize = (IOREMAP.end - IOREMAP.start) / PAGE_SIZE;
 static UNITS: Lock<Units<PAGES>> = Lock::new(Units::new());
 
 /// Maps `pages` frames, which `frame` names, with `flags`.
+///
+/// # Panics
+/// In an interrupt handler, which could wait for whom it interrupted.
 fn map(pages: usize, flags: Flags, frame: impl Fn(usize) -> Pfn) -> Option<usize> {
+    assert!(!percpu::in_interrupt(), "ioremap or vmap in an interrupt handler");
     if pages == 0 || pages >= PAGES {
         return None;
     }
@@ -35,6 +41,7 @@ fn map(pages: usize, flags: Flags, frame: impl Fn(usize) -> Pfn) -> Option<usize
 
 /// Undoes [`map`]. False where nothing begins at `start`.
 fn unmap(start: usize) -> bool {
+    assert!(!percpu::in_interrupt(), "iounmap or vunmap in an interrupt handler");
     if !IOREMAP.contains(&start) {
         return false;
     }
@@ -45,24 +52,33 @@ fn unmap(start: usize) -> bool {
     UNITS.lock(&I386).give(first)
 }
 
+/// Physical addresses that an entry can name.
+const REACH: u64 = if cfg!(feature = "pae") { 1 << 36 } else { 1 << 32 };
+
 /// Maps `len` bytes of device memory from `physical` on, uncached; the address of the first byte. `None` where addresses lack,
-/// and for memory that is the allocator's.
+/// where no entry can name what is asked for, and for ordinary memory.
 pub fn ioremap(physical: PhysAddr, len: usize) -> Option<*mut u8> {
-    let end = physical.0.checked_add(len as u64)?;
-    // Frames of the zones are cached through the direct map: the two would disagree. The first MiB is devices' and BIOS's.
-    if physical.0 >= 1 << 20 && (physical.pfn().0..=PhysAddr(end - 1).pfn().0).any(is_memory) {
+    let end = physical.0.checked_add(len as u64).filter(|end| len > 0 && *end <= REACH)?;
+    // Memory is cached through other mappings: the two would disagree. The first MiB is devices' and BIOS's.
+    let is_memory = |memory: Range<u64>| memory.end > 1 << 20 && memory.start < end && physical.0 < memory.end;
+    if physical.0 >= 1 << 20 && MEMBLOCK.lock(&I386).memory().any(is_memory) {
         return None;
     }
     let offset = physical.0 as usize & (PAGE_SIZE - 1);
     let first = physical.pfn();
     // The caches hold nothing of a device.
     cpu::wbinvd();
+    WRITTEN_BACK.fetch_add(1, Relaxed);
     let start = map((offset + len).div_ceil(PAGE_SIZE), paging::DEVICE, |nth| first.add(nth as u32))?;
     Some(ptr::with_exposed_provenance_mut(start + offset))
 }
 
-fn is_memory(pfn: u32) -> bool {
-    pfn < super::memory::frames() && I386.page(Pfn(pfn)).kind() != crate::page::Kind::Offline
+/// Times the caches were written back.
+static WRITTEN_BACK: AtomicU32 = AtomicU32::new(0);
+
+/// Times the caches were written back before memory of a device was mapped.
+pub fn written_back() -> u32 {
+    WRITTEN_BACK.load(Relaxed)
 }
 
 /// Takes back an [`ioremap`]. False where nothing is mapped there.

@@ -6,7 +6,7 @@
 //!           vmalloc                           .. VMALLOC_END, its last 8 MiB for ioremap and vmap
 //!           2 pages hole
 //!           PKMAP: kmap                       a page table's worth of slots
-//!           fixmap                            .. FIXADDR_TOP = FFFFF000
+//!           fixmap, with the kernel stacks     .. FIXADDR_TOP = FFFFF000
 //! ```
 
 use core::ops::Range;
@@ -32,6 +32,8 @@ pub const VMALLOC_OFFSET: usize = 8 << 20;
 
 /// First address above the fixmap: one page below the top, so that no address computation wraps.
 pub const FIXADDR_TOP: usize = 0xFFFF_F000;
+/// Pages of a kernel stack.
+pub const STACK_PAGES: usize = 16;
 /// Most CPUs.
 pub const MAX_CPUS: usize = 8;
 
@@ -51,6 +53,9 @@ pub enum FixedAddress {
     /// Temporary mappings: `KM_TYPE_NR` for each CPU.
     KmapBegin,
     KmapEnd = FixedAddress::KmapBegin as usize + KM_TYPE_NR * MAX_CPUS - 1,
+    /// Kernel stacks, each with an unmapped page below it.
+    StackBegin,
+    StackEnd = FixedAddress::StackBegin as usize + (STACK_PAGES + 1) * MAX_CPUS - 1,
     /// For tests and early boot code.
     Scratch,
     /// How many there are.

@@ -13,7 +13,9 @@
 //! | `fixmap`, `ioremap` | fixed addresses, device memory |
 //! | `percpu` | per-CPU variables, rows of sheaves ([`PerCpu`](super::PerCpu)) |
 //! | `interrupt` | descriptor table, interrupt controllers, the timer |
+//! | `stack` | kernel stacks, and what lies below them |
 //! | `fault` | page faults, the exception table, oops |
+//! | `firmware` | which CPUs there are |
 //! | `smp` | starting CPUs, calls from one to another |
 //! | `user` | going to ring 3 and back |
 //!
@@ -33,6 +35,7 @@ on_hardware! {
     pub mod console;
     pub mod cpu;
     pub mod fault;
+    pub mod firmware;
     pub mod fixmap;
     pub mod interrupt;
     pub mod ioremap;
@@ -41,6 +44,7 @@ on_hardware! {
     pub mod paging;
     pub mod percpu;
     pub mod smp;
+    pub mod stack;
     pub mod user;
     pub use machine::{I386, reports, set_aborts};
 }

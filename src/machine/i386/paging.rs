@@ -15,7 +15,7 @@ use super::layout::{FIXADDR_TOP, IOREMAP, LAST_PKMAP, MAX_CPUS, PAGE_OFFSET, PKM
 use super::{I386, cpu, smp};
 use crate::machine::Mapping;
 use crate::paging::{Entry, Flags, Format, Level, MapError, PageTable, TableMemory, Translation};
-use crate::sync::Lock;
+use crate::sync::{Guard, Lock};
 use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
 
 /// The entry format.
@@ -37,8 +37,15 @@ pub struct Pool {
     len: usize,
 }
 
-/// The pool; who changes tables holds it.
+/// The pool; who changes tables holds it ([`take_pool`]).
 static POOL: Lock<Pool> = Lock::new(Pool { head: Pfn::NONE, len: 0 });
+
+/// Takes the pool, and turns interrupts off until it is given back (the guards go in this order, the last first): a handler that maps
+/// something must not find the lock with whom it interrupted.
+fn take_pool() -> (cpu::IrqOff, Guard<'static, Pool, I386>) {
+    (cpu::IrqOff::new(), POOL.lock(&I386))
+}
+
 static ROOT: AtomicU32 = AtomicU32::new(0);
 static WINDOW: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
 /// Times the whole TLB of this or all CPUs was dropped.
@@ -51,35 +58,34 @@ pub struct Hardware<'a> {
     pool: Option<&'a mut Pool>,
 }
 
-/// The first half of an entry.
-fn word(table: Pfn, index: usize) -> *const AtomicU32 {
-    ptr::with_exposed_provenance(PAGE_OFFSET + (table.index() << PAGE_SHIFT) + index * Arch::ENTRY_BYTES)
+/// An entry as the processor reads it: whole.
+#[cfg(not(feature = "pae"))]
+type Raw = AtomicU32;
+/// An entry as the processor reads it: whole.
+#[cfg(feature = "pae")]
+type Raw = crate::sync::wide::AtomicU64;
+
+fn raw(table: Pfn, index: usize) -> *const Raw {
+    ptr::with_exposed_provenance(PAGE_OFFSET + (table.index() << PAGE_SHIFT) + index * size_of::<Raw>())
+}
+
+/// The first word of a page of the pool.
+fn link(table: Pfn) -> *const AtomicU32 {
+    raw(table, 0).cast()
 }
 
 impl TableMemory for Hardware<'_> {
     fn read(&self, table: Pfn, index: usize) -> u64 {
-        let word = word(table, index);
         // SAFETY: tables lie in low memory, which is mapped, and the index is below the number of entries.
-        unsafe {
-            let low = u64::from((*word).load(Relaxed));
-            if Arch::ENTRY_BYTES == 8 { u64::from((*word.add(1)).load(Relaxed)) << 32 | low } else { low }
-        }
+        #[allow(clippy::useless_conversion)]
+        u64::from(unsafe { (*raw(table, index)).load(Relaxed) })
     }
 
     fn write(&mut self, table: Pfn, index: usize, entry: u64) {
         #[cfg(feature = "pae")]
         let entry = if table.0 == ROOT.load(Relaxed) { Arch::root_entry(entry) } else { entry };
-        let word = word(table, index);
-        // SAFETY: as in `read`. The half with the present bit is written last when it is set, and first when it is cleared.
-        unsafe {
-            if Arch::ENTRY_BYTES == 8 && entry & 1 != 0 {
-                (*word.add(1)).store((entry >> 32) as u32, Relaxed);
-            }
-            (*word).store(entry as u32, Relaxed);
-            if Arch::ENTRY_BYTES == 8 && entry & 1 == 0 {
-                (*word.add(1)).store((entry >> 32) as u32, Relaxed);
-            }
-        }
+        // SAFETY: as in `read`.
+        unsafe { (*raw(table, index)).store(entry as _, Relaxed) };
     }
 
     fn alloc(&mut self, _level: Level) -> Option<Pfn> {
@@ -90,8 +96,7 @@ impl TableMemory for Hardware<'_> {
         }
         // SAFETY: pages of the pool are in low memory and nobody else's.
         unsafe {
-            let link = word(table, 0);
-            pool.head = Pfn((*link).swap(0, Relaxed));
+            pool.head = Pfn((*link(table)).swap(0, Relaxed));
         }
         pool.len -= 1;
         Some(table)
@@ -100,7 +105,7 @@ impl TableMemory for Hardware<'_> {
     fn free(&mut self, _level: Level, table: Pfn) {
         if let Some(pool) = self.pool.as_mut() {
             // SAFETY: the caller gives the table up; its entries are zero.
-            unsafe { (*word(table, 0)).store(pool.head.0, Relaxed) };
+            unsafe { (*link(table)).store(pool.head.0, Relaxed) };
             pool.head = table;
             pool.len += 1;
         }
@@ -124,7 +129,7 @@ pub fn set_window(window: &Range<usize>) {
 /// Takes `count` pages of the memblock's for tables, below `limit`.
 pub fn fill_pool(count: usize, limit: u64) {
     let mut block = MEMBLOCK.lock(&I386);
-    let mut pool = POOL.lock(&I386);
+    let (_off, mut pool) = take_pool();
     for _ in 0..count {
         let page = block.alloc(PAGE_SIZE as u64, PAGE_SIZE as u64, 1 << 20..limit).expect("no memory for page tables");
         // SAFETY: the memblock just gave the page, which is mapped.
@@ -156,7 +161,7 @@ pub fn build(low: u64) -> (u32, u32) {
     if cfg!(feature = "pae") {
         cr4 |= cpu::CR4_PAE;
     }
-    let mut pool = POOL.lock(&I386);
+    let (_off, mut pool) = take_pool();
     let mut memory = Hardware { pool: Some(&mut pool) };
     let root = memory.alloc(Level::Pgd).expect("the pool was just filled");
     ROOT.store(root.0, Relaxed);
@@ -178,7 +183,7 @@ pub fn build(low: u64) -> (u32, u32) {
 
 /// Takes the mapping of low memory at its own address away: null pointers fault from here on.
 pub fn drop_identity() {
-    let mut pool = POOL.lock(&I386);
+    let (_off, mut pool) = take_pool();
     kernel().unmap(&mut Hardware { pool: Some(&mut pool) }, VirtAddr(0));
     drop(pool);
     flush_all();
@@ -261,17 +266,18 @@ pub fn flush_kernel_range(start: usize, len: usize) {
 
 /// Maps `frame` at the kernel address `at`. False where there is no table, or the page is mapped.
 pub fn map_page(at: usize, frame: Pfn, flags: Flags) -> bool {
-    let mut pool = POOL.lock(&I386);
+    let (_off, mut pool) = take_pool();
     kernel().map(&mut Hardware { pool: Some(&mut pool) }, VirtAddr(at), Level::Pte, frame, flags).is_ok()
 }
 
 /// Takes the mappings of a range of kernel addresses away, on all CPUs.
 pub fn unmap_range(start: usize, len: usize) {
-    let pool = POOL.lock(&I386);
+    let (off, pool) = take_pool();
     let (from, to) = (VirtAddr(start), VirtAddr(start + len));
     // No table is made, so there is none to lack.
     let _ = kernel().for_entries(&mut Hardware { pool: None }, from, to, Level::Pte, false, |_, _| 0);
     drop(pool);
+    drop(off);
     flush_kernel_range(start, len);
 }
 
@@ -304,7 +310,7 @@ pub struct Space {
 impl Space {
     /// An empty one; `None` where no table page is left.
     pub fn new() -> Option<Space> {
-        let mut pool = POOL.lock(&I386);
+        let (_off, mut pool) = take_pool();
         let mut memory = Hardware { pool: Some(&mut pool) };
         let root = memory.alloc(Level::Pgd)?;
         let kernel = kernel().root();
@@ -323,7 +329,7 @@ impl Space {
         if at >= PAGE_OFFSET {
             return Err(MapError::Misaligned);
         }
-        let mut pool = POOL.lock(&I386);
+        let (_off, mut pool) = take_pool();
         let mut memory = Hardware { pool: Some(&mut pool) };
         #[cfg(feature = "pae")]
         self.make_directory(&mut memory, at)?;
@@ -343,15 +349,18 @@ impl Space {
         Ok(())
     }
 
-    /// Takes the mapping of the user address `at` away; the frame that was there.
+    /// Takes the mapping of the user address `at` away, on all CPUs: more than one may be in this space. The frame that was there.
     pub fn unmap(&self, at: usize) -> Option<Pfn> {
-        let mut pool = POOL.lock(&I386);
+        let (_off, mut pool) = take_pool();
         let (_, entry) = self.table.unmap(&mut Hardware { pool: Some(&mut pool) }, VirtAddr(at))?;
+        drop(pool);
         cpu::invlpg(at);
+        smp::on_others(cpu::invlpg, at);
         Some(Arch::frame(entry))
     }
 
-    /// Runs `body` in this space on this CPU, then goes back to the one before.
+    /// Runs `body` in this space on this CPU, then goes back to the one before. (A scheduler that lets another task run meanwhile keeps
+    /// cr3 with the task.)
     pub fn with<R>(&self, body: impl FnOnce() -> R) -> R {
         let before = cpu::cr3();
         // SAFETY: the kernel's addresses are the same in all spaces.
@@ -365,7 +374,7 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        let mut pool = POOL.lock(&I386);
+        let (_off, mut pool) = take_pool();
         let mut memory = Hardware { pool: Some(&mut pool) };
         let root = self.table.root();
         for index in 0..1 << Arch::BITS[Level::Pgd as usize] {
@@ -412,7 +421,7 @@ unsafe impl Mapping for I386 {
     }
 
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize> {
-        let mut pool = POOL.lock(&I386);
+        let (_off, mut pool) = take_pool();
         let mut memory = Hardware { pool: Some(&mut pool) };
         let table = kernel();
         let mut moved = 0;

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use super::boot::MEMBLOCK;
 use super::cpu::{IrqOff, Segments};
 use super::layout::MAX_CPUS;
-use super::{I386, memory, smp};
+use super::{I386, fault, memory, smp};
 use crate::machine::{PerCpu, ROW_WORDS, Word, no_sheaf, row};
 
 /// A variable with a copy for each CPU. Declared by [`per_cpu!`](crate::per_cpu).
@@ -120,40 +120,35 @@ pub fn cpus() -> usize {
     CPUS.load(Ordering::Relaxed)
 }
 
-/// Adds to a counter of this CPU's; what it was. One instruction changes it, so that a handler in between does no harm.
-#[inline(always)]
-fn add(counter: &CpuLocal<u32>, by: u32) -> u32 {
-    let counter = counter.this();
-    let before: u32;
-    // SAFETY: a variable of this CPU's.
-    unsafe {
-        asm!("mov {0}, [{1}]", "add dword ptr [{1}], {2}", out(reg) before, in(reg) counter, in(reg) by, options(nostack));
-    }
-    before
-}
-
-/// Counts the caller in, or an interrupt with [`IN_IRQ`]; the depth before.
+/// Counts the caller in, or an interrupt with [`IN_IRQ`]; the depth before. As below one instruction finds the CPU's copy and changes it, so
+/// that nothing comes in between: a handler, or being moved to another CPU.
 #[inline]
 pub fn enter_depth(by: u32) -> u32 {
-    add(&DEPTH, by)
+    let mut depth = by;
+    // SAFETY: a variable of this CPU's.
+    unsafe { asm!("xadd dword ptr fs:[{}], {}", sym DEPTH, inout(reg) depth, options(nostack)) };
+    depth
 }
 
 /// Counts the caller out.
 #[inline]
 pub fn leave_depth(by: u32) {
-    add(&DEPTH, by.wrapping_neg());
+    // SAFETY: as above.
+    unsafe { asm!("sub dword ptr fs:[{}], {}", sym DEPTH, in(reg) by, options(nostack)) };
 }
 
 /// The caller is not to be preempted until [`preempt_enable`].
 #[inline]
 pub fn preempt_disable() {
-    add(&PREEMPT_COUNT, 1);
+    // SAFETY: as above.
+    unsafe { asm!("inc dword ptr fs:[{}]", sym PREEMPT_COUNT, options(nostack)) };
 }
 
 /// Takes back one [`preempt_disable`].
 #[inline]
 pub fn preempt_enable() {
-    add(&PREEMPT_COUNT, u32::MAX);
+    // SAFETY: as above.
+    unsafe { asm!("dec dword ptr fs:[{}]", sym PREEMPT_COUNT, options(nostack)) };
 }
 
 /// Reasons not to be preempted: calls of [`preempt_disable`], and interrupts. A scheduler has to look at the depth, too: who is in a
@@ -202,7 +197,7 @@ pub fn init(cpus: usize) {
 pub unsafe fn enter(cpu: usize) {
     // SAFETY: the caller's condition: the area is this CPU's alone.
     unsafe {
-        Segments::load(SEGMENTS.of(cpu), OFFSETS[cpu].load(Ordering::Relaxed));
+        Segments::load(SEGMENTS.of(cpu), OFFSETS[cpu].load(Ordering::Relaxed), fault::double_fault);
         (*AWAY.of(cpu)).store(false, Ordering::Release);
     }
 }

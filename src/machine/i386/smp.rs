@@ -1,18 +1,20 @@
 //! More than one CPU: finding them, starting them, calling a function on them.
 //!
-//! They are found in the tables of the MultiProcessor Specification, which a BIOS leaves below 1 MiB, and started one after
-//! the other by INIT and STARTUP through the local APIC. (These tables name one CPU of each package; further cores are in ACPI's, which are
-//! not read.) Nothing here waits for a time: a CPU that is listed comes up.
+//! They are found in the firmware's tables ([`firmware`]) and started one after the other by INIT and STARTUP through the local APIC.
+//! Nothing here waits for a time: a CPU that is listed comes up.
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::boot::{MEMBLOCK, STACK};
+use super::boot::MEMBLOCK;
 use super::cpu::{self, IrqOff};
+use super::firmware::{self, Source};
 use super::layout::{MAX_CPUS, PAGE_OFFSET};
+use super::stack::{self, STACK};
 use super::{I386, interrupt, memory, percpu};
+use crate::types::{PAGE_SIZE, PhysAddr};
 
 /// Where the code of a starting CPU lies: below 1 MiB, and reserved.
 const TRAMPOLINE: usize = 0x8000;
@@ -83,46 +85,25 @@ unsafe extern "C" {
 /// Local APIC ids, by CPU number.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 static FOUND: AtomicUsize = AtomicUsize::new(1);
+static SOURCE: AtomicUsize = AtomicUsize::new(Source::None as usize);
 /// The CPU that is being started.
 static STARTING: AtomicUsize = AtomicUsize::new(0);
 /// CPUs that run, as bits.
 static ONLINE: AtomicU32 = AtomicU32::new(1);
 
-/// The `T` at a physical address of low memory.
-fn at<T: Copy>(physical: usize) -> T {
-    // SAFETY: the direct map has all low memory, and what is read is plain data.
-    unsafe { ptr::with_exposed_provenance::<T>(PAGE_OFFSET + physical).read_unaligned() }
+/// Looks for the CPUs there are.
+pub fn find() {
+    let cpus = firmware::find();
+    for (slot, id) in APIC_IDS.iter().zip(cpus.ids) {
+        slot.store(u32::from(id), Ordering::Relaxed);
+    }
+    FOUND.store(cpus.len, Ordering::Relaxed);
+    SOURCE.store(cpus.source as usize, Ordering::Relaxed);
 }
 
-/// Looks for the tables of the MultiProcessor Specification, and the CPUs in them.
-pub fn find() {
-    let bios_data = usize::from(at::<u16>(0x40e)) << 4;
-    let places = [bios_data..bios_data + 1024, 0x9_fc00..0xa_0000, 0xf_0000..0x10_0000];
-    let mut candidates = places.into_iter().flat_map(|place| place.step_by(16));
-    let Some(pointer) = candidates.find(|place| at::<[u8; 4]>(*place) == *b"_MP_") else { return };
-    let table = at::<u32>(pointer + 4) as usize;
-    if table == 0 || table >= 1 << 20 || at::<[u8; 4]>(table) != *b"PCMP" {
-        return;
-    }
-    let (mut entry, mut others) = (table + 44, 1);
-    for _ in 0..at::<u16>(table + 34) {
-        // Processors are entries of 20 bytes, all others of 8.
-        if at::<u8>(entry) != 0 {
-            entry += 8;
-            continue;
-        }
-        let (id, flags) = (at::<u8>(entry + 1), at::<u8>(entry + 3));
-        entry += 20;
-        match flags & 3 {
-            3 => APIC_IDS[0].store(u32::from(id), Ordering::Relaxed),
-            1 if others < MAX_CPUS => {
-                APIC_IDS[others].store(u32::from(id), Ordering::Relaxed);
-                others += 1;
-            }
-            _ => {}
-        }
-    }
-    FOUND.store(others, Ordering::Relaxed);
+/// Who told of the CPUs.
+pub fn source() -> Source {
+    [Source::Acpi, Source::MultiProcessor, Source::None][SOURCE.load(Ordering::Relaxed)]
 }
 
 /// CPUs there are.
@@ -151,8 +132,8 @@ pub fn start_others() {
         high((&raw const slabwright_other_cr4).addr()).cast::<u32>().write_volatile(cpu::cr4());
         for (number, id) in APIC_IDS.iter().enumerate().take(percpu::cpus()).skip(1) {
             let limits = super::boot::image().end..(memory::high_memory() - PAGE_OFFSET) as u64;
-            let stack = MEMBLOCK.lock(&I386).alloc(STACK as u64, 16, limits).expect("no memory for a CPU's stack");
-            let top = memory::phys_to_virt(stack) + STACK;
+            let stack = MEMBLOCK.lock(&I386).alloc(STACK as u64, PAGE_SIZE as u64, limits);
+            let top = stack::map(number, PhysAddr(stack.expect("no memory for a CPU's stack")));
             high((&raw const slabwright_other_stack).addr()).cast::<u32>().write_volatile(top as u32);
             STARTING.store(number, Ordering::Release);
             let id = id.load(Ordering::Relaxed);
@@ -237,12 +218,12 @@ static CALL: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new
 static ANSWERED: AtomicU32 = AtomicU32::new(0);
 
 /// Runs `call` on the CPUs of `mask`, interrupts off, and waits for all of them. While it waits this CPU answers others' calls,
-/// so that two may call each other.
+/// so that two may call each other. Interrupts are off here, too: a handler that calls must not find the call of whom it interrupted.
 fn call(mask: u32, call: fn(usize), argument: usize) {
     if mask == 0 {
         return;
     }
-    percpu::preempt_disable();
+    let _off = IrqOff::new();
     // Acquire, pairs with the Release below: the call before is over.
     while CALLING.swap(true, Ordering::Acquire) {
         answer();
@@ -259,7 +240,6 @@ fn call(mask: u32, call: fn(usize), argument: usize) {
         core::hint::spin_loop();
     }
     CALLING.store(false, Ordering::Release);
-    percpu::preempt_enable();
 }
 
 /// Does what another CPU asked this one to do, if it did.

@@ -57,9 +57,10 @@ fn show_memory() {
         printk!("reserved {:09x}..{:09x} {:>8} KiB\n", range.start, range.end, (range.end - range.start) >> 10);
     }
     printk!(
-        "CPUs: {} of {} run; page tables of {} levels\n",
+        "CPUs: {} of {} run, by {:?}; page tables of {} levels\n",
         smp::online(),
         smp::found(),
+        smp::source(),
         if cfg!(feature = "pae") { 3 } else { 2 }
     );
 }
@@ -99,6 +100,14 @@ fn show_zones() {
     printk!("DMA below {:#x}; {} fixups; per-CPU areas: {}\n", DMA_END, fault::fixups(), percpu::cpus());
 }
 
+/// Goes on until the stack is used up.
+#[allow(unconditional_recursion)]
+fn dig(depth: usize) {
+    core::hint::black_box([depth; 64]);
+    dig(core::hint::black_box(depth + 1));
+    core::hint::black_box(depth);
+}
+
 /// Ends in a way that `cargo xtask i386` must take for a failure, where the command line asks for it (`fail=`).
 fn misbehave() {
     boot::option("fail", |how| match how {
@@ -122,6 +131,11 @@ fn misbehave() {
             }
         }
         Some("exit") => exit(Exit::Failure),
+        Some("overflow") => dig(0),
+        Some("overflow-elsewhere") => {
+            assert!(smp::run(1, dig, 0));
+            smp::wait_idle(1);
+        }
         _ => {}
     });
 }

@@ -1,9 +1,10 @@
 //! What boot sets up: rows S, B12, B14, T1.
 
+use slabwright::machine::i386::fault::read_byte;
 use slabwright::machine::i386::layout::{
     FIXADDR_START, FIXADDR_TOP, IOREMAP, LAST_PKMAP, MAX_LOWMEM, PAGE_OFFSET, PKMAP_BASE, VMALLOC_END, VMALLOC_OFFSET,
 };
-use slabwright::machine::i386::{I386, boot, cpu, memory, percpu, smp};
+use slabwright::machine::i386::{I386, boot, cpu, memory, paging, percpu, smp, stack};
 use slabwright::machine::{Frames, Mapping};
 use slabwright::page::Kind;
 use slabwright::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
@@ -17,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("S3 what memblock had free is what the zones manage", handed_over),
     ("S4 D11 no frame is free that boot took", boot_keeps_its_own),
     ("B12 B14 the fourth gigabyte: regions in order and apart", address_map),
+    ("B14 below each stack lies a page that is not mapped", stack_guards),
     ("T1 caches are written back", write_back),
 ];
 
@@ -78,7 +80,18 @@ fn address_map() {
     assert_eq!((IOREMAP.end, VMALLOC_END + 2 * PAGE_SIZE, FIXADDR_TOP), (VMALLOC_END, PKMAP_BASE, 0xFFFF_F000));
     const { assert!(PKMAP_BASE + LAST_PKMAP * PAGE_SIZE <= FIXADDR_START) }
     let here = (&raw const window).addr();
-    assert!((PAGE_OFFSET..memory::high_memory()).contains(&here), "the stack is in low memory");
+    assert!((stack::guard(0) + PAGE_SIZE..).contains(&here) && here < stack::guard(0) + PAGE_SIZE + stack::STACK);
+}
+
+fn stack_guards() {
+    for cpu in 0..percpu::cpus() {
+        let guard = stack::guard(cpu);
+        assert!(
+            stack::is_guard(guard) && stack::is_guard(guard + PAGE_SIZE - 1) && !stack::is_guard(guard + PAGE_SIZE)
+        );
+        assert_eq!((paging::translate(guard), read_byte(guard + PAGE_SIZE - 1)), (None, None));
+        assert!(paging::translate(guard + PAGE_SIZE).is_some() && paging::translate(guard + stack::STACK).is_some());
+    }
 }
 
 fn write_back() {

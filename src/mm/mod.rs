@@ -10,6 +10,7 @@
 //! is nested, and gets on with tried locks only. What it cannot free then is deferred to the next call that may block.
 #![allow(unsafe_code)]
 
+mod balance;
 mod caches;
 mod global_alloc;
 mod highmem;
@@ -649,7 +650,7 @@ impl<M: Machine> Mm<M> {
             return false;
         }
         // The program's caches first: what they free lies in sheaves then.
-        self.shrink(gfp);
+        self.shrink(gfp, usize::MAX);
         let (m, pages) = (&self.machine, &self.pages);
         self.reserve.drain(|object| self.unreserve(object));
         self.slab.shrink(m, pages, None);

@@ -128,9 +128,10 @@ impl<M: Machine> Mm<M> {
         true
     }
 
-    /// Asks all shrinkers for what they have; the objects they freed. The caller is in a slow path that may block, and holds no lock.
+    /// Asks all shrinkers for what they have, at most `batches` batches of each; the objects they freed. The caller is in a slow path that may
+    /// block, and holds no lock.
     #[cold]
-    pub(super) fn shrink(&self, gfp: Gfp) -> usize {
+    pub(super) fn shrink(&self, gfp: Gfp, batches: usize) -> usize {
         let m = &self.machine;
         if !gfp.has(Gfp::FS)
             || !gfp.may_block()
@@ -146,13 +147,13 @@ impl<M: Machine> Mm<M> {
         let Some(place) = inside.iter().find(enter) else { return 0 };
         // What the callbacks do is no part of this slow path.
         m.leave();
-        let freed = self.shrinkers.slots.iter().map(|slot| self.shrink_slot(slot, gfp)).sum();
+        let freed = self.shrinkers.slots.iter().map(|slot| self.shrink_slot(slot, gfp, batches)).sum();
         m.enter();
         place.store(0, Ordering::Relaxed);
         freed
     }
 
-    fn shrink_slot(&self, slot: &Slot, gfp: Gfp) -> usize {
+    fn shrink_slot(&self, slot: &Slot, gfp: Gfp, mut batches: usize) -> usize {
         slot.users.fetch_add(1, Ordering::SeqCst);
         // SeqCst includes the Acquire that pairs with the Release in `register_shrinker`.
         let name = slot.data.load(Ordering::SeqCst);
@@ -174,7 +175,8 @@ impl<M: Machine> Mm<M> {
                 SHRINK_EMPTY => 0,
                 objects => objects,
             };
-            while left > 0 {
+            while left > 0 && batches > 0 {
+                batches -= 1;
                 control.nr_to_scan = left.min(batch);
                 control.nr_scanned = control.nr_to_scan;
                 // SAFETY: as above.

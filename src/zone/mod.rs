@@ -10,7 +10,7 @@
 
 mod alloc;
 mod api;
-mod buddy;
+pub mod buddy;
 mod budget;
 mod compact;
 mod extent;

@@ -3,8 +3,8 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::buddy::STATE;
-use super::{Cell, PageAllocator, Zone};
-use crate::machine::Machine;
+use super::{Cell, MigrateType, PageAllocator, Watermarks, ZONES, Zone};
+use crate::machine::{Machine, ZoneKind};
 use crate::page::Kind;
 use crate::types::{NR_ORDERS, Order, PAGE_SHIFT, Pfn, PfnRange};
 
@@ -55,6 +55,22 @@ impl<M: Machine> PageAllocator<M> {
             Some(before) => self.give_back(m, Order::PAGEBLOCK, before, |_| true),
             None => 0,
         }
+    }
+
+    /// Whether a node has low memory, but no zone of it with as many free pages as `mark` says, beyond what it keeps for others (the
+    /// kernel's `pgdat_balanced`). Pages on per-CPU lists do not count.
+    pub fn is_short(&self, m: &M, mark: impl Fn(&Watermarks) -> u32) -> bool {
+        let top = ZoneKind::Normal;
+        let low = ZONES.into_iter().filter(|kind| *kind <= top);
+        self.zones.iter().enumerate().any(|(node, zones)| {
+            let mut here = low.clone().filter(|kind| zones[*kind as usize].managed.load(Relaxed) != 0).peekable();
+            here.peek().is_some()
+                && here.all(|kind| {
+                    let reserve = if kind < top { self.lowmem_reserve(node, kind, top) } else { 0 };
+                    let zone = zones[kind as usize].lock.lock(m);
+                    u64::from(zone.free_for(MigrateType::Unmovable)) < u64::from(mark(&zone.marks)) + reserve
+                })
+        })
     }
 
     /// Whether memory is short (see [`Frames::pressure`](crate::machine::Frames::pressure)).

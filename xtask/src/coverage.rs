@@ -3,7 +3,8 @@
 //! The rows are in `tests/rows.tsv`. A test names those it shows:
 //! * in Rust by a comment `rows: A1 B2` in front of the function that is the test, or whose documentation is;
 //! * in C (`tests/c`) and in an example by the same comment anywhere in the file;
-//! * in the i386 image by the beginning of its printed name: `("A1 B2 descriptors …", …)`.
+//! * in the i386 image by the beginning of its printed name: `("A1 B2 descriptors …", …)`; likewise what is only seen from outside of the
+//!   image, by the names in `xtask/src/i386.rs`.
 //!
 //! Tests that name a row are run here, and only one that was seen to pass counts.
 

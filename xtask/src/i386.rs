@@ -26,13 +26,15 @@ pub struct Options {
     pub cpus: u32,
     /// Three-level page tables.
     pub pae: bool,
+    /// Whether the BIOS tells of the CPUs by ACPI's tables, else by those of the MultiProcessor Specification.
+    pub acpi: bool,
     /// The kernel's command line.
     pub append: String,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { memory: "64M".to_owned(), cpus: 2, pae: false, append: String::new() }
+        Options { memory: "64M".to_owned(), cpus: 2, pae: false, acpi: true, append: String::new() }
     }
 }
 
@@ -142,11 +144,16 @@ fn boot(image: &Path, options: &Options, limit: Duration, each: impl Fn(&str)) -
     // With PAE 36 bits of physical address, which this processor has only when asked.
     qemu.args(["-cpu", if options.pae { "qemu32,+pse36" } else { "qemu32" }]);
     qemu.args(["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-    // A socket for each: the BIOS's tables name only the first CPU of a package. The image is told, so that one that does not
-    // start is a failure.
-    let cpus = options.cpus;
-    qemu.args(["-m", &options.memory, "-smp", &format!("cpus={cpus},sockets={cpus},cores=1,threads=1")]);
-    qemu.args(["-append", &format!("cpus={cpus} {}", options.append), "-kernel"]).arg(image);
+    // The older tables name only the first CPU of a package. The image is told how many CPUs there are, and who says so, so that
+    // one that does not start is a failure.
+    let (cpus, append) = (options.cpus, &options.append);
+    let (machine, topology, tables) = if options.acpi {
+        ("pc", format!("sockets=1,cores={cpus}"), "acpi")
+    } else {
+        ("pc,acpi=off", format!("sockets={cpus},cores=1"), "mp")
+    };
+    qemu.args(["-machine", machine, "-m", &options.memory, "-smp", &format!("cpus={cpus},{topology},threads=1")]);
+    qemu.args(["-append", &format!("cpus={cpus} tables={tables} {append}"), "-kernel"]).arg(image);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = qemu.spawn().map_err(|e| format!("qemu-system-i386: {e} (Debian's package qemu-system-x86)"))?;
     let stdout = child.stdout.take().expect("stdout is piped");
@@ -200,24 +207,94 @@ pub fn i386(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The machines that the self-tests run on: memory, CPUs, page tables, command line.
-const MACHINES: &[(&str, u32, bool, &str)] = &[
-    ("16M", 1, false, ""),
-    ("64M", 2, false, "lowmem=32M movablecore=12M"),
-    ("512M", 2, false, "numa=fake=2"),
-    ("2G", 2, false, ""),
-    ("64M", 2, true, "lowmem=24M"),
-    ("4608M", 1, true, ""),
+/// A machine that the self-tests run on: memory, CPUs, page tables, who tells of the CPUs, command line.
+type Machine = (&'static str, u32, bool, bool, &'static str);
+
+const MACHINES: &[Machine] = &[
+    ("16M", 1, false, true, ""),
+    LAID_OUT,
+    ("512M", 2, false, false, "numa=fake=2"),
+    ("2G", 2, false, true, ""),
+    ("64M", 2, true, true, "lowmem=24M"),
+    ("4608M", 1, true, true, ""),
 ];
 
-/// Ends that must be taken for failures: what the command line asks for, QEMU's status, what the console must show.
-const FAILURES: &[(&str, Option<i32>, &str)] = &[
-    ("fail=panic", Some(35), "as asked for"),
-    ("fail=exit", Some(35), ""),
-    ("fail=oops", Some(37), "Oops: null pointer at 0x00000000 (0x2: no page, write, kernel)"),
-    ("fail=triple", Some(0), ""),
-    ("fail=hang", None, ""),
+/// The one whose memory layout is in `tests/i386/memorylayout.txt`.
+const LAID_OUT: Machine = ("64M", 2, false, true, "lowmem=32M movablecore=12M");
+
+impl Options {
+    fn of(&(memory, cpus, pae, acpi, append): &Machine) -> Options {
+        Options { memory: memory.to_owned(), cpus, pae, acpi, append: append.to_owned() }
+    }
+}
+
+/// What the console of every machine shows, in this order, by the beginnings of lines: memory map, what boot took of it, its hand-over, the
+/// address map, zones, the buddy system's lists, self-tests, caches.
+const STAGES: &[&str] = &[
+    "memory   ",
+    "reserved ",
+    "CPUs: ",
+    "memblock: ",
+    "low memory ",
+    "vmalloc ",
+    "ioremap ",
+    "pkmap ",
+    "fixmap ",
+    "node 0 zone Dma: ",
+    "Node 0, zone Dma ",
+    "ok S1 ",
+    "cache ",
+    "kmalloc-8 ",
+    "kmalloc-8k ",
+    "Node 0, zone Dma ",
 ];
+
+/// Boots that must be taken for failures: the command line, which asks for it, QEMU's status, and what lines of the console begin with, in
+/// this order. The names that begin with rows show these.
+const FAILURES: &[(&str, &str, Option<i32>, &[&str])] = &[
+    ("a panic", "fail=panic", Some(35), &["panicked at", "as asked for"]),
+    ("a self-test that fails", "fail=test", Some(35), &["ok S1", "FAILED a test that fails", "panicked at"]),
+    ("another status", "fail=exit", Some(35), &["slabwright on i386"]),
+    (
+        "O14 O15 a fault without a fixup: registers, stack and code, and the status of an oops",
+        "fail=oops",
+        Some(37),
+        &[
+            "Oops: null pointer at 0x00000000 (0x2: no page, write, kernel)",
+            "CPU 0, eip c0",
+            "eax ",
+            "esi ",
+            "ds 0010 es 0010 fs 0028",
+            "the kernel's table: ",
+            "stack: ",
+            "code: c6 05 00 00 00 00",
+        ],
+    ),
+    (
+        "O15 an exception without a fixup",
+        "fail=exception",
+        Some(37),
+        &["Oops: invalid opcode (vector 6, error 0x0)", "CPU 0, eip c0", "eax ", "code: 0f 0b"],
+    ),
+    (
+        "O15 a stack that overflows meets its guard page",
+        "fail=overflow",
+        Some(37),
+        &["Oops: kernel stack overflow at 0xfff", "CPU 0, eip c0", "eax "],
+    ),
+    (
+        "O15 the same on another CPU",
+        "fail=overflow-elsewhere",
+        Some(37),
+        &["Oops: kernel stack overflow at 0xfff", "CPU 1, eip c0", "eax "],
+    ),
+    ("a triple fault", "fail=triple", Some(0), &["slabwright on i386"]),
+    ("a hang", "fail=hang", None, &["slabwright on i386"]),
+];
+
+/// Tests of what is seen from outside only: of the compiler, and of a boot without PAE.
+const BAD_INDEX: &str = "I12 a fixed address that does not exist is refused by the compiler";
+const LAYOUT: &str = "L9 the memory layout is that of tests/i386/memorylayout.txt";
 
 /// The part `i386` of the tests: every self-test of the image on every machine, and that failures are noticed.
 pub fn test() -> Outcome {
@@ -232,41 +309,96 @@ pub fn test() -> Outcome {
         };
         outcome.add(if pae { "clippy with PAE" } else { "clippy" }, lint(pae));
         outcome.add("no instruction of the coprocessor", no_coprocessor(&image));
-        for (memory, cpus, _, append) in MACHINES.iter().filter(|machine| machine.2 == pae) {
-            let options = Options { memory: (*memory).to_owned(), cpus: *cpus, pae, append: (*append).to_owned() };
-            let tables = if pae { " PAE" } else { "" };
-            let name = format!("{memory}, {cpus} CPUs{tables} {append}");
-            match boot(&image, &options, LIMIT, |_| {}) {
+        for machine in MACHINES.iter().filter(|machine| machine.2 == pae) {
+            let (memory, cpus, _, _, append) = machine;
+            let name = format!("{memory}, {cpus} CPUs{} {append}", if pae { " PAE" } else { "" });
+            match boot(&image, &Options::of(machine), LIMIT, |_| {}) {
                 Ok(run) => {
                     let passed = run.console.iter().filter(|line| line.starts_with("ok ")).count();
-                    outcome
-                        .add(&format!("{name}: {passed} self-tests"), judge(&run).and_then(|()| counted(&run, passed)));
+                    outcome.add(&format!("{name}: {passed} self-tests"), succeeded(&run));
                     // Each is a test; the run as a whole was counted already.
                     outcome.passed += passed.saturating_sub(1);
+                    if *machine == LAID_OUT {
+                        outcome.add(LAYOUT, is_laid_out(&run));
+                    }
                 }
                 Err(error) => outcome.add(&name, Err(error)),
             }
         }
         if !pae {
+            outcome.add(BAD_INDEX, refuses_bad_index());
             FAILURES.iter().for_each(|failure| outcome.add(failure.0, is_noticed(&image, failure)));
         }
     }
     outcome
 }
 
-/// The self-tests that passed, on every machine without PAE, each of which must count as many as it named.
+/// The tests that passed without PAE: the image's own on every machine, and those of what is seen from outside.
 pub fn passed() -> Result<BTreeSet<String>> {
     let image = build(false)?;
     let mut all = BTreeSet::new();
-    for (memory, cpus, _, append) in MACHINES.iter().filter(|machine| !machine.2) {
-        let options = Options { memory: (*memory).to_owned(), cpus: *cpus, pae: false, append: (*append).to_owned() };
-        let run = boot(&image, &options, LIMIT, |_| {})?;
-        judge(&run)?;
-        let names = run.console.iter().filter_map(|line| line.strip_prefix("ok "));
-        counted(&run, names.clone().count())?;
-        all.extend(names.map(str::to_owned));
+    for machine in MACHINES.iter().filter(|machine| !machine.2) {
+        let run = boot(&image, &Options::of(machine), LIMIT, |_| {})?;
+        succeeded(&run)?;
+        all.extend(run.console.iter().filter_map(|line| line.strip_prefix("ok ")).map(str::to_owned));
+        if *machine == LAID_OUT {
+            is_laid_out(&run)?;
+            all.insert(LAYOUT.to_owned());
+        }
+    }
+    refuses_bad_index()?;
+    all.insert(BAD_INDEX.to_owned());
+    for failure in FAILURES {
+        is_noticed(&image, failure)?;
+        all.insert(failure.0.to_owned());
     }
     Ok(all)
+}
+
+/// Whether all is well: the status says so, as many self-tests passed as were named, and the console shows what it should.
+fn succeeded(run: &Run) -> Result {
+    judge(run)?;
+    let named = run.console.iter().filter(|line| line.starts_with("ok ")).count();
+    counted(run, named)?;
+    shows(run, STAGES)
+}
+
+/// Whether lines that begin with these are on the console, in this order.
+fn shows(run: &Run, beginnings: &[&str]) -> Result {
+    let mut lines = run.console.iter();
+    match beginnings.iter().find(|beginning| !lines.any(|line| line.starts_with(**beginning))) {
+        None => Ok(()),
+        Some(lacking) => Err(format!("the console does not show `{lacking}`, or not in its place").into()),
+    }
+}
+
+/// Compares what the image says of its memory layout with the golden text.
+fn is_laid_out(run: &Run) -> Result {
+    let golden = std::fs::read_to_string(shell::root().join("tests/i386/memorylayout.txt"))?;
+    let begin = run.console.iter().position(|line| line == "memory layout").ok_or("no memory layout")?;
+    let shown = run.console[begin..].iter().take_while(|line| *begin_of(line) != *"ok");
+    let mut pairs = golden.lines().zip(shown.map(String::as_str).chain(std::iter::repeat("nothing")));
+    match pairs.find(|(golden, shown)| golden != shown) {
+        None => Ok(()),
+        Some((golden, shown)) => Err(format!("`{shown}` instead of `{golden}`").into()),
+    }
+}
+
+fn begin_of(line: &str) -> &str {
+    line.split(' ').next().unwrap_or_default()
+}
+
+/// That an index beyond the fixed addresses ends in an error of the compiler's, of its own words.
+fn refuses_bad_index() -> Result {
+    let output = cargo("check", &["no-such-fixmap"])?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        Err("it was compiled".into())
+    } else if said.contains("this fixmap does not exist") {
+        Ok(())
+    } else {
+        Err(format!("refused for another reason: {said}").into())
+    }
 }
 
 /// The image counts as many passed self-tests as it named.
@@ -280,7 +412,7 @@ fn counted(run: &Run, passed: usize) -> Result {
 }
 
 /// Boots an image that fails as asked, and judges whether that was taken for a failure.
-fn is_noticed(image: &Path, &(append, status, text): &(&str, Option<i32>, &str)) -> Result {
+fn is_noticed(image: &Path, &(_, append, status, texts): &(&str, &str, Option<i32>, &[&str])) -> Result {
     let options = Options { append: append.to_owned(), ..Options::default() };
     let limit = if status.is_none() { Duration::from_secs(10) } else { LIMIT };
     let run = boot(image, &options, limit, |_| {})?;
@@ -290,13 +422,19 @@ fn is_noticed(image: &Path, &(append, status, text): &(&str, Option<i32>, &str))
     if judge(&run).is_ok() {
         return Err("it was taken for a success".into());
     }
-    let shown = run.console.iter().any(|line| line.contains(text));
-    if shown { Ok(()) } else { Err(format!("the console does not show `{text}`").into()) }
+    shows(&run, texts)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_console_is_read_in_order() {
+        let run = Run { status: None, console: ["one 1", "two 2", "one 3"].map(str::to_owned).to_vec() };
+        assert!(shows(&run, &["one", "two", "one"]).is_ok() && shows(&run, &[]).is_ok());
+        assert!(shows(&run, &["two", "two"]).is_err() && shows(&run, &["two", "one", "two"]).is_err());
+    }
 
     #[test]
     fn only_the_success_code_is_success() {

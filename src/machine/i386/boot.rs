@@ -115,6 +115,11 @@ unsafe extern "C" {
     /// First and end address of the image (linker script).
     static slabwright_image_start: u8;
     static slabwright_image_end: u8;
+    /// First addresses of its sections.
+    static slabwright_text_start: u8;
+    static slabwright_rodata_start: u8;
+    static slabwright_data_start: u8;
+    static slabwright_bss_start: u8;
     static slabwright_boot_stack: u8;
     fn slabwright_switch_tables(cr3: u32, cr4: u32);
     /// The kernel: what is started when the machine is up.
@@ -211,6 +216,19 @@ fn at<T>(physical: u32) -> *const T {
 pub fn image() -> Range<u64> {
     let physical = |symbol: *const u8| (symbol.addr() - PAGE_OFFSET) as u64;
     physical(&raw const slabwright_image_start)..physical(&raw const slabwright_image_end)
+}
+
+/// The addresses of the image's sections, by name, ascending.
+pub fn sections() -> [(&'static str, Range<usize>); 4] {
+    let starts = [
+        &raw const slabwright_text_start,
+        &raw const slabwright_rodata_start,
+        &raw const slabwright_data_start,
+        &raw const slabwright_bss_start,
+        &raw const slabwright_image_end,
+    ];
+    let range = |nth: usize| starts[nth].addr()..starts[nth + 1].addr();
+    [("text", range(0)), ("rodata", range(1)), ("data", range(2)), ("bss", range(3))]
 }
 
 /// Reads what the loader left: memory and command line.

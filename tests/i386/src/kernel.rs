@@ -131,6 +131,8 @@ fn misbehave() {
             }
         }
         Some("exit") => exit(Exit::Failure),
+        // SAFETY: none; it is the exception that is asked for.
+        Some("exception") => unsafe { core::arch::asm!("ud2") },
         Some("overflow") => dig(0),
         Some("overflow-elsewhere") => {
             assert!(smp::run(1, dig, 0));

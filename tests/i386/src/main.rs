@@ -15,6 +15,10 @@ mod suite;
 #[cfg(target_arch = "x86")]
 mod tests;
 
+/// Refused by the compiler: there is no such fixed address. The tests build this and look for its words.
+#[cfg(feature = "no-such-fixmap")]
+const _: usize = slabwright::machine::i386::layout::fix_to_virt::<{ slabwright::machine::i386::layout::NR_FIXED }>();
+
 /// On a host the workspace builds this in passing.
 #[cfg(not(target_arch = "x86"))]
 fn main() {

@@ -1,6 +1,7 @@
 //! What boot sets up: rows S, B12, B14, T1.
 
 use slabwright::machine::i386::fault::read_byte;
+use slabwright::machine::i386::firmware::Source;
 use slabwright::machine::i386::layout::{
     FIXADDR_START, FIXADDR_TOP, IOREMAP, LAST_PKMAP, MAX_LOWMEM, PAGE_OFFSET, PKMAP_BASE, VMALLOC_END, VMALLOC_OFFSET,
 };
@@ -32,6 +33,12 @@ fn in_order() {
         (expected.unwrap_or(1), expected.unwrap_or(1)),
         "CPUs of the machine that run"
     );
+    let told = |by| boot::option("tables", |tables| tables.is_none_or(|tables| tables == by));
+    match smp::source() {
+        Source::Acpi => assert!(told("acpi")),
+        Source::MultiProcessor => assert!(told("mp")),
+        Source::None => panic!("nobody tells of the CPUs"),
+    }
     assert!(HEAP.is_up() && HEAP.pages().managed() > 0);
 }
 

@@ -4,6 +4,7 @@ mod boot;
 mod compact;
 mod faults;
 mod heap;
+mod layout;
 mod mappings;
 mod objects;
 mod pages;
@@ -21,6 +22,7 @@ type Test = (&'static str, fn());
 
 const SUITES: &[&[Test]] = &[
     boot::TESTS,
+    layout::TESTS,
     tables::TESTS,
     pages::TESTS,
     objects::TESTS,
@@ -48,6 +50,12 @@ pub fn run() {
         CURRENT.store((&raw const *name).cast_mut(), Relaxed);
         test();
         printk!("ok {name}\n");
+        // A test that fails, where the command line asks for it.
+        if slabwright::machine::i386::boot::option("fail", |how| how == Some("test")) {
+            static NAME: &str = "a test that fails";
+            CURRENT.store((&raw const NAME).cast_mut(), Relaxed);
+            panic!("as asked for");
+        }
         passed += 1;
     }
     CURRENT.store(core::ptr::null_mut(), Relaxed);

@@ -1,14 +1,24 @@
 //! Frames, zones, flags, the buddy system, page calls: rows A to E.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::ptr::with_exposed_provenance_mut as pointer;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::layout::{DMA_END, PAGE_OFFSET};
 use slabwright::machine::i386::{I386, boot, memory, paging};
 use slabwright::machine::{Frames, ZoneKind};
+use slabwright::mm::ShrinkControl;
 use slabwright::page::{Kind, Page, PageList, flag};
+use slabwright::printk;
+use slabwright::slab::SlabFlags;
+use slabwright::sync::Lock;
 use slabwright::types::{MAX_ORDER, NR_ORDERS, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
-use slabwright::zone::{ZoneInfo, ZoneStats};
+use slabwright::zone::buddy::{Buddy, Event, Map, Want};
+use slabwright::zone::{MigrateType, Watermarks, ZoneInfo, ZoneStats};
 
 use super::{Test, has_highmem};
 use crate::kernel::HEAP;
@@ -16,24 +26,29 @@ use crate::kernel::HEAP;
 pub const TESTS: &[Test] = &[
     ("A1 descriptors of 32 bytes, at the place of their frame", descriptors),
     ("A4 E1 E9 every order to 10, none above", orders),
+    ("A5 D13 zones, buddy system and per-CPU lists account for each frame", accounts),
     ("A6 A7 A8 address, frame and descriptor lead to each other", inverse),
     ("A10 F5 blocks are physically adjacent", adjacent),
+    ("A11 E4 E9 E11 what was had as an address is freed by its descriptor, and the other way round", either_way),
     ("B1 B2 B3 E3 nodes as the command line divides memory", nodes),
     ("B4 B5 B6 B7 B8 zones between their borders", zone_borders),
     ("B9 ZONE_MOVABLE is for what can be moved only", movable_zone),
-    ("B10 C5 the marks: refusal above the reserve, which __GFP_HIGH may use", marks),
+    ("B10 C5 below min only __GFP_HIGH is served, and not to the end", marks),
+    ("B10 below low the idle loop makes room, up to high", balanced),
     ("B11 hot pages come back first, cold ones last", hot_and_cold),
     ("C6 C7 C8 zone flags lead to their zones", zone_flags),
     ("C9 E6 zeroed pages are zero", zeroed),
     ("C1 C12 flags that contradict each other are refused", contradictions),
     ("D1 D2 D9 splitting and merging leave what was there", buddy_restores),
-    ("D10 a split and its undoing, order by order", buddy_in_action),
+    ("D10 a split and its undoing, step by step", buddy_in_action),
     ("D3 D5 D6 requests of different mobility use different pageblocks", mobility),
+    ("D5 where no pageblock is left a type claims another's, or steals from it", claims_and_steals),
     ("D13 single pages come from per-CPU lists", percpu_lists),
-    ("D12 a request that cannot be served is refused, and served when there is memory again", forced_failure),
+    ("D12 C13 who is served when memory runs out, and who is refused", forced_failure),
+    ("C3 C4 C10 D7 a shrinker gives blocks back, to requests with __GFP_FS only", reclaimable),
     ("D14 a run of five pages takes five", exact),
     ("C3 C4 C13 modifiers: which go together", modifiers),
-    ("D4 the share that fragmentation makes useless", fragmentation),
+    ("D4 memory that is free in single pages is useless for larger orders", fragmentation),
     ("E2 E4 E5 E7 E8 E10 E11 E12 the calls by their names", calls),
 ];
 
@@ -110,6 +125,48 @@ fn adjacent() {
     assert!(pages().put_pages(&I386, block, order(5), true));
 }
 
+/// Takes and gives blocks at random, and compares what is free with what is not held.
+fn accounts() {
+    let mut held = [(Pfn::NONE, Order::ZERO); 48];
+    let base = drained();
+    let missing =
+        |stats: &ZoneStats| pages().managed() - stats.total(|zone| zone.free) - stats.pcp_pages - stats.own_pages;
+    let (others, mut taken, mut seed) = (missing(&base), 0, 7u32);
+    for round in 0..3000 {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let slot = &mut held[(seed >> 16) as usize % 48];
+        if slot.0.is_some() {
+            assert!(pages().put_pages(&I386, slot.0, slot.1, true));
+            taken -= u64::from(slot.1.pages());
+            slot.0 = Pfn::NONE;
+        } else {
+            let n = order([0, 0, 0, 1, 2, 3, 5][(seed >> 8) as usize % 7]);
+            let gfp = [Gfp::KERNEL, Gfp::KERNEL.with(Gfp::MOVABLE), Gfp::HIGHUSER_MOVABLE][(seed >> 4) as usize % 3];
+            *slot = (pages().alloc_pages(&I386, gfp, n, None).expect("a block"), n);
+            taken += u64::from(n.pages());
+        }
+        assert_eq!(missing(&pages().stats(&I386)), others + taken, "in round {round}");
+    }
+    if let Err(what) = pages().verify(&I386) {
+        panic!("{what}");
+    }
+    let live = held.into_iter().filter(|(pfn, _)| pfn.is_some());
+    live.for_each(|(pfn, n)| assert!(pages().put_pages(&I386, pfn, n, true)));
+    assert_eq!(missing(&drained()), others);
+}
+
+fn either_way() {
+    for n in [0, 3] {
+        let block = pages().alloc_pages(&I386, Gfp::KERNEL, order(n), None).expect("a block");
+        assert!(pages().free_pages_at(&I386, I386.virt(block), order(n), true));
+        assert!(!pages().put_pages(&I386, block, order(n), true), "it is free already");
+        let at = pages().get_free_pages(&I386, Gfp::KERNEL, order(n));
+        let block = I386.pfn(at).expect("low memory");
+        assert!(pages().put_pages(&I386, block, order(n), true));
+        assert!(!pages().free_pages_at(&I386, at, order(n), true), "it is free already");
+    }
+}
+
 fn nodes() {
     let asked = boot::options().nodes;
     let stats = pages().stats(&I386);
@@ -119,12 +176,27 @@ fn nodes() {
     if asked > 1 && memory::frames() >= 1 << 14 {
         assert_eq!(with_memory, asked);
     }
+    let from = |node, gfp| pages().alloc_pages_node(&I386, node, gfp, Order::ZERO);
     for node in 0..with_memory {
-        let pfn = pages().alloc_pages_node(&I386, node, Gfp::KERNEL, Order::ZERO).expect("a page");
+        let pfn = from(node, Gfp::KERNEL).expect("a page");
         // Low memory of a node may be none: then a neighbour's serves.
         let low = stats.zones[node][..=ZoneKind::Normal as usize].iter().any(|zone| zone.free > 64);
         assert!(!low || I386.page(pfn).node() == node, "a page of node {}", I386.page(pfn).node());
         assert!(pages().put_page(&I386, pfn, true));
+    }
+    if with_memory > 1 {
+        // Node 1 to its end: then the near one serves, but not those who want no other.
+        let here = Gfp::KERNEL.with(Gfp::THISNODE).with(Gfp::NORETRY);
+        let mut taken = PageList::new();
+        while let Some(pfn) = from(1, here) {
+            assert_eq!(I386.page(pfn).node(), 1);
+            taken.push_front(pfn, |pfn| I386.page(pfn));
+        }
+        assert!(!taken.is_empty());
+        let other = from(1, Gfp::KERNEL.with(Gfp::NORETRY)).expect("a page of another node");
+        assert_ne!(I386.page(other).node(), 1);
+        assert!(pages().put_page(&I386, other, true));
+        give_back(taken);
     }
 }
 
@@ -215,18 +287,101 @@ fn marks() {
     assert_eq!(after.total(|zone| zone.free), before.total(|zone| zone.free));
 }
 
+/// Objects that a shrinker may have back, linked through their first words; and how many.
+static KEPT: Lock<(usize, usize)> = Lock::new((0, 0));
+static KEPT_IN: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" fn count_kept(_: *mut u8, _: &mut ShrinkControl) -> usize {
+    KEPT.lock(&I386).1
+}
+
+unsafe extern "C" fn scan_kept(_: *mut u8, control: &mut ShrinkControl) -> usize {
+    let cache = HEAP.kmem_cache_from_raw(KEPT_IN.load(Relaxed)).expect("the cache").cache();
+    for n in 0..control.nr_to_scan {
+        let mut kept = KEPT.lock(&I386);
+        if kept.1 == 0 {
+            return n;
+        }
+        let object = pointer::<usize>(kept.0);
+        // SAFETY: objects in the list are live, and hold the next one's address; this one leaves it.
+        unsafe {
+            *kept = (object.read(), kept.1 - 1);
+            drop(kept);
+            HEAP.kmem_cache_free(cache, object.cast(), 0).expect("an object of the cache");
+        }
+    }
+    control.nr_to_scan
+}
+
+/// Runs `body` with a cache of `objects` objects of 2000 bytes, which a shrinker may have back.
+fn with_shrinker(objects: usize, body: impl FnOnce()) {
+    let flags = SlabFlags::RECLAIM_ACCOUNT.with(SlabFlags::NO_MERGE);
+    let cache = HEAP.kmem_cache_create("inode", 2000, 0, flags, None).expect("a cache");
+    KEPT_IN.store(cache.to_raw(), Relaxed);
+    for _ in 0..objects {
+        let object = HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0).cast::<usize>();
+        assert!(!object.is_null());
+        let mut kept = KEPT.lock(&I386);
+        // SAFETY: the object is this test's.
+        unsafe { object.write(kept.0) };
+        *kept = (object.expose_provenance(), kept.1 + 1);
+    }
+    let data = (&raw const KEPT).cast_mut().cast::<u8>();
+    // SAFETY: the callbacks may be called at any time.
+    unsafe { HEAP.register_shrinker(data, count_kept, scan_kept, 64) }.expect("a place");
+    body();
+    assert!(HEAP.unregister_shrinker(data));
+    let mut control = ShrinkControl { gfp: 0, node: 0, nr_to_scan: usize::MAX >> 1, nr_scanned: 0 };
+    // SAFETY: as the allocator calls it.
+    unsafe { scan_kept(data, &mut control) };
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+/// Objects that the shrinker still keeps.
+fn kept() -> usize {
+    KEPT.lock(&I386).1
+}
+
+fn balanced() {
+    const OBJECTS: usize = 1200;
+    with_shrinker(OBJECTS, || {
+        drained();
+        assert!(!HEAP.balance(), "no node lacks anything");
+        let is_short = |mark: fn(&Watermarks) -> u32| pages().is_short(&I386, mark);
+        let gfp = Gfp::KERNEL.with(Gfp::NORETRY).with(Gfp::THISNODE);
+        let take = || pages().alloc_pages_node(&I386, 0, gfp, Order::ZERO);
+        let mut taken = PageList::new();
+        while !is_short(|marks| marks.low) {
+            let pfn = take().expect("there is more than the low mark");
+            taken.push_front(pfn, |pfn| I386.page(pfn));
+        }
+        // Between low and min everybody is served.
+        let pfn = take().expect("a page above the min mark");
+        taken.push_front(pfn, |pfn| I386.page(pfn));
+        assert!(HEAP.balance(), "a node is below its low mark");
+        assert!(!is_short(|marks| marks.high), "{} of {OBJECTS} objects are left, but it lacks pages", kept());
+        assert!(
+            (1..OBJECTS).contains(&kept()),
+            "{} of {OBJECTS} objects are left: it went on beyond the high mark",
+            kept()
+        );
+        assert!(!HEAP.balance(), "and nothing until the next time");
+        give_back(taken);
+    });
+}
+
 fn hot_and_cold() {
     // The per-CPU lists are those of the zone that a request names; ZONE_DMA alone has them for requests that name it.
     let normal = zone(&pages().stats(&I386), ZoneKind::Normal).present > 0;
     let gfp = if normal { Gfp::KERNEL } else { Gfp::KERNEL.with(Gfp::DMA) };
     let take = || pages().alloc_page(&I386, gfp).expect("a page");
-    let (a, b) = (take(), take());
+    let [a, b, cold] = [take(), take(), take()];
     assert!(pages().put_page(&I386, a, true) && pages().put_page(&I386, b, true));
-    assert_eq!((take(), take()), (b, a), "last in, first out");
-    assert!(pages().free_cold(&I386, a, Order::ZERO, true) && pages().put_page(&I386, b, true));
-    let next = take();
-    assert_eq!(next, b, "the cold page waits");
-    assert!(pages().put_page(&I386, next, true));
+    assert_eq!([take(), take()], [b, a], "last in, first out");
+    assert!(pages().put_page(&I386, a, true) && pages().put_page(&I386, b, true));
+    assert!(pages().free_cold(&I386, cold, Order::ZERO, true));
+    assert_eq!([take(), take()], [b, a], "the cold page waits, though it was freed last");
+    assert!(pages().put_page(&I386, a, true) && pages().put_page(&I386, b, true));
 }
 
 fn zone_flags() {
@@ -307,13 +462,94 @@ fn buddy_restores() {
     drop(taken);
 }
 
+/// A buddy system of its own on one block, which writes down what it does.
+struct Traced {
+    first: Pfn,
+    steps: RefCell<Vec<String>>,
+}
+
+impl Map for Traced {
+    fn page(&self, pfn: Pfn) -> &Page {
+        I386.page(pfn)
+    }
+
+    fn block_type(&self, _: Pfn) -> MigrateType {
+        MigrateType::Unmovable
+    }
+
+    fn set_block_type(&self, _: Pfn, _: MigrateType) {}
+
+    fn now_ms(&self) -> u64 {
+        0
+    }
+
+    fn trace(&self, event: Event) {
+        let at = |pfn: Pfn| pfn.0 - self.first.0;
+        self.steps.borrow_mut().push(match event {
+            Event::Take(pfn, order) => format!("take {} of order {}", at(pfn), order.get()),
+            Event::Insert(pfn, order, _) => format!("insert {} of order {}", at(pfn), order.get()),
+            Event::Merge(pfn, buddy, order) => format!("merge {} and {} of order {}", at(pfn), at(buddy), order.get()),
+            Event::Claim(..) => "claim".into(),
+        });
+    }
+}
+
+/// Figure 1.5: eight pages of a block of 1024, and back.
+const ACTION: &[&str] = &[
+    "take 0 of order 10",
+    "insert 8 of order 3",
+    "insert 16 of order 4",
+    "insert 32 of order 5",
+    "insert 64 of order 6",
+    "insert 128 of order 7",
+    "insert 256 of order 8",
+    "insert 512 of order 9",
+    "merge 0 and 8 of order 3",
+    "take 8 of order 3",
+    "merge 0 and 16 of order 4",
+    "take 16 of order 4",
+    "merge 0 and 32 of order 5",
+    "take 32 of order 5",
+    "merge 0 and 64 of order 6",
+    "take 64 of order 6",
+    "merge 0 and 128 of order 7",
+    "take 128 of order 7",
+    "merge 0 and 256 of order 8",
+    "take 256 of order 8",
+    "merge 0 and 512 of order 9",
+    "take 512 of order 9",
+    "insert 0 of order 10",
+];
+
 fn buddy_in_action() {
-    let before = free_blocks(&drained());
-    let block = pages().alloc_pages(&I386, Gfp::KERNEL, Order::MAX, None).expect("a largest block");
-    let taken = free_blocks(&pages().stats(&I386));
-    assert_eq!(taken[10], before[10] - 1);
+    drained();
+    let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM).with(Gfp::MOVABLE);
+    let block = pages().alloc_pages(&I386, gfp, Order::MAX, None).expect("a largest block");
+    let head = I386.page(block);
+    let before = (head.flags(), head.cache(), head.refs(), head.mapcount());
+    let map = Traced { first: block, steps: RefCell::default() };
+    let mut buddy = Buddy::new();
+    buddy.set_home(head.zone(), head.node());
+    buddy.free(&map, block, Order::MAX, 0, false);
+    map.steps.take();
+    let found = buddy.find(&map, order(3), 8, MigrateType::Unmovable, Want::Any).expect("it is free");
+    assert_eq!(buddy.take(&map, found, 8).0, block);
+    buddy.free(&map, block, order(3), 0, false);
+    let steps = map.steps.take();
+    steps.iter().for_each(|step| printk!("buddy: {step}\n"));
+    assert_eq!(steps, ACTION);
+    let found = buddy.find(&map, Order::MAX, 1024, MigrateType::Unmovable, Want::Any).expect("all is free");
+    assert_eq!(buddy.take(&map, found, 1024).0, block);
+    // As the zone gave it.
+    head.set_flags(before.0);
+    head.set_cache(before.1);
+    head.set_refs(before.2);
+    head.set_mapcount(before.3);
+    head.set_kind(Kind::Allocated, Order::MAX);
     assert!(pages().put_pages(&I386, block, Order::MAX, true));
-    assert_eq!(free_blocks(&drained()), before);
+    if let Err(what) = pages().verify(&I386) {
+        panic!("{what}");
+    }
 }
 
 fn mobility() {
@@ -327,6 +563,27 @@ fn mobility() {
     let mixed = movable.iter().filter(|m| unmovable.iter().any(|u| block_of(*u) == block_of(**m))).count();
     assert_eq!(mixed, 0, "movable and unmovable pages in one pageblock");
     unmovable.into_iter().chain(movable).for_each(|pfn| assert!(pages().put_pages(&I386, pfn, order(3), true)));
+}
+
+fn claims_and_steals() {
+    let info = || {
+        let stats = drained();
+        let counts = (stats.total(|zone| zone.claims), stats.total(|zone| zone.steals));
+        let of = |kind| -> u64 {
+            let zones = slabwright::zone::ZONES.into_iter();
+            let nodes = |zone| (0..memory::nodes()).map(move |node| pages().pageblocks(node, zone)[kind as usize]);
+            zones.flat_map(nodes).map(u64::from).sum()
+        };
+        (counts, of(MigrateType::Unmovable), of(MigrateType::Movable))
+    };
+    let ((claims, steals), unmovable, movable) = info();
+    assert!(movable > 0, "what nobody uses is movable");
+    // All of low memory: each pageblock that was another's is claimed, and what is in blocks of which too much is in use is stolen.
+    let taken = exhaust(Gfp::KERNEL.with(Gfp::NORETRY));
+    let ((claims_now, steals_now), unmovable_now, movable_now) = info();
+    assert!(claims_now > claims && claims_now + steals_now > claims + steals);
+    assert!(unmovable_now > unmovable && movable_now < movable, "{unmovable} and {movable} pageblocks");
+    give_back(taken);
 }
 
 fn percpu_lists() {
@@ -346,10 +603,60 @@ fn percpu_lists() {
 fn forced_failure() {
     let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM).with(Gfp::NORETRY);
     let held = exhaust(gfp);
-    assert_eq!(pages().alloc_pages(&I386, gfp, order(4), None), None);
+    let served = |gfp: Gfp, n| match pages().alloc_pages(&I386, gfp, order(n), None) {
+        Some(pfn) => pages().put_pages(&I386, pfn, order(n), true),
+        None => false,
+    };
+    let urgent = Gfp::KERNEL.with(Gfp::MEMALLOC);
+    // At the min mark of the zones that KERNEL may use.
+    for (gfp, n, expected) in [
+        (gfp, 0, false),
+        (gfp, 4, false),
+        (Gfp::KERNEL, 0, false),
+        (Gfp::NOWAIT, 0, false),
+        (Gfp::NOIO, 0, false),
+        (Gfp::ATOMIC.with(Gfp::NOMEMALLOC), 0, false),
+        (Gfp::ATOMIC, 0, true),
+        (Gfp::KERNEL.with(Gfp::HIGH), 0, true),
+        (urgent, 0, true),
+        (urgent.with(Gfp::NOMEMALLOC), 0, false),
+    ] {
+        assert_eq!(served(gfp, n), expected, "{gfp:?} of order {n}");
+    }
+    let atomic = exhaust(Gfp::ATOMIC);
+    for (gfp, expected) in [(Gfp::ATOMIC, false), (urgent, true)] {
+        assert_eq!(served(gfp, 0), expected, "{gfp:?} at the end of the reserve");
+    }
+    let last = exhaust(urgent);
+    assert!(!last.is_empty() && !served(urgent, 0), "not even a page is left");
+    // The same one that was refused is served when there is memory again.
+    give_back(last);
+    give_back(atomic);
     give_back(held);
-    let block = pages().alloc_pages(&I386, gfp, order(4), None).expect("there is memory again");
-    assert!(pages().put_pages(&I386, block, order(4), true));
+    assert!(served(gfp, 4) && served(Gfp::NOWAIT, 0) && served(Gfp::KERNEL, 10));
+}
+
+fn reclaimable() {
+    const OBJECTS: usize = 1200;
+    let of_type = || -> u32 {
+        let zones = slabwright::zone::ZONES.into_iter();
+        let nodes = |zone| (0..memory::nodes()).map(move |node| pages().pageblocks(node, zone));
+        zones.flat_map(nodes).map(|types| types[MigrateType::Reclaimable as usize]).sum()
+    };
+    let before = of_type();
+    with_shrinker(OBJECTS, || {
+        assert!(of_type() > before, "the slabs lie in pageblocks of their own");
+        // Single pages are all that is left, and none of them for this.
+        let held = exhaust(Gfp::KERNEL.with(Gfp::NORETRY));
+        for gfp in [Gfp::NOFS, Gfp::NOIO, Gfp::NOWAIT, Gfp::KERNEL.with(Gfp::NORETRY)] {
+            assert!(HEAP.alloc_pages(gfp, 5, None).is_err(), "{gfp:?}");
+            assert_eq!(kept(), OBJECTS, "{gfp:?} called the shrinker");
+        }
+        let block = HEAP.alloc_pages(Gfp::KERNEL, 5, None).expect("the slabs' pages, merged to a block");
+        assert_eq!(kept(), 0);
+        HEAP.free_pages(block, 5).expect("this test's block");
+        give_back(held);
+    });
 }
 
 fn exact() {
@@ -383,6 +690,29 @@ fn fragmentation() {
         assert_eq!(zone.unusable(Order::ZERO), 0, "a single page is never useless");
         assert!(zone.unusable(Order::MAX) >= zone.unusable(order(5)));
     }
+    // Every other page of low memory is given back, by the parity of its frame.
+    let mut taken = exhaust(Gfp::KERNEL.with(Gfp::MEMALLOC));
+    let mut odd = PageList::new();
+    while let Some(pfn) = taken.pop_front(|pfn| I386.page(pfn)) {
+        if pfn.0 % 2 == 0 {
+            assert!(pages().put_page(&I386, pfn, true));
+        } else {
+            odd.push_front(pfn, |pfn| I386.page(pfn));
+        }
+    }
+    pages().drain(&I386);
+    let stats = pages().stats(&I386);
+    let low = stats.zones.iter().flat_map(|node| &node[..=ZoneKind::Normal as usize]);
+    for zone in low.filter(|zone| zone.free > 64) {
+        assert_eq!(zone.unusable(Order::ZERO), 0);
+        assert!(
+            zone.unusable(order(1)) > 990,
+            "{} of 1000 free pages are of no use for pairs",
+            zone.unusable(order(1))
+        );
+    }
+    assert_eq!(pages().alloc_pages(&I386, Gfp::KERNEL.with(Gfp::MEMALLOC).with(Gfp::NORETRY), order(4), None), None);
+    give_back(odd);
 }
 
 fn calls() {

@@ -42,7 +42,7 @@ pub enum KmType {
 /// Permanent mappings.
 pub(super) struct Pkmap {
     /// 0: free. 1: nobody's, but translations may be about. Above: users and one.
-    counts: [u16; LAST_PKMAP],
+    counts: [u32; LAST_PKMAP],
     last: usize,
 }
 
@@ -211,7 +211,7 @@ impl<M: Machine> Mm<M> {
     /// Slots of [`Mm::kmap`] that are in use, and that wait for a flush.
     pub fn kmap_counts(&self) -> (usize, usize) {
         let pkmap = self.highmem.pkmap.lock(&self.machine);
-        let count = |what: fn(&&u16) -> bool| pkmap.counts.iter().filter(what).count();
+        let count = |what: fn(&&u32) -> bool| pkmap.counts.iter().filter(what).count();
         (count(|count| **count > 1), count(|count| **count == 1))
     }
 

@@ -6,7 +6,6 @@ use core::sync::atomic::AtomicU32;
 
 use slabwright::gfp::Gfp;
 use slabwright::machine::Mapping;
-use slabwright::machine::i386::highmem::{kmap, kunmap};
 use slabwright::machine::i386::ioremap::{ioremap, iounmap};
 use slabwright::machine::i386::layout::{
     FIXADDR_START, FIXADDR_TOP, FixedAddress, IOREMAP, LAST_PKMAP, PAGE_OFFSET, PKMAP_BASE, fix_to_virt,
@@ -54,7 +53,7 @@ fn memory_layout() {
     };
     let (small, large) = (HEAP.kmalloc(100, Gfp::KERNEL), HEAP.alloc(3 << 20));
     let high = HEAP.alloc_pages(Gfp::KERNEL.with(Gfp::HIGHMEM), 0, None).expect("a page");
-    let mapped = kmap(high).expect("a slot");
+    let mapped = HEAP.kmap(high).expect("a slot");
     let device = ioremap(PhysAddr(0xfee0_0000), PAGE_SIZE).expect("addresses");
     let local = 0;
     show("a function", memory_layout as fn() as usize);
@@ -67,7 +66,8 @@ fn memory_layout() {
     show("kmap of a page of HIGHMEM", mapped.addr());
     show("ioremap of the local APIC", device.addr());
     show("its fixed address", fix_to_virt::<{ FixedAddress::ApicBase as usize }>());
-    assert!(kunmap(high) && iounmap(device));
+    HEAP.kunmap(high).expect("it is mapped");
+    assert!(iounmap(device));
     HEAP.free_pages(high, 0).expect("this test's page");
     // SAFETY: both blocks are live and this test's.
     unsafe {

@@ -602,7 +602,8 @@ fn percpu_lists() {
 
 fn forced_failure() {
     let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM).with(Gfp::NORETRY);
-    let held = exhaust(gfp);
+    // HIGHMEM, and then of low memory what is kept from those who could use that.
+    let held = [exhaust(gfp), exhaust(gfp.without(Gfp::HIGHMEM))];
     let served = |gfp: Gfp, n| match pages().alloc_pages(&I386, gfp, order(n), None) {
         Some(pfn) => pages().put_pages(&I386, pfn, order(n), true),
         None => false,
@@ -632,7 +633,7 @@ fn forced_failure() {
     // The same one that was refused is served when there is memory again.
     give_back(last);
     give_back(atomic);
-    give_back(held);
+    held.into_iter().for_each(give_back);
     assert!(served(gfp, 4) && served(Gfp::NOWAIT, 0) && served(Gfp::KERNEL, 10));
 }
 
@@ -706,7 +707,7 @@ fn fragmentation() {
     for zone in low.filter(|zone| zone.free > 64) {
         assert_eq!(zone.unusable(Order::ZERO), 0);
         assert!(
-            zone.unusable(order(1)) > 990,
+            zone.unusable(order(1)) > 900,
             "{} of 1000 free pages are of no use for pairs",
             zone.unusable(order(1))
         );

@@ -4,6 +4,7 @@ mod bench;
 mod coverage;
 mod elf;
 mod examples;
+mod golden;
 mod i386;
 mod programs;
 mod readme;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::{Result, elf, examples, i386, programs, readme, shell};
+use crate::{Result, elf, examples, golden, i386, programs, readme, shell};
 
 #[derive(Default)]
 pub struct Options {
@@ -113,6 +113,7 @@ const PARTS: &[Part] = &[
         Ok(_) => cargo_test(shell::cargo().args(["test", "--quiet", "--package", "slabwright", "--test", "cabi"])),
         Err(error) => Outcome::one("build", Err(error)),
     }),
+    ("golden", "the fast paths take no more instructions than noted", |_| golden::test()),
     ("i386", "the bare-metal image under QEMU", |_| i386::test()),
     ("readme", "the commands of README.md, as written", |_| readme::test()),
     ("programs", "real programs, compared with their run on the C library's malloc", programs::test),

@@ -112,7 +112,7 @@ impl Workload {
 }
 
 /// Compiles `benches/SOURCE`; the program.
-fn compile(source: &str) -> Result<PathBuf> {
+pub fn compile(source: &str) -> Result<PathBuf> {
     let dir = shell::target().join("bench");
     fs::create_dir_all(&dir)?;
     let program = dir.join(Path::new(source).file_stem().unwrap_or_default());

@@ -2,8 +2,8 @@
 //! once, which makes the input, then with `run` under each allocator.
 //!
 //! `$MEASURE PROGRAM ARGUMENTS…` in it runs what is measured (`benches/measure.c`), everything else runs on the C library's malloc.
-//! `$HERE` is the scripts' folder, `$ROOT` the workspace, `$ALLOCATOR` the allocator's name. A comment at the top says
-//! `# needs: COMMAND…`.
+//! `$ROOT` is the workspace, `$TARGET` where its builds go, `$ALLOCATOR` the allocator's name. Comments at the top say
+//! `# needs: COMMAND…` and, where the input is built from sources, `# prepare: always`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Script {
         let mut command = Command::new("sh");
         command.arg("-eu").arg(&self.path).arg(argument).current_dir(&self.dir);
         command.env("PATH", search_path()).env("LC_ALL", "C.UTF-8").env("MEASURE", &self.measure);
-        command.env("HERE", shell::root().join("benches/programs")).env("ROOT", shell::root());
+        command.env("ROOT", shell::root()).env("TARGET", shell::target());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(self.dir.join("stderr"))?);
         Ok(command)
     }
@@ -50,10 +50,11 @@ impl Script {
         Some(format!("there is no `{need}` (package {package})"))
     }
 
-    /// Makes the input, unless this script made it before.
+    /// Makes the input, unless this script made it before and sources do not matter.
     fn prepare(&self) -> Result {
         let stamp = self.dir.join("stamp");
-        if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == self.text) {
+        let made = fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == self.text);
+        if made && head(&self.text, "prepare").is_none() {
             return Ok(());
         }
         if self.dir.exists() {

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use slabwright::machine::i386::layout::{FIXADDR_TOP, FixedAddress, PAGE_OFFSET};
-use slabwright::machine::sim::{Bare, Interrupted, Mode, SimBare, Space, Task};
+use slabwright::machine::sim::{Bare, Call, Interrupted, Mode, SimBare, Space, Task};
 use slabwright::machine::{Context, Frames, Mapping, ZoneKind};
 use slabwright::mm::{Hooks, Mm};
 use slabwright::paging::{Access, Area, FaultCode, Flags, Signal};
@@ -360,4 +360,47 @@ fn vfree_flushes_late_and_before_addresses_are_used_anew() {
     assert_eq!(sim.kernel_task().load::<1>(sim.simulated(again)).map(|_| ()), Ok(()));
     assert!(sim.mapped(again.addr()).is_some() && sim.window().contains(&again.addr()));
     unsafe { heap.free(again) };
+}
+
+// rows: T2 H2
+#[test]
+fn a_purge_of_many_areas_is_one_flush() {
+    let sim = machine();
+    let heap = heap(&sim);
+    // Of different sizes, so that none serves for another.
+    let blocks: Vec<_> = (0..3).map(|n| heap.alloc((9 + n) << 18)).collect();
+    assert!(blocks.iter().all(|block| sim.window().contains(&block.addr())));
+    let seen: Vec<usize> = blocks.iter().map(|block| sim.simulated(*block)).collect();
+    let mut task = sim.kernel_task();
+    seen.iter().for_each(|at| assert!(task.load::<1>(*at).is_ok()));
+    unsafe { blocks.iter().for_each(|block| heap.free(*block)) };
+    let before = sim.flushes();
+    heap.trim();
+    assert_eq!((sim.flushes().all - before.all, sim.flushes().range), (1, before.range), "lazy, and all at once");
+    for at in seen {
+        assert_eq!(sim.kernel_task().load::<1>(at), Err(Interrupted::Oops), "{at:#x} outlived the purge");
+    }
+    heap.verify().unwrap();
+}
+
+// rows: T1
+#[test]
+fn caches_are_told_of_what_is_mapped_and_unmapped() {
+    let sim = machine();
+    let heap = heap(&sim);
+    let calls = || sim.calls(Call::FlushCache);
+    // The machine itself checks that the addresses are mapped when it is told.
+    let block = heap.alloc(3 << 20);
+    let mapped = calls();
+    assert!(mapped > 0, "flush_cache_vmap");
+    unsafe { heap.free(block) };
+    assert_eq!(calls(), mapped, "not before it is unmapped");
+    heap.trim();
+    assert_eq!(calls(), mapped + 1, "flush_cache_vunmap");
+    let frames = [FRAME; 2].map(|_| heap.alloc_pages(slabwright::gfp::Gfp::KERNEL, 0, None).unwrap());
+    let view = heap.vmap(&frames).unwrap();
+    assert_eq!(calls(), mapped + 2);
+    heap.vunmap(view).unwrap();
+    assert_eq!(calls(), mapped + 3);
+    frames.into_iter().for_each(|pfn| heap.free_pages(pfn, 0).unwrap());
 }

@@ -282,6 +282,11 @@ pub unsafe trait Mapping {
     /// Makes `[start, start + len)` unusable and gives back all it held. *Syscall.*
     fn unmap(&self, start: usize, len: usize);
 
+    /// [`Mapping::unmap`] of several ranges. Where CPUs have to forget translations, once for all of them. *Syscall.*
+    fn unmap_all(&self, ranges: impl Iterator<Item = core::ops::Range<usize>>) {
+        ranges.for_each(|range| self.unmap(range.start, range.len()));
+    }
+
     /// Says whether `[start, start + len)` is to be backed by huge pages from now on. A mapped range is not at first, and
     /// advice ends with its mapping. Only where `!OWNS_FRAMES`. *Syscall.*
     fn advise(&self, _start: usize, _len: usize, _huge: bool) {}
@@ -350,6 +355,11 @@ pub trait Report {
     fn aborts(&self) -> bool;
     /// Ends the program after a defect was reported.
     fn abort(&self) -> !;
+    /// Whether it hears of every step of the buddy systems ([`Report::trace`]). Where not, which is everywhere but in tests, they cost
+    /// nothing.
+    const TRACES: bool = false;
+    /// Takes note of a step of a buddy system, whose lock is held.
+    fn trace(&self, _step: core::fmt::Arguments<'_>) {}
 }
 
 /// Reports a misuse in one line and ends the program, unless it was asked to go on. The caller holds no lock.

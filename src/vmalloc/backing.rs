@@ -104,6 +104,11 @@ impl<M: Machine> Vmalloc<M> {
         }
         m.flush_cache(at..at + len);
         m.unmap(at, len);
+        self.drop_unmapped(m, pages, at, len);
+    }
+
+    /// [`Vmalloc::drop_slots`] where the slots are unmapped already.
+    fn drop_unmapped<P: FrameSource<M>>(&self, m: &M, pages: &P, at: usize, len: usize) {
         self.forget(m, at, len, |frame| {
             let page = m.page(frame);
             page.set_kind(Kind::Allocated, Self::ORDER);
@@ -138,8 +143,17 @@ impl<M: Machine> Vmalloc<M> {
     /// Takes `area`, in transit with `mapped` bytes mapped, out of the window: its memory goes back, its addresses become
     /// free, its first slot remembers that an area was freed here. Returns the pages it may have held.
     pub(super) fn vacate<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, mapped: usize) -> u64 {
+        if mapped > 0 {
+            m.flush_cache(area.start.get()..area.start.get() + mapped);
+            m.unmap(area.start.get(), mapped);
+        }
+        self.vacate_unmapped(m, pages, area, mapped)
+    }
+
+    /// [`Vmalloc::vacate`] where the slots are unmapped already.
+    pub(super) fn vacate_unmapped<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, mapped: usize) -> u64 {
         let start = area.start.get();
-        self.drop_slots(m, pages, start, mapped);
+        self.drop_unmapped(m, pages, start, mapped);
         let charged = area.charged.get();
         let mut space = self.space.lock(m);
         space.index.update(m, start, Self::SLOT, false, |_, _| Slot::FREED);

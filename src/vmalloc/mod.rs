@@ -676,8 +676,18 @@ impl<M: Machine> Vmalloc<M> {
                 }
             }
             drop(space);
-            for area in batch.iter().flatten() {
-                purged += self.vacate(m, pages, area, area.len.get() - Self::GUARD);
+            let mapped = |area: &Ref| area.start.get()..area.start.get() + area.len.get() - Self::GUARD;
+            if M::OWNS_FRAMES {
+                // One flush of the TLBs for the whole batch; only then do the frames go back.
+                batch.iter().flatten().for_each(|area| m.flush_cache(mapped(area)));
+                m.unmap_all(batch.iter().flatten().map(mapped));
+                for area in batch.iter().flatten() {
+                    purged += self.vacate_unmapped(m, pages, area, mapped(area).len());
+                }
+            } else {
+                for area in batch.iter().flatten() {
+                    purged += self.vacate(m, pages, area, mapped(area).len());
+                }
             }
             if batch[BATCH - 1].is_none() {
                 break;

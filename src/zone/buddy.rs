@@ -14,6 +14,8 @@
 //! Interior pages are [`Kind::Tail`], or [`Kind::Offline`] where their descriptor was never written: only heads are
 //! touched, so that bringing memory online costs one descriptor for 4 MiB.
 
+use core::fmt;
+
 use super::extent::Extent;
 use super::fallback::{self, MIGRATE_TYPES, MigrateType};
 use crate::page::{Kind, Page, PageList, flag};
@@ -44,6 +46,17 @@ pub enum Event {
     Merge(Pfn, Pfn, Order),
     /// A pageblock changed its type.
     Claim(Pfn, MigrateType),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Take(pfn, order) => write!(f, "take {} order {}", pfn.0, order.get()),
+            Event::Insert(pfn, order, list) => write!(f, "insert {} order {} {list:?}", pfn.0, order.get()),
+            Event::Merge(pfn, buddy, order) => write!(f, "merge {} with {} order {}", pfn.0, buddy.0, order.get()),
+            Event::Claim(pfn, list) => write!(f, "claim {} {list:?}", pfn.0),
+        }
+    }
 }
 
 /// What a request prefers.

@@ -35,7 +35,7 @@ pub use stats::{PcpInfo, ZoneInfo, ZoneStats};
 pub use swing::Swing;
 pub use watermark::Watermarks;
 
-use self::buddy::{Buddy, Map, STATE};
+use self::buddy::{Buddy, Event, Map, STATE};
 use self::budget::Budget;
 use self::raw::{BlockMap, Owner, PcpTable};
 use crate::config::Options;
@@ -158,6 +158,13 @@ impl<M: Machine> Map for View<'_, M> {
 
     fn now_ms(&self) -> u64 {
         self.m.now_ms()
+    }
+
+    #[inline]
+    fn trace(&self, event: Event) {
+        if M::TRACES {
+            self.m.trace(format_args!("{event}"));
+        }
     }
 }
 

@@ -270,14 +270,19 @@ pub fn map_page(at: usize, frame: Pfn, flags: Flags) -> bool {
     kernel().map(&mut Hardware { pool: Some(&mut pool) }, VirtAddr(at), Level::Pte, frame, flags).is_ok()
 }
 
-/// Takes the mappings of a range of kernel addresses away, on all CPUs.
-pub fn unmap_range(start: usize, len: usize) {
+/// Clears the entries of a range of kernel addresses. CPUs may go on using them until their TLBs are flushed.
+fn clear_range(start: usize, len: usize) {
     let (off, pool) = take_pool();
     let (from, to) = (VirtAddr(start), VirtAddr(start + len));
     // No table is made, so there is none to lack.
     let _ = kernel().for_entries(&mut Hardware { pool: None }, from, to, Level::Pte, false, |_, _| 0);
     drop(pool);
     drop(off);
+}
+
+/// Takes the mappings of a range of kernel addresses away, on all CPUs.
+pub fn unmap_range(start: usize, len: usize) {
+    clear_range(start, len);
     flush_kernel_range(start, len);
 }
 
@@ -449,6 +454,18 @@ unsafe impl Mapping for I386 {
 
     fn unmap(&self, start: usize, len: usize) {
         unmap_range(start, len);
+    }
+
+    fn unmap_all(&self, ranges: impl Iterator<Item = Range<usize>>) {
+        let mut all: Option<Range<usize>> = None;
+        for range in ranges {
+            clear_range(range.start, range.len());
+            let hull = all.unwrap_or(range.clone());
+            all = Some(hull.start.min(range.start)..hull.end.max(range.end));
+        }
+        if let Some(all) = all {
+            flush_kernel_range(all.start, all.len());
+        }
     }
 
     fn kmap_slots(&self) -> Range<usize> {

@@ -113,11 +113,19 @@ pub(super) fn budget() -> u64 {
 /// groups, which count more than the heap (page tables, the program itself, its neighbours). The system is asked once: a dozen
 /// system calls, and callers hold locks.
 pub(super) fn pressure() -> u64 {
+    match system_limit() {
+        u64::MAX => u64::MAX,
+        limit => (limit - limit / 8) >> PAGE_SHIFT,
+    }
+}
+
+/// That least limit in bytes; `u64::MAX` for none.
+pub(super) fn system_limit() -> u64 {
     let limit = once(&SYSTEM, || {
         let rlimits = sys::rlimit(libc::RLIMIT_DATA).min(sys::rlimit(libc::RLIMIT_AS));
         usize::try_from(rlimits.min(groups(c"/proc/self/cgroup", b"/sys/fs/cgroup"))).unwrap_or(usize::MAX)
     });
-    if limit == usize::MAX { u64::MAX } else { (limit - limit / 8) as u64 >> PAGE_SHIFT }
+    limit as u64
 }
 
 /// The least memory limit of the control groups that the file `list` names and of those above them, which are mounted at

@@ -11,7 +11,7 @@
 //! | [`proc`] | reports as files |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | [`device`] | device memory: `ioremap` of files |
-//! | `limits` | budgets, CPUs, nodes, clock, random bits |
+//! | `limits`, `setup` | budgets, CPUs, nodes, clock, random bits; all of it for a look |
 //! | `sys` | system calls, the environment |
 //!
 //! The state is the process's: [`Linux`] is zero-sized and every value of it is the same machine.
@@ -29,6 +29,7 @@ pub mod proc;
 mod remap;
 mod reservation;
 mod rseq;
+mod setup;
 mod static_rseq;
 mod sys;
 #[cfg(any(test, feature = "sim"))]
@@ -48,6 +49,7 @@ pub use remap::can_move;
 #[doc(hidden)]
 pub use remap::{allow as allow_moves, moved_runs};
 pub use rseq::{Mode, mode};
+pub use setup::{HugePages, Setup};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use sys::fail_after;

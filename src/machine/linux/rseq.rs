@@ -19,6 +19,9 @@ pub(super) const CPU_ID: usize = 4;
 /// `node_id` in the area.
 const NODE_ID: usize = 20;
 
+/// The entry of the auxiliary vector that says how many bytes of the area the kernel fills in.
+pub(super) const AT_RSEQ_FEATURE_SIZE: libc::c_ulong = 27;
+
 /// How critical sections are made, for the whole process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -79,7 +82,6 @@ pub(super) fn current_cpu() -> usize {
 
 /// The memory node of that CPU, where the kernel writes it into the area (from 6.3 on).
 pub(super) fn node_id() -> Option<u32> {
-    const AT_RSEQ_FEATURE_SIZE: libc::c_ulong = 27;
     if cpu_id() < 0 || sys::auxv(AT_RSEQ_FEATURE_SIZE) < (NODE_ID + 4) as u64 {
         return None;
     }

@@ -199,6 +199,8 @@ impl<F: Flavour> Builder<F> {
             seed: self.seed,
             control: Control::new(self.seed, self.hostile),
             reports: Mutex::new(Vec::new()),
+            steps: Mutex::new(Vec::new()),
+            traced: AtomicBool::new(false),
             aborts: AtomicBool::new(true),
             aborted: AtomicBool::new(false),
             asleep: Mutex::new(()),

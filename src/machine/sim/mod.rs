@@ -141,6 +141,9 @@ struct State {
     seed: u64,
     control: Control,
     reports: Mutex<Vec<String>>,
+    /// Steps of the buddy systems, where they are wanted.
+    steps: Mutex<Vec<String>>,
+    traced: AtomicBool,
     aborts: AtomicBool,
     aborted: AtomicBool,
     asleep: Mutex<()>,
@@ -252,6 +255,14 @@ impl<F: Flavour> Simulated<F> {
         core::mem::take(&mut *locked(&self.state.reports))
     }
 
+    /// Runs `body`; the steps of the buddy systems meanwhile.
+    pub fn traced(&self, body: impl FnOnce()) -> Vec<String> {
+        self.state.traced.store(true, Ordering::Relaxed);
+        body();
+        self.state.traced.store(false, Ordering::Relaxed);
+        core::mem::take(&mut *locked(&self.state.steps))
+    }
+
     /// Whether defects end the program ([`Report::aborts`]); at first they do.
     pub fn set_aborts(&self, aborts: bool) {
         self.state.aborts.store(aborts, Ordering::Relaxed);
@@ -260,6 +271,21 @@ impl<F: Flavour> Simulated<F> {
     /// Whether [`Report::abort`] was called.
     pub fn aborted(&self) -> bool {
         self.state.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Unmaps a range of the window; CPUs may go on using it until their TLBs are flushed.
+    fn clear(&self, start: usize, len: usize) {
+        self.call(if F::OWNS_FRAMES { Call::UnmapFrame } else { Call::Unmap });
+        let range = self.slots(start, len);
+        locked(&self.state.slots)[range].fill(Slot::Unmapped);
+        if !F::OWNS_FRAMES {
+            self.state.memory.punch_window(start, len);
+        }
+        self.state.memory.unmap_window(start, len);
+        if self.has_mmu() {
+            self.mmu().unmap(&self.state.memory, start, len);
+        }
+        self.advise(start, len, false);
     }
 
     /// Makes every CPU forget what it knew of a range of the window.
@@ -479,18 +505,20 @@ unsafe impl<F: Flavour> Mapping for Simulated<F> {
     }
 
     fn unmap(&self, start: usize, len: usize) {
-        self.call(if F::OWNS_FRAMES { Call::UnmapFrame } else { Call::Unmap });
-        let range = self.slots(start, len);
-        locked(&self.state.slots)[range].fill(Slot::Unmapped);
-        if !F::OWNS_FRAMES {
-            self.state.memory.punch_window(start, len);
-        }
-        self.state.memory.unmap_window(start, len);
-        if self.has_mmu() {
-            self.mmu().unmap(&self.state.memory, start, len);
-        }
+        self.clear(start, len);
         self.flush_window(start, len);
-        self.advise(start, len, false);
+    }
+
+    fn unmap_all(&self, ranges: impl Iterator<Item = Range<usize>>) {
+        let mut all: Option<Range<usize>> = None;
+        for range in ranges {
+            self.clear(range.start, range.len());
+            let hull = all.unwrap_or(range.clone());
+            all = Some(hull.start.min(range.start)..hull.end.max(range.end));
+        }
+        if let Some(all) = all {
+            self.flush_window(all.start, all.len());
+        }
     }
 
     fn advise(&self, start: usize, len: usize, huge: bool) {
@@ -595,6 +623,14 @@ impl<F: Flavour> Report for Simulated<F> {
 
     fn aborts(&self) -> bool {
         self.state.aborts.load(Ordering::Relaxed)
+    }
+
+    const TRACES: bool = true;
+
+    fn trace(&self, step: core::fmt::Arguments<'_>) {
+        if self.state.traced.load(Ordering::Relaxed) {
+            locked(&self.state.steps).push(std::format!("{step}"));
+        }
     }
 
     fn abort(&self) -> ! {

@@ -1,9 +1,11 @@
 //! The in-process paths by criterion: what one call costs, without the rest of a process around it (`cargo bench`).
 //!
 //! Each group runs slabwright as a Rust program has it, inlined with the layouts known, and the C library's `malloc`, or whatever is
-//! preloaded, called through its symbol. Whole programs are compared by `cargo xtask bench`.
+//! preloaded, called through its symbol; for blocks of 64 bytes also the least that a cache of the thread can cost. Whole programs are
+//! compared by `cargo xtask bench`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::hint::black_box;
 
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
@@ -14,6 +16,34 @@ use slabwright::kernel::{Cache, Gfp, PageRun, PerCpu, SlabFlags};
 const LIVE: usize = 1000;
 
 const SMALL: Layout = Layout::new::<[u64; 8]>();
+
+/// A list of free blocks of one size for each thread and nothing else: the bound that a thread-local allocator comes near.
+struct ThreadCache;
+
+thread_local! {
+    /// The first free block; each holds the address of the next.
+    static FREE: Cell<*mut u8> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+// SAFETY: blocks are the system's, all of `SMALL`, and in the list only while they are free.
+unsafe impl GlobalAlloc for ThreadCache {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let block = FREE.get();
+        if block.is_null() {
+            // SAFETY: the caller's.
+            return unsafe { System.alloc(layout) };
+        }
+        // SAFETY: a free block holds the next one's address.
+        FREE.set(unsafe { block.cast::<*mut u8>().read() });
+        block
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
+        // SAFETY: the block is free, large enough and aligned for an address.
+        unsafe { block.cast::<*mut u8>().write(FREE.get()) };
+        FREE.set(block);
+    }
+}
 
 fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).expect("a size of the bench")
@@ -70,6 +100,7 @@ fn heap(c: &mut Criterion) {
         group.bench_function(format!("{size} bytes, slabwright"), pair(&Slabwright, layout(size)));
         group.bench_function(format!("{size} bytes, system"), pair(&System, layout(size)));
     }
+    group.bench_function("64 bytes, a cache of the thread", pair(&ThreadCache, SMALL));
     group.finish();
     let mut group = c.benchmark_group("1000 of 64 bytes");
     for (name, last_first) in [("last in, first out", true), ("first in, first out", false)] {

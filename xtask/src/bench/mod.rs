@@ -209,21 +209,22 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
         rounds => rounds,
     };
     let names: Vec<&str> = allocators.iter().map(|allocator| allocator.name).collect();
+    let mut head = format!("Medians of {rounds} interleaved rounds on {}.\n", machine());
+    notes.iter().for_each(|note| head += &format!("\n{note}"));
     let mut csv = "group,workload,allocator,round,seconds,cpu_seconds,peak_kib,last_kib\n".to_owned();
-    let mut rows = Vec::new();
-    for (at, workload) in workloads.iter().enumerate() {
-        let row = run(workload, &format!("[{}/{}]", at + 1, workloads.len()), rounds, &allocators, &mut csv)?;
-        eprintln!("\r[{}/{}] {}", at + 1, workloads.len(), table::line(&row, &names));
-        rows.push(row);
-    }
-    let mut report = format!("Medians of {rounds} interleaved rounds on {}.\n", machine());
-    notes.iter().for_each(|note| report += &format!("\n{note}"));
-    report += &table::report(&rows, &names);
+    let (mut rows, mut report) = (Vec::new(), String::new());
     let dir = shell::target().join("bench");
-    fs::write(dir.join("results.csv"), csv)?;
-    fs::write(dir.join("results.md"), &report)?;
-    for (name, svg) in plot::plots(&rows, &names) {
-        fs::write(dir.join(format!("{name}.svg")), svg)?;
+    for (at, workload) in workloads.iter().enumerate() {
+        let place = format!("[{}/{}]", at + 1, workloads.len());
+        rows.push(run(workload, &place, rounds, &allocators, &mut csv)?);
+        eprintln!("\r{place} {}", table::line(&rows[at], &names));
+        // After each row, so that a run that is broken off has something to show.
+        report = format!("{head}{}", table::report(&rows, &names));
+        fs::write(dir.join("results.csv"), &csv)?;
+        fs::write(dir.join("results.md"), &report)?;
+        for (name, svg) in plot::plots(&rows, &names) {
+            fs::write(dir.join(format!("{name}.svg")), svg)?;
+        }
     }
     println!("{report}\nEvery run: {0}/results.csv. Plots: {0}/*.svg", dir.display());
     Ok(if rows.iter().any(|row| row.cells.last().is_some_and(|cell| cell.is_err())) {

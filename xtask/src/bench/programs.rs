@@ -87,6 +87,7 @@ pub fn scripts() -> Result<Vec<(String, Script)>> {
 pub fn prepare(workloads: &mut Vec<Workload>, notes: &mut Vec<String>) -> Result {
     workloads.retain(|workload| {
         let Runs::Script(script) = &workload.runs else { return true };
+        eprintln!("preparing {}", workload.name);
         let fault = script.missing().or_else(|| script.prepare().err().map(|error| error.to_string()));
         notes.extend(fault.iter().map(|fault| format!("{} is not run: {fault}", workload.name)));
         fault.is_none()

@@ -105,9 +105,18 @@ pub fn line(row: &Row, names: &[&str]) -> String {
 }
 
 pub fn report(rows: &[Row], names: &[&str]) -> String {
-    shortfalls(rows, names)
-        + &ratios(rows, names)
-        + &FIGURES.iter().map(|figure| details(rows, figure, names)).collect::<String>()
+    let mut text = shortfalls(rows, names) + &ratios(rows, names);
+    let all: Vec<&Row> = rows.iter().collect();
+    for Figure { name, unit, of, .. } in FIGURES {
+        text += &details(&format!("{name} ({unit})"), &all, of, names);
+    }
+    let holding: Vec<&Row> =
+        rows.iter().filter(|row| row.cells.iter().flatten().flatten().any(|cost| cost.live > 0.0)).collect();
+    if !holding.is_empty() {
+        let beyond = |cost: &Cost| (cost.last - cost.live) / 1024.0;
+        text += &details("resident at the end beyond what the program holds (MiB)", &holding, beyond, names);
+    }
+    text
 }
 
 /// The rows in which a peer is ahead, the worst first.
@@ -172,11 +181,11 @@ pub fn groups(rows: &[Row]) -> Vec<&str> {
 }
 
 /// One figure under every allocator.
-fn details(rows: &[Row], figure: &Figure, names: &[&str]) -> String {
-    let mut text = format!("\n### {} ({})\n\n| workload | {} |\n", figure.name, figure.unit, names.join(" | "));
+fn details(title: &str, rows: &[&Row], of: impl Fn(&Cost) -> f64, names: &[&str]) -> String {
+    let mut text = format!("\n### {title}\n\n| workload | {} |\n", names.join(" | "));
     writeln!(text, "|---|{}", "--:|".repeat(names.len())).unwrap();
     for row in rows {
-        let cells = row.medians(figure.of).into_iter().map(|cell| match cell {
+        let cells = row.medians(&of).into_iter().map(|cell| match cell {
             Some(Median { value, spread }) => {
                 format!("{value:.digits$} ±{:.0} %", spread * 100.0, digits = if value < 10.0 { 2 } else { 1 })
             }
@@ -222,6 +231,14 @@ mod tests {
         assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 0.5);
         assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "other", "slabwright"]).unwrap().ratio, 2.0);
         assert_eq!(ratio(&row, &FIGURES[0], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 2.0);
+    }
+
+    #[test]
+    fn what_a_program_holds_is_not_counted_as_left_over() {
+        let mut row = row("idle", "g", &[Some(1024.0), Some(3072.0)]);
+        assert!(!report(std::slice::from_ref(&row), &["peer", "slabwright"]).contains("beyond"));
+        row.cells.iter_mut().flatten().flatten().for_each(|cost| cost.live = 1024.0);
+        assert!(report(&[row], &["peer", "slabwright"]).ends_with("| idle | 0.00 ±0 % | 2.00 ±0 % |\n"));
     }
 
     #[test]

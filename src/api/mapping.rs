@@ -119,14 +119,19 @@ pub struct KmapGuard<'m, M: Machine> {
 /// of use where it was made only, so it cannot be given to another thread:
 ///
 /// ```compile_fail,E0277
-/// use slabwright::api::kmap_local;
-/// use slabwright::machine::Machine;
-/// use slabwright::mm::Mm;
-/// use slabwright::types::Pfn;
-///
+/// # use slabwright::{api::kmap_local, machine::Machine, mm::Mm, types::Pfn};
 /// fn elsewhere<M: Machine>(mm: &'static Mm<M>, pfn: Pfn) {
 ///     let page = kmap_local(mm, pfn);
 ///     std::thread::spawn(move || drop(page));
+/// }
+/// ```
+///
+/// Another thread makes its own:
+///
+/// ```
+/// # use slabwright::{api::kmap_local, machine::Machine, mm::Mm, types::Pfn};
+/// fn there<M: Machine>(mm: &'static Mm<M>, pfn: Pfn) {
+///     std::thread::spawn(move || drop(kmap_local(mm, pfn)));
 /// }
 /// ```
 ///

@@ -2,7 +2,7 @@
 //!
 //! Guard: all of it, and the descriptors of free blocks, belong to the zone lock's holder.
 //!
-//! Two lists per order and migrate type keep blocks that hold memory (*backed*, at least in part: [`Extent`]) apart from
+//! Two lists per order and migrate type keep blocks that hold memory (*backed*, at least in part: `extent`) apart from
 //! those that were never touched or were given back to the host (*clean*: they read zero, and the first touch faults).
 //! Reusing backed memory costs no fault and no new memory, so small requests take backed blocks first, then clean
 //! remainders of pageblocks that are in use anyway, and break a whole pageblock last.

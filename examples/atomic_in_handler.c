@@ -1,6 +1,6 @@
 // Memory in a signal handler: GFP_ATOMIC makes no system call, waits for nothing and takes no page fault.
 /* rows: C10 C11 */
-//> the handler ran 200 times; refused:
+//> the handler ran 200 times; refused: 0
 //> messages and refusals: 200, all whole
 #define SLW_KERNEL_NAMES
 #include <slabwright.h>
@@ -38,7 +38,7 @@ static void handler(int signal) {
 }
 
 int main(void) {
-    slw_atomic_reserve(256 << 10);
+    slw_atomic_reserve(256 << 10); // half of it is had without a lock, whoever is interrupted
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
     sigaction(SIGALRM, &action, NULL);
     struct itimerval every = {{0, 500}, {0, 500}};
@@ -48,7 +48,6 @@ int main(void) {
         free(malloc(n >> 8 & 0xfffff));
     every = (struct itimerval){{0, 0}, {0, 0}};
     setitimer(ITIMER_REAL, &every, NULL);
-    // As in the kernel such a request may be refused, where what it needs is being changed by whom it interrupted.
     printf("the handler ran %d times; refused: %d\n", (int)ran, (int)refused);
     int whole = 0;
     for (struct message *next, *message = messages; message; message = next) {
@@ -57,5 +56,5 @@ int main(void) {
         kfree(message);
     }
     printf("messages and refusals: %d, all whole\n", whole + (int)refused);
-    return refused > 100;
+    return refused > 0;
 }

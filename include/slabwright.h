@@ -74,10 +74,10 @@ void slw_stats_print(void) SLW_NOEXCEPT;
    first contradiction. Takes time in proportion to the heap, during which other threads wait. */
 int slw_verify(void) SLW_NOEXCEPT;
 
-/* Reports in the formats of the files in /proc that they are named after: "slabinfo" (version 2.1), "buddyinfo", "pagetypeinfo",
-   "zoneinfo", "vmallocinfo" and "iomem". The first writes to a buffer as snprintf does: as much as fits with the zero behind it;
-   it returns the length of the whole. The second writes to a descriptor and returns 0. Both return -1 with ENOENT for another
-   name, with EDEADLK in a handler that interrupted the allocator. */
+/* Reports in the formats of the kernel's files that they are named after: "slabinfo" (version 2.1), "buddyinfo", "pagetypeinfo",
+   "zoneinfo", "vmallocinfo" and "iomem" of /proc, and "unusable_index" of debugfs. The first writes to a buffer as snprintf does: as much
+   as fits with the zero behind it; it returns the length of the whole. The second writes to a descriptor and returns 0. Both return -1 with
+   ENOENT for another name, with EDEADLK in a handler that interrupted the allocator. */
 long slw_report(const char *name, char *buffer, size_t size) SLW_NOEXCEPT;
 int slw_report_fd(const char *name, int descriptor) SLW_NOEXCEPT;
 
@@ -192,7 +192,7 @@ size_t slw_ksize(const void *block) SLW_NOEXCEPT;
 /* Caches of objects of one size. A constructor runs once for each object, before it is first handed out; its work is kept while the
    object is free. Caches of the same shape without constructor share their slabs. */
 #define SLW_SLAB_CONSISTENCY_CHECKS 0x100u /* always so */
-#define SLW_SLAB_RED_ZONE 0x400u           /* what lies behind an object is checked */
+#define SLW_SLAB_RED_ZONE 0x400u           /* what lies in front of an object and behind it is checked */
 #define SLW_SLAB_POISON 0x800u             /* freed objects are filled with 0x6b and checked; none with a constructor */
 #define SLW_SLAB_HWCACHE_ALIGN 0x2000u
 #define SLW_SLAB_CACHE_DMA 0x4000u         /* objects below 16 MiB */
@@ -328,7 +328,9 @@ __attribute__((constructor, unused)) static void SLW_percpu_register(void)
 #endif
 
 /* Keeps that many bytes populated for GFP_ATOMIC from now on, and touches what such requests touch; returns how many there are. Without it
-   there are SLABWRIGHT_RESERVE bytes from the first of these calls on that may sleep. */
+   there are SLABWRIGHT_RESERVE bytes from the first of these calls on that may sleep. Half of the reserve is had without a lock: while it
+   lasts, requests for up to 32 KiB are served whatever a handler interrupted and whoever is not running with a lock held. Calls that may sleep
+   fill it up again. What the child of a fork shares with its parent still faults when it is written to first. */
 size_t slw_atomic_reserve(size_t bytes) SLW_NOEXCEPT;
 
 #ifdef __cplusplus

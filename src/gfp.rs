@@ -128,10 +128,11 @@ impl Gfp {
         self.0 & Gfp::IO.0 != 0
     }
 
-    /// Promises to take no page fault, to make no system call and to wait for nobody: an atomic request.
+    /// Promises to take no page fault, to make no system call and to wait for nobody: an atomic request. Without leave to use the reserves
+    /// only the latter two can be promised.
     #[inline]
     pub const fn no_fault(self) -> bool {
-        self.has(Gfp::HIGH) && !self.may_block()
+        self.has(Gfp::HIGH) && !self.may_block() && !self.has(Gfp::NOMEMALLOC)
     }
 
     /// Memory whose address is below a limit.

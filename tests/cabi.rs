@@ -361,6 +361,7 @@ programs! {
     descriptors: "descriptors.c";
     reports: "reports.c";
     report_files: "report_files.c";
+    procps: "procps.c";
     kernel_pages: "kernel_pages.c";
     kernel_objects: "kernel_objects.c";
     kernel_misuse: "kernel_misuse.c";
@@ -506,7 +507,7 @@ fn fast_paths_have_no_frame() {
     }
 }
 
-/// The header is clean in every dialect and may be included twice.
+/// The header is clean in every dialect, may be included twice, and clashes with no other one, in whatever order they come.
 #[test]
 fn header() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cabi");
@@ -519,18 +520,56 @@ fn header() {
         struct kmem_cache *cache = kmem_cache_create(\"c\", 8, 0, SLAB_HWCACHE_ALIGN, 0);\n\
         kfree(kmalloc(8, gfp)); __free_pages(page, 2); free_page(get_zeroed_page(GFP_DMA32)); kmem_cache_destroy(cache);\n\
         return 0; }\n";
+    let names = "#define SLW_KERNEL_NAMES\n#include <slabwright.h>\n";
+    let all = |first: &str, system: &str, last: &str| {
+        format!(
+            "{first}{system}{last}#include <slabwright.h>\nstatic DEFINE_PER_CPU(unsigned long, count) = 3;\n\
+            int main(void) {{ int cpu; unsigned long sum = 0; int *own = alloc_percpu(int); if (!own) return 1;\n\
+            this_cpu_inc(count); get_cpu_var(count) += 2; put_cpu_var(count); *get_cpu_ptr(own) += 1; put_cpu_ptr(own);\n\
+            for_each_possible_cpu(cpu) sum += per_cpu(count, cpu); free_percpu(own); return sum == 0; }}\n"
+        )
+    };
+    let c_system: String = [
+        "sys/mman.h",
+        "linux/types.h",
+        "pthread.h",
+        "stdio.h",
+        "stdlib.h",
+        "string.h",
+        "malloc.h",
+        "unistd.h",
+        "sched.h",
+        "sys/user.h",
+        "sys/shm.h",
+        "sys/socket.h",
+        "netinet/in.h",
+        "linux/fs.h",
+        "linux/mman.h",
+        "linux/futex.h",
+        "linux/perf_event.h",
+    ]
+    .map(|name| format!("#include <{name}>\n"))
+    .concat();
+    let cpp_system = "#include <iostream>\n#include <map>\n#include <memory>\n#include <string>\n#include <vector>\n#include <sys/mman.h>\n";
+    let (c_first, c_last) = (all(names, &c_system, ""), all("", &c_system, names));
+    let (cpp_first, cpp_last) = (all(names, cpp_system, ""), all("", cpp_system, names));
     let (c, cpp) = (["c99", "c11", "c17", "c2x"], ["c++98", "c++11", "c++17", "c++20"]);
     for (file, text, compiler, dialects) in [
         ("header.c", plain, "cc", c),
         ("header.cc", plain, "c++", cpp),
         ("names.c", kernel, "cc", c),
         ("names.cc", kernel, "c++", cpp),
+        ("before.c", &c_first, "cc", c),
+        ("behind.c", &c_last, "cc", c),
+        ("before.cc", &cpp_first, "c++", cpp),
+        ("behind.cc", &cpp_last, "c++", cpp),
     ] {
         let source = directory.join(file);
         fs::write(&source, text).expect("written");
         for dialect in dialects {
             let mut command = Command::new(compiler);
-            command.arg(format!("-std={dialect}")).args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c", "-I"]);
+            let warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"];
+            command.arg(format!("-std={dialect}")).args(warnings).args(["-c", "-I"]);
             command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"));
             command.arg("-o").arg(directory.join("header.o")).arg(&source);
             must(command);

@@ -171,6 +171,125 @@ fn c5_c11_atomic_requests_neither_call_nor_fault() {
     mm.verify().unwrap();
 }
 
+/// At every call that the allocator makes of its machine, under whatever lock, a handler makes atomic requests of every kind. None waits, enters
+/// the system or has a page backed, and none is refused: the reserve is refilled by those who may do so.
+#[test]
+fn c2_atomic_requests_are_served_whatever_they_interrupt() {
+    let mm = plain();
+    let sim = mm.machine();
+    let cache = Cache::<_, [u8; 300]>::new(&mm, "interrupted", SlabFlags::NO_MERGE).unwrap();
+    assert!(mm.keep_reserve(1 << 20) >= 1 << 20);
+    let (asked, nested) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let in_handler = AtomicUsize::new(0);
+    let handler = |_| {
+        // Not every call, or it would take minutes; and no handler interrupts itself.
+        let n = asked.fetch_add(1, Relaxed);
+        if n % 7 != 0 || in_handler.swap(1, Relaxed) != 0 {
+            return;
+        }
+        nested.fetch_add(usize::from(sim.depth() > 0), Relaxed);
+        sim.forbid_calls(|| {
+            let backed = sim.backed();
+            let size = [8, 100, 700, 1500, 4000, 9000][n / 7 % 6];
+            let block = mm.kmalloc(size, Gfp::ATOMIC);
+            assert!(!block.is_null(), "{size} bytes");
+            unsafe { block.write_bytes(1, size) };
+            let object = mm.kmem_cache_alloc(cache.named().cache(), Gfp::ATOMIC, 0);
+            assert!(!object.is_null(), "an object");
+            unsafe { object.write_bytes(1, 300) };
+            let pages = mm.alloc_pages(Gfp::ATOMIC, n as u32 / 7 % 3, None).expect("pages");
+            assert_eq!(sim.backed(), backed, "something was not populated");
+            mm.free_pages(pages, n as u32 / 7 % 3).unwrap();
+            unsafe {
+                mm.kmem_cache_free(cache.named().cache(), object, 0).unwrap();
+                mm.kfree(block);
+            }
+        });
+        in_handler.store(0, Relaxed);
+    };
+    sim.with_hook(&handler, || {
+        let mut held = Vec::new();
+        for n in 0..400usize {
+            held.push(mm.kmalloc(1 + n * 997 % 20_000, Gfp::KERNEL));
+            if held.len() > 40 {
+                unsafe { mm.kfree(held.swap_remove(n % 40)) };
+            }
+            if n % 50 == 0 {
+                mm.kmem_cache_shrink(cache.named());
+            }
+        }
+        held.into_iter().for_each(|block| unsafe { mm.kfree(block) });
+    });
+    assert!(nested.load(Relaxed) > 300, "{} nested handlers", nested.load(Relaxed));
+    drop(cache);
+    finish(&mm);
+}
+
+/// The kernel's slab_state goes DOWN, PARTIAL, UP, FULL. Here a request finds the instance down until the machine is prepared (its start is
+/// refused what it asks for itself), then the caches that live in static memory serve without being made, and caches can be made of them.
+#[test]
+fn g5_caches_come_up_in_order() {
+    type M = Sim;
+    fn before(mm: &Mm<M>) {
+        assert!(!mm.is_up() && mm.alloc(8).is_null() && mm.kmalloc(8, Gfp::ATOMIC).is_null());
+        let made = mm.kmem_cache_create("early", 64, 0, SlabFlags::NONE, None);
+        assert_eq!(made.err(), Some(AllocError::NoMemory));
+    }
+    fn after(mm: &Mm<M>) {
+        assert!(mm.is_up());
+        // Up, without memory yet.
+        assert!(mm.kmalloc(8, Gfp::KERNEL | Gfp::NORETRY).is_null());
+        for (node, zone, range) in mm.machine().ram() {
+            mm.pages().add(mm.machine(), *node, *zone, *range);
+        }
+        assert_eq!(caches(mm), [] as [String; 0], "nothing is made for the static caches");
+    }
+    fn caches(mm: &Mm<M>) -> Vec<String> {
+        let mut names = Vec::new();
+        mm.slab().for_each_cache(mm.machine(), |name, cache| {
+            if cache.slabs > 0 {
+                names.push(name.to_owned());
+            }
+        });
+        names
+    }
+    let sim = Sim::builder().ram(0, ZoneKind::Normal, 4096, 1024).build();
+    let mm = Box::new(Mm::with_hooks(sim, Hooks { before, after }));
+    assert!(!mm.is_up());
+    // The first request starts it.
+    let block = mm.alloc(100);
+    assert!(mm.is_up() && !block.is_null());
+    // Its slab, and the slab of the sheaf that it came through: caches in static memory both.
+    assert_eq!(caches(&mm), ["kmalloc-112", "sheaf"]);
+    let named = mm.kmem_cache_create("late", 64, 0, SlabFlags::NO_MERGE, None).unwrap();
+    let object = mm.kmem_cache_alloc(named.cache(), Gfp::KERNEL, 0);
+    assert_eq!(caches(&mm), ["kmalloc-112", "sheaf", "late"]);
+    unsafe {
+        mm.kmem_cache_free(named.cache(), object, 0).unwrap();
+        mm.free(block);
+    }
+    mm.kmem_cache_destroy(named).unwrap();
+    finish(&mm);
+}
+
+#[test]
+fn g3_a_descriptor_says_what_its_cache_is() {
+    // Descriptors are static, one for each id: their number times their size is what the instance needs before anything is allocated.
+    assert!(size_of::<slabwright::slab::Cache>() <= 2048, "{}", size_of::<slabwright::slab::Cache>());
+    let mm = plain();
+    assert_eq!((mm.slab().name(1), mm.slab().object_size(1)), ("kmalloc-8", 8));
+    let flags = SlabFlags::HWCACHE_ALIGN.with(SlabFlags::NO_MERGE);
+    let named = mm.kmem_cache_create("described", 200, 16, flags, None).unwrap();
+    let id = named.cache();
+    assert_eq!(mm.slab().made_with(id), (flags, 200, 64, false));
+    assert_eq!((mm.slab().name(id.get()), mm.slab().object_size(id.get())), ("described", 200));
+    let (order, least, zone) = mm.slab().slab_order(id);
+    assert!(order >= least && least.get() == 0 && zone == Gfp::NONE);
+    mm.kmem_cache_destroy(named).unwrap();
+    assert!(mm.slab().created(id.get()).is_none(), "the descriptor is free for another cache");
+    finish(&mm);
+}
+
 #[test]
 fn e9_references_keep_a_block() {
     let mm = plain();

@@ -57,6 +57,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("mm/caches.rs", "frees raw objects"),
     ("mm/percpu/mod.rs", "maps and copies in raw memory"),
     ("kernel/percpu.rs", "copies of static variables"),
+    ("kernel/mod.rs", "takes over caches that C constructs"),
     ("api/", "owns what raw addresses stand for"),
     ("global.rs", "the static instance and GlobalAlloc"),
 ];

@@ -9,11 +9,11 @@
 
 use std::arch::asm;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use slabwright::machine::linux::testing::{Section, pop_again, push_again, sections, unabortable};
 use slabwright::machine::linux::{Linux, Mode, mode};
-use slabwright::machine::{Machine, PerCpu, SHEAF_BYTES, Word, no_sheaf};
+use slabwright::machine::{Context, Machine, PerCpu, SHEAF_BYTES, Word, no_sheaf};
 
 const CACHE: u8 = 5;
 const OBJECTS: usize = 40;
@@ -102,6 +102,34 @@ static HANDLER_POP: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// Whether the handler of single steps uses the row itself.
 static NESTED: AtomicBool = AtomicBool::new(false);
 
+/// Whether the handler uses per-CPU data instead of the row.
+static LOCAL: AtomicBool = AtomicBool::new(false);
+/// CPU 0's copy of a counter; the test stays on that CPU.
+static COPY: AtomicU64 = AtomicU64::new(0);
+
+/// A use of per-CPU data.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Local {
+    /// An addition to an integer of so many bytes.
+    Add(usize),
+    /// Taking the CPU's lock, and giving it back.
+    Take,
+}
+
+const LOCALS: [Local; 5] = [Local::Add(1), Local::Add(2), Local::Add(4), Local::Add(8), Local::Take];
+
+#[inline(never)]
+fn perform_local(local: Local) {
+    match local {
+        Local::Add(size) => unsafe { Linux.this_cpu_add(COPY.as_ptr().cast(), size, 100) },
+        Local::Take => {
+            assert_eq!(Linux.get_cpu(), 0);
+            COPY.fetch_add(100, SeqCst);
+            Linux.put_cpu();
+        }
+    }
+}
+
 fn patch(address: usize, byte: u8) -> u8 {
     let page = address & !4095;
     unsafe {
@@ -140,6 +168,14 @@ extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
     } else {
         RESUMED.store(at, SeqCst);
     }
+    if LOCAL.load(SeqCst) {
+        // A use of this CPU's copy under its lock, and one without.
+        assert_eq!(Linux.get_cpu(), 0);
+        COPY.fetch_add(1, SeqCst);
+        Linux.put_cpu();
+        unsafe { Linux.this_cpu_add(COPY.as_ptr().cast(), 8, 1) };
+        return;
+    }
     // Pop two, give the second back: the row differs from what the section saw, in address and in contents.
     unsafe {
         let first = Linux.pop(CACHE);
@@ -170,14 +206,55 @@ fn stepping<R>(f: impl FnOnce() -> R) -> R {
 /// The instructions that `call` executes, in no order.
 fn trace(call: Call) -> BTreeSet<usize> {
     set_up();
+    let instructions = steps_of(|| drop(perform(call)));
+    take_row();
+    instructions
+}
+
+fn steps_of(call: impl FnOnce()) -> BTreeSet<usize> {
     STEP.store(0, SeqCst);
-    unabortable(0, || {
-        stepping(|| perform(call));
-    });
+    unabortable(0, || stepping(call));
     let steps = STEP.load(SeqCst);
     assert!((10..STEPS.len()).contains(&steps), "{steps} single steps");
-    take_row();
     STEPS[..steps].iter().map(|step| step.load(SeqCst)).collect()
+}
+
+/// The one section among `instructions`, and those of them in it.
+fn section_of(instructions: &BTreeSet<usize>, all: &[Section], call: &str) -> (Section, usize) {
+    let inside = |at: usize| all.iter().find(|section| section.body.contains(&at));
+    let sections: BTreeSet<usize> = instructions.iter().filter_map(|&at| inside(at)).map(|s| s.body.start).collect();
+    assert_eq!(sections.len(), 1, "{call}");
+    let section = inside(*sections.first().unwrap()).unwrap().clone();
+    let body: Vec<usize> = instructions.iter().copied().filter(|at| section.body.contains(at)).collect();
+    assert!(section.body.end - body.last().unwrap() <= 8, "the trace ends before the commit of {call}");
+    (section, body.len())
+}
+
+/// Interrupts a use of per-CPU data at each instruction: whatever the handler does with the same copy, nothing is lost or counted twice.
+fn walk_local(local: Local, all: &[Section]) -> usize {
+    let instructions = steps_of(|| perform_local(local));
+    let (section, len) = section_of(&instructions, all, &format!("{local:?}"));
+    LOCAL.store(true, SeqCst);
+    let mut outside = 0;
+    for &at in instructions.range(section.body.start - 60..section.body.end + 60) {
+        COPY.store(0, SeqCst);
+        let restarts = Linux.restarts();
+        ORIGINAL.store(usize::from(patch(at, 0xcc)), SeqCst);
+        BREAKPOINT.store(at, SeqCst);
+        perform_local(local);
+        assert_eq!(BREAKPOINT.load(SeqCst), 0, "{local:?} did not come to {at:#x}");
+        if section.body.contains(&at) {
+            assert_eq!(RESUMED.load(SeqCst), section.abort, "{local:?} went on in its section at {at:#x}");
+            assert!(Linux.restarts() > restarts);
+        } else {
+            assert_eq!(RESUMED.load(SeqCst), at, "{local:?} was aborted outside of its section at {at:#x}");
+            outside += 1;
+        }
+        assert_eq!((COPY.load(SeqCst), Linux.preempt_count()), (102, 0), "{local:?} at {at:#x}");
+    }
+    assert!(outside >= 2, "no instruction around the section was tried");
+    LOCAL.store(false, SeqCst);
+    len
 }
 
 /// All objects that are in the sheaf at `word`.
@@ -196,13 +273,8 @@ fn contents(word: usize) -> Vec<usize> {
 
 fn walk(call: Call, all: &[Section]) -> usize {
     let instructions = trace(call);
-    let inside = |at: usize| all.iter().find(|section| section.body.contains(&at));
-    let sections: BTreeSet<usize> = instructions.iter().filter_map(|&at| inside(at)).map(|s| s.body.start).collect();
     // (The first attempt of `PopAgain` is not made, so each call executes one section.)
-    assert_eq!(sections.len(), 1, "{call:?}");
-    let section = inside(*sections.first().unwrap()).unwrap().clone();
-    let body: Vec<usize> = instructions.iter().copied().filter(|at| section.body.contains(at)).collect();
-    assert!(section.body.end - body.last().unwrap() <= 8, "the trace ends before the commit of {call:?}");
+    let (section, len) = section_of(&instructions, all, &format!("{call:?}"));
     let near = section.body.start - 60..section.body.end + 30;
     let mut outside = 0;
     for &at in instructions.range(near) {
@@ -236,9 +308,10 @@ fn walk(call: Call, all: &[Section]) -> usize {
         assert!(held.iter().copied().eq(0..=OBJECTS), "{call:?} at {at:#x}: {held:?}");
     }
     assert!(outside >= 2, "no instruction around the section was tried");
-    body.len()
+    len
 }
 
+// rows: J3 J8
 #[test]
 fn every_instruction_of_every_section() {
     assert!(Linux.init());
@@ -260,6 +333,10 @@ fn every_instruction_of_every_section() {
     let all: Vec<Section> = sections().collect();
     for call in CALLS {
         println!("{call:?}: {} instructions", walk(call, &all));
+    }
+
+    for local in LOCALS {
+        println!("{local:?}: {} instructions", walk_local(local, &all));
     }
 
     // Stepped one by one, no section ever ends; every call must all the same.

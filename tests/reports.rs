@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use slabwright::gfp::Gfp;
 use slabwright::machine::ZoneKind;
-use slabwright::machine::sim::{Flavour, Sim, SimHosted, Simulated};
+use slabwright::machine::sim::{Flavour, Sim, SimBare, SimHosted, Simulated};
 use slabwright::mm::{Hooks, Mm, Report};
 use slabwright::slab::SlabFlags;
 use slabwright::types::Order;
@@ -48,16 +48,43 @@ Node 1, zone   Normal      0      0      0      0      0      0      0      0   
 ";
     let mm = machine();
     assert_eq!(text(&mm, Report::Buddyinfo), expected);
-    // 256 KiB split a block, and leave one of each order below; the first request also sets 16 pages aside for atomic ones, which are
-    // free, but merge with nothing.
+    // 256 KiB split a block, and leave one of each order below; the first request also sets 16 pages aside for atomic ones: 8 are
+    // free, but merge with nothing, and 8 are in a pool of their own.
     let normal = |mm| text(mm, Report::Buddyinfo).lines().nth(1).unwrap().to_owned();
     let order = Order::new(6).unwrap();
     let head = mm.pages().alloc_pages(mm.machine(), Gfp::KERNEL, order, None).unwrap();
-    let split = "Node 0, zone   Normal      0      0      0      0      2      1      0      1      1      1      1 ";
+    let split = "Node 0, zone   Normal      0      0      0      1      1      1      0      1      1      1      1 ";
     assert_eq!(normal(&mm), split);
     assert!(mm.pages().free_pages(mm.machine(), head, order, true));
-    let merged = "Node 0, zone   Normal      0      0      0      0      2      1      1      1      1      1      1 ";
+    let merged = "Node 0, zone   Normal      0      0      0      1      1      1      1      1      1      1      1 ";
     assert_eq!(normal(&mm), merged);
+}
+
+/// Every second page is free: half of memory, of which no two adjacent pages can be had, and the index says so.
+// rows: D4
+#[test]
+fn unusable_index() {
+    let dma = "Node 0, zone      DMA 0.000 0.000 0.002 0.006 0.014 0.030 0.061 0.124 0.249 0.499 1.000 \n";
+    let got = text(&machine(), Report::UnusableIndex);
+    assert!(got.starts_with(dma), "{got}");
+    let mm = heap(SimBare::builder().ram(0, ZoneKind::Normal, 4096, 2048).build());
+    mm.start();
+    let request = Gfp::KERNEL | Gfp::NORETRY | Gfp::NOWARN;
+    let all: Vec<_> = std::iter::from_fn(|| mm.alloc_pages(request, 0, None).ok()).collect();
+    let free = |odd: u32| all.iter().filter(|pfn| pfn.0 % 2 == odd).for_each(|pfn| mm.free_pages(*pfn, 0).unwrap());
+    free(1);
+    mm.trim();
+    let zone = || mm.pages().stats(mm.machine()).zones[0][ZoneKind::Normal as usize];
+    assert!(zone().free > 900);
+    assert!(mm.alloc_pages(request, 1, None).is_err(), "{:?}", zone().blocks);
+    let scattered = "Node 0, zone   Normal 0.000 1.000 1.000 1.000 1.000 1.000 1.000 1.000 1.000 1.000 1.000 \n";
+    assert_eq!(text(&mm, Report::UnusableIndex), scattered);
+    free(0);
+    mm.trim();
+    let index = |order| zone().unusable(Order::new(order).unwrap());
+    assert_eq!((index(0), index(1)), (0, 0));
+    assert!(index(9) < 500, "{}", index(9));
+    mm.free_pages(mm.alloc_pages(request, 9, None).unwrap(), 9).unwrap();
 }
 
 // rows: D3 D5
@@ -159,6 +186,17 @@ fn slabinfo() {
         "inode_cache            5      8   1000    8    2 : tunables   65   16    0 : slabdata      1      1      0",
         "{got}"
     );
+    // A run of pages is an object, too, active until it is freed and kept.
+    let run = mm.alloc(40 << 10);
+    let line = |text: &str| text.lines().find(|line| line.starts_with("run-40k")).map(str::to_owned);
+    let active =
+        "run-40k                1      1  40960    1   10 : tunables    1    1    0 : slabdata      1      1      0";
+    assert_eq!(line(&text(&mm, Report::Slabinfo)).as_deref(), Some(active));
+    // SAFETY: the block is live and not used any more.
+    unsafe { mm.free(run) };
+    let kept =
+        "run-40k                0      1  40960    1   10 : tunables    1    1    0 : slabdata      0      1      0";
+    assert_eq!(line(&text(&mm, Report::Slabinfo)).as_deref(), Some(kept));
     // Sheaves are objects of a cache, too.
     assert!(got.lines().any(|line| line.starts_with("sheaf             ")), "{got}");
     assert!(text(&mm, Report::Zoneinfo).contains("nr_slab_reclaimable 2\n"));

@@ -75,6 +75,55 @@ fn g8_a_constructed_cache_is_not_taken_for_another() {
     assert!(Cache::<u64>::open("built").is_err(), "its objects are constructed, and to be kept so");
 }
 
+/// A cache with a constructor, whoever made it: objects are constructed once, and one side finds what the other left.
+#[test]
+fn g8_constructed_objects_are_shared_both_ways() {
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    struct Session {
+        user: u64,
+        uses: u64,
+    }
+    impl slabwright::kernel::Construct for Session {
+        fn construct() -> Session {
+            Session { user: 5, uses: 0 }
+        }
+    }
+    unsafe extern "C" fn construct(object: *mut u8) {
+        unsafe { object.cast::<Session>().write(Session { user: 9, uses: 0 }) };
+    }
+    unsafe {
+        // C made it.
+        let c = kernel::slw_kmem_cache_create(c"session".as_ptr(), 16, 8, 0, Some(construct));
+        let rust = ObjectCache::<Session>::open("session").unwrap();
+        assert!(ObjectCache::<[u64; 3]>::open("session").is_err(), "its objects are too small");
+        let mut object = rust.get(Gfp::KERNEL).unwrap();
+        assert_eq!((object.user, object.uses), (9, 0));
+        object.uses += 1;
+        let address = (&raw mut *object).cast::<c_void>();
+        drop(object);
+        let again = slw_kmem_cache_alloc(c, Gfp::KERNEL.0);
+        assert_eq!((again, (*again.cast::<Session>()).uses), (address, 1));
+        (*again.cast::<Session>()).uses += 1;
+        slw_kmem_cache_free(c, again);
+        assert_eq!(rust.get(Gfp::KERNEL).unwrap().uses, 2);
+        assert_eq!(kernel::slw_kmem_cache_destroy(c), 0);
+        drop(rust);
+        assert!(kernel::slw_kmem_cache_find(c"session".as_ptr()).is_null());
+
+        // Rust made it.
+        let rust = ObjectCache::<Session>::create("built-in-rust", SlabFlags::NONE).unwrap();
+        let c = kernel::slw_kmem_cache_find(c"built-in-rust".as_ptr());
+        let object = slw_kmem_cache_alloc(c, Gfp::KERNEL.0).cast::<Session>();
+        assert_eq!(((*object).user, (*object).uses), (5, 0));
+        (*object).uses = 7;
+        slw_kmem_cache_free(c, object.cast());
+        assert_eq!(rust.get(Gfp::KERNEL).unwrap().uses, 7);
+        assert_eq!(kernel::slw_kmem_cache_destroy(c), 0);
+    }
+    assert!(unsafe { ObjectCache::<Session>::open("built-in-rust").is_err() }, "nobody has it any more");
+}
+
 #[test]
 fn j5_per_cpu_data_of_one_is_the_others() {
     let counter = PerCpu::<u64>::alloc(0).unwrap();

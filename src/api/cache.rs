@@ -186,7 +186,7 @@ unsafe extern "C" fn construct<T: Construct>(object: *mut u8) {
 ///
 /// Safe because every object is a valid `T` from its construction on (its user can only leave a valid one behind), and because it is never
 /// dropped, which types that would have to be are refused for at compile time.
-pub struct ObjectCache<'m, M: Machine, T: Construct> {
+pub struct ObjectCache<'m, M: Machine, T> {
     handle: Handle<'m, M>,
     values: PhantomData<fn() -> T>,
 }
@@ -199,6 +199,20 @@ impl<'m, M: Machine, T: Construct> ObjectCache<'m, M, T> {
     pub fn new(mm: &'m Mm<M>, name: &str, flags: SlabFlags) -> Result<Self, AllocError> {
         const { assert!(!needs_drop::<T>(), "the values of an ObjectCache are never dropped") };
         Ok(ObjectCache { handle: Handle::make::<T>(mm, name, flags, Some(construct::<T>))?, values: PhantomData })
+    }
+}
+
+impl<'m, M: Machine, T> ObjectCache<'m, M, T> {
+    /// The cache that somebody, perhaps in C, made by this name with a constructor. Its objects may be larger than a `T`.
+    ///
+    /// # Safety
+    /// Each object, as its constructor made it and as its users leave it, begins with a valid `T`, which may be sent to other threads if `T` may.
+    ///
+    /// # Errors
+    /// [`AllocError::Invalid`]: there is none, its objects are too small or not aligned enough, or it has no constructor.
+    pub unsafe fn find(mm: &'m Mm<M>, name: &str) -> Result<Self, AllocError> {
+        const { assert!(!needs_drop::<T>(), "the values of an ObjectCache are never dropped") };
+        Ok(ObjectCache { handle: Handle::find::<T>(mm, name, true)?, values: PhantomData })
     }
 
     /// An object of the cache.
@@ -224,21 +238,21 @@ impl<'m, M: Machine, T: Construct> ObjectCache<'m, M, T> {
 }
 
 /// An object of an [`ObjectCache`]; goes back there, as it is, when dropped.
-pub struct CacheObject<'c, M: Machine, T: Construct> {
+pub struct CacheObject<'c, M: Machine, T> {
     cache: &'c ObjectCache<'c, M, T>,
     object: NonNull<T>,
 }
 
 // SAFETY: as for `CacheBox`.
-unsafe impl<M: Machine, T: Construct + Send> Send for CacheObject<'_, M, T> {}
+unsafe impl<M: Machine, T: Send> Send for CacheObject<'_, M, T> {}
 // SAFETY: as for `CacheBox`.
-unsafe impl<M: Machine, T: Construct + Sync> Sync for CacheObject<'_, M, T> {}
+unsafe impl<M: Machine, T: Sync> Sync for CacheObject<'_, M, T> {}
 // SAFETY: objects wait in it between users on any threads, so they must be `Send`.
-unsafe impl<M: Machine, T: Construct + Send> Sync for ObjectCache<'_, M, T> {}
+unsafe impl<M: Machine, T: Send> Sync for ObjectCache<'_, M, T> {}
 // SAFETY: likewise.
-unsafe impl<M: Machine, T: Construct + Send> Send for ObjectCache<'_, M, T> {}
+unsafe impl<M: Machine, T: Send> Send for ObjectCache<'_, M, T> {}
 
-impl<M: Machine, T: Construct> Deref for CacheObject<'_, M, T> {
+impl<M: Machine, T> Deref for CacheObject<'_, M, T> {
     type Target = T;
     #[inline]
     fn deref(&self) -> &T {
@@ -247,7 +261,7 @@ impl<M: Machine, T: Construct> Deref for CacheObject<'_, M, T> {
     }
 }
 
-impl<M: Machine, T: Construct> DerefMut for CacheObject<'_, M, T> {
+impl<M: Machine, T> DerefMut for CacheObject<'_, M, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`, and the guard is borrowed exclusively.
@@ -255,7 +269,7 @@ impl<M: Machine, T: Construct> DerefMut for CacheObject<'_, M, T> {
     }
 }
 
-impl<M: Machine, T: Construct> Drop for CacheObject<'_, M, T> {
+impl<M: Machine, T> Drop for CacheObject<'_, M, T> {
     #[inline]
     #[track_caller]
     fn drop(&mut self) {

@@ -17,6 +17,8 @@
 //! # Ok::<(), slabwright::error::AllocError>(())
 //! ```
 
+#![allow(unsafe_code)]
+
 mod percpu;
 
 use crate::api;
@@ -128,6 +130,20 @@ impl<T: Construct> ObjectCache<T> {
     /// As there.
     pub fn create(name: &str, flags: SlabFlags) -> Result<ObjectCache<T>, AllocError> {
         ObjectCache::new(mm(), name, flags)
+    }
+}
+
+impl<T> ObjectCache<T> {
+    /// [`api::ObjectCache::find`].
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn open(name: &str) -> Result<ObjectCache<T>, AllocError> {
+        // SAFETY: the caller's condition.
+        unsafe { ObjectCache::find(mm(), name) }
     }
 }
 

@@ -151,6 +151,11 @@ pub unsafe trait PerCpu {
         unsafe { self.push(cache, object) }
     }
 
+    /// Whether the calling thread can use rows without entering the system for it first.
+    fn is_attached(&self) -> bool {
+        true
+    }
+
     /// Reads `word` of the current CPU, making its row first if it has none; `None` where rows cannot be used here and
     /// now (no memory for the row, a section that is aborted again and again): the caller goes past the sheaves.
     fn read(&self, word: Word) -> Option<usize>;
@@ -383,6 +388,9 @@ pub trait Machine: PerCpu + Frames + Mapping + Context + Report + Park + Sync + 
     fn system_calls(&self) -> u64 {
         0
     }
+
+    /// Makes sure that neither the machine's tables nor the allocator's code take a page fault when used. Best effort. *Syscall.*
+    fn populate_own(&self) {}
 
     /// Random bits fixed for the life of the process (the key of freed objects).
     fn random(&self) -> u64;

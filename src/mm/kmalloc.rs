@@ -53,6 +53,8 @@ impl<M: Machine> Mm<M> {
             let (m, pages) = (&self.machine, &self.pages);
             if !self.is_up() {
                 ptr::null_mut()
+            } else if gfp.no_fault() && !gfp.has(Gfp::THISNODE) {
+                self.alloc_atomic(size, gfp)
             } else if size <= MAX_SMALL {
                 let id = class_of(size);
                 let object = self.slab.alloc_node(m, pages, id, gfp, node);
@@ -196,6 +198,7 @@ impl<M: Machine> Mm<M> {
                 return 0;
             }
             self.slab.touch(&self.machine);
+            self.machine.populate_own();
             let pages = u32::try_from(bytes.div_ceil(crate::types::PAGE_SIZE)).unwrap_or(u32::MAX);
             self.pages.keep_reserve(&self.machine, pages) as usize * crate::types::PAGE_SIZE
         })

@@ -62,14 +62,14 @@ impl<M: Machine> Mm<M> {
         }
         let m = &self.machine;
         let zones = self.pages.stats(m);
-        let free = zones.total(|zone| zone.free) + zones.pcp_pages;
+        let free = zones.total(|zone| zone.free) + zones.pcp_pages + zones.emergency_pages;
         let areas = self.vmalloc.stats(m);
         let blocks = |order: usize| zones.total(|zone| zone.blocks[order].iter().map(|n| u64::from(*n)).sum());
         Stats {
             slab: self.slab.stats(m),
             pages_in_use: zones.total(|zone| zone.managed).saturating_sub(free),
             pages_free: free,
-            pages_backed: zones.total(|zone| zone.backed) + zones.pcp_pages,
+            pages_backed: zones.total(|zone| zone.backed) + zones.pcp_pages + zones.emergency_pages,
             free_blocks: core::array::from_fn(blocks),
             vmalloc_areas: areas.busy as u64,
             vmalloc_bytes: areas.busy_bytes as u64,

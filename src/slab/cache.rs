@@ -11,8 +11,8 @@ use super::node::NodeSlabs;
 use super::runs::{self, FIRST_RUN, NR_RUNS};
 use super::tag::CLASS_COLOURS;
 use crate::gfp::Gfp;
-use crate::machine::{MAX_NODES, SHEAF_BYTES};
-use crate::sync::{CachePadded, Lock};
+use crate::machine::{MAX_NODES, Machine, SHEAF_BYTES};
+use crate::sync::{CachePadded, Deferred, Guard, Lock};
 
 /// Cache id of the sheaves themselves; the first id behind the size classes.
 pub const SHEAF_CACHE: u8 = NR_CLASSES as u8 + 1;
@@ -33,7 +33,7 @@ impl SlabFlags {
     pub const NONE: SlabFlags = SlabFlags(0);
     /// Frees are checked: they are here in any case.
     pub const CONSISTENCY_CHECKS: SlabFlags = SlabFlags(0x100);
-    /// What lies behind an object's end is checked when it is freed, and when it is handed out again.
+    /// What lies in front of an object and behind its end is checked when it is freed, and when it is handed out again.
     pub const RED_ZONE: SlabFlags = SlabFlags(0x400);
     /// Freed objects are filled with 0x6b, and checked when they are handed out again. Objects with a constructor are not.
     pub const POISON: SlabFlags = SlabFlags(0x800);
@@ -148,6 +148,27 @@ pub struct CacheNode {
     pub slabs: Lock<NodeSlabs>,
     /// Stock of sheaves.
     pub barn: Lock<Barn>,
+    /// Slabs that were made without the list lock: `slabs` does not count them yet.
+    pub(super) born: AtomicU32,
+}
+
+impl CacheNode {
+    /// The slabs, all of them counted; `None` where the lock is not to be had without blocking.
+    pub(super) fn list<'a, M: Machine>(&'a self, m: &'a M, may_block: bool) -> Option<Guard<'a, NodeSlabs, M>> {
+        let mut slabs = self.slabs.acquire(m, may_block)?;
+        // Relaxed: who has an object of such a slab got it from who counted it.
+        if self.born.load(Ordering::Relaxed) != 0 {
+            slabs.slabs += self.born.swap(0, Ordering::Relaxed);
+        }
+        Some(slabs)
+    }
+
+    /// The same, waited for.
+    pub(super) fn locked<'a, M: Machine>(&'a self, m: &'a M) -> Guard<'a, NodeSlabs, M> {
+        let mut slabs = self.slabs.lock(m);
+        slabs.slabs += self.born.swap(0, Ordering::Relaxed);
+        slabs
+    }
 }
 
 /// What a created cache was made with. Written while the state is [`State::Changing`], constant while it is live.
@@ -180,6 +201,8 @@ pub struct Cache {
     pub(super) slow_frees: AtomicUsize,
     /// Somebody asked for its objects atomically: new slabs are populated.
     pub(super) atomic: AtomicBool,
+    /// Free populated objects, for atomic requests alone.
+    pub(super) stash: Deferred,
     nodes: [CachePadded<CacheNode>; MAX_NODES],
 }
 
@@ -298,8 +321,13 @@ impl Cache {
             slow_allocs: AtomicUsize::new(0),
             slow_frees: AtomicUsize::new(0),
             atomic: AtomicBool::new(false),
+            stash: Deferred::new(),
             nodes: [const {
-                CachePadded::new(CacheNode { slabs: Lock::new(NodeSlabs::new()), barn: Lock::new(Barn::new()) })
+                CachePadded::new(CacheNode {
+                    slabs: Lock::new(NodeSlabs::new()),
+                    barn: Lock::new(Barn::new()),
+                    born: AtomicU32::new(0),
+                })
             }; MAX_NODES],
         }
     }

@@ -114,6 +114,7 @@ impl<M: Machine> Slab<M> {
         cache.refill.store(0, Relaxed);
         cache.atomic.store(false, Relaxed);
         cache.set_state(State::Live);
+        self.touch_cache(m, id);
         Ok(CacheId(id))
     }
 
@@ -170,7 +171,7 @@ impl<M: Machine> Slab<M> {
     pub fn objects_out(&self, m: &M, cache: CacheId) -> usize {
         let objects = u64::from(self.layout(cache.0).objects);
         let out = self.caches[cache.0 as usize].nodes().map(|node| {
-            let slabs = node.slabs.lock(m);
+            let slabs = node.locked(m);
             u64::from(slabs.slabs) * objects - slabs.free
         });
         out.sum::<u64>() as usize

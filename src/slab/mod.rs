@@ -181,6 +181,9 @@ impl<M: Machine> Slab<M> {
             if unsafe { m.push_again(id, object) } {
                 return;
             }
+            if !gfp.may_io() && !m.is_attached() {
+                break;
+            }
             let Some(main) = m.read(Word::Main(id)) else { break };
             if !sheaf::is_full(main) {
                 continue;
@@ -273,7 +276,7 @@ impl<M: Machine> Slab<M> {
             return self.dissolve(m, pages, sheaf, gfp);
         }
         let node = self.caches[id as usize].node(m.node());
-        if !sheaf.is_empty() && gfp.may_block() && node.slabs.lock(m).is_sparse(self.layout(id)) {
+        if !sheaf.is_empty() && gfp.may_block() && node.locked(m).is_sparse(self.layout(id)) {
             self.dissolve(m, pages, sheaf, gfp);
             while let Some(sheaf) = self.barn_full(m, id, gfp) {
                 self.dissolve(m, pages, sheaf, gfp);
@@ -308,13 +311,17 @@ impl<M: Machine> Slab<M> {
         let layout = self.layout(id);
         let cache = &self.caches[id as usize];
         let mut got = 0;
-        if let Some(mut slabs) = cache.node(here).slabs.acquire(m, gfp.may_block()) {
+        if let Some(mut slabs) = cache.node(here).list(m, gfp.may_block()) {
             got = Self::take(m, &mut slabs, layout, out, gfp);
         }
         // Half of what was asked for is enough to go on with; less is topped up with new slabs.
         while got * 2 < out.len() {
             let Some((node, head, map)) = self.new_slab(m, pages, id, here, gfp) else { break };
-            let Some(mut slabs) = cache.node(node).slabs.acquire(m, gfp.may_block()) else {
+            let Some(mut slabs) = cache.node(node).list(m, gfp.may_block()) else {
+                if gfp.no_fault() {
+                    out[got] = self.new_full(m, id, head, map);
+                    return got + 1;
+                }
                 self.free_slab(m, pages, id, head, map, gfp);
                 break;
             };
@@ -323,7 +330,7 @@ impl<M: Machine> Slab<M> {
         }
         if got == 0 && !gfp.has(Gfp::THISNODE) && !gfp.no_fault() {
             for node in (0..m.nr_nodes()).filter(|n| *n != here) {
-                if let Some(mut slabs) = cache.node(node).slabs.acquire(m, gfp.may_block()) {
+                if let Some(mut slabs) = cache.node(node).list(m, gfp.may_block()) {
                     got = slabs.take(m, layout, out);
                 }
                 if got > 0 {
@@ -393,6 +400,60 @@ impl<M: Machine> Slab<M> {
         Some((m.page(head).node(), head, map))
     }
 
+    /// Makes a new populated slab of cache `id` whose list lock is not to be had one without free objects: one is the caller's, the others lie in
+    /// the stash.
+    #[cold]
+    fn new_full(&self, m: &M, id: u8, head: Pfn, map: *mut u8) -> usize {
+        let cache = &self.caches[id as usize];
+        // First: a free of one of its objects finds it counted.
+        cache.node(m.page(head).node()).born.fetch_add(1, Ordering::Relaxed);
+        let mut own = 0;
+        node::new_full(m, id, self.layout(id), head, map, |object| {
+            if id >= FIRST_CREATED {
+                self.first_time(id, ptr::with_exposed_provenance_mut(object));
+            }
+            if own == 0 {
+                own = object;
+            } else {
+                cache.stash.push(object, |next| self.set_link(id, object, next));
+            }
+        });
+        own
+    }
+
+    /// An object of the stash.
+    fn unstash(&self, id: u8) -> *mut u8 {
+        let stash = &self.caches[id as usize].stash;
+        if stash.is_empty() {
+            return ptr::null_mut();
+        }
+        let object = stash.pop(|object| self.link(id, object), |object, next| self.set_link(id, object, next));
+        ptr::with_exposed_provenance_mut(object)
+    }
+
+    /// Gives the stash back to the slabs. The caller may block.
+    fn drain_stash(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
+        let mut object = self.caches[id as usize].stash.take();
+        while object != 0 {
+            let next = self.link(id, object);
+            self.free_objects(m, pages, &[object], Gfp::KERNEL);
+            object = next;
+        }
+    }
+
+    /// The link of a free object on a list of them.
+    fn link(&self, id: u8, object: usize) -> usize {
+        let link: *const usize = ptr::with_exposed_provenance(object + self.link_offset(id));
+        // SAFETY: the object is free and on a list, so the link was written; it lies in a part that is the allocator's.
+        unsafe { link.read() }
+    }
+
+    fn set_link(&self, id: u8, object: usize, next: usize) {
+        let link: *mut usize = ptr::with_exposed_provenance_mut(object + self.link_offset(id));
+        // SAFETY: as in `link`.
+        unsafe { link.write(next) };
+    }
+
     /// Gives an empty slab that is on no list back to the page allocator.
     fn free_slab(&self, m: &M, pages: &PageAllocator<M>, id: u8, head: Pfn, map: *mut u8, gfp: Gfp) {
         let layout = self.layout(id);
@@ -425,9 +486,13 @@ impl<M: Machine> Slab<M> {
             };
             let (id, home) = (m.page(head).cache() as u8, m.page(head).node());
             let layout = self.layout(id);
-            let Some(mut slabs) = self.caches[id as usize].node(home).slabs.acquire(m, gfp.may_block()) else {
+            let Some(mut slabs) = self.caches[id as usize].node(home).list(m, gfp.may_block()) else {
                 rest.next();
-                self.defer(id, first);
+                if self.caches[id as usize].atomic.load(Ordering::Relaxed) && Self::is_populated(m, head) {
+                    self.caches[id as usize].stash.push(first, |next| self.set_link(id, first, next));
+                } else {
+                    self.defer(id, first);
+                }
                 continue;
             };
             let mut release = PageList::new();
@@ -463,9 +528,7 @@ impl<M: Machine> Slab<M> {
 
     /// Keeps an object for the next who may block.
     fn defer(&self, id: u8, object: usize) {
-        let link: *mut usize = ptr::with_exposed_provenance_mut(object + self.link_offset(id));
-        // SAFETY: the object is free and the link lies in a part of it that is the allocator's.
-        self.deferred.push(object, |next| unsafe { link.write(next) });
+        self.deferred.push(object, |next| self.set_link(id, object, next));
     }
 
     /// Frees what was deferred. The caller may block.
@@ -486,9 +549,7 @@ impl<M: Machine> Slab<M> {
         let mut object = self.deferred.take();
         while object != 0 {
             let id = slab_of(m, ptr::with_exposed_provenance(object)).map_or(0, |(head, _)| m.page(head).cache() as u8);
-            let link: *const usize = ptr::with_exposed_provenance(object + self.link_offset(id));
-            // SAFETY: `defer` wrote the link, and the object was nobody's since.
-            let next = unsafe { link.read() };
+            let next = self.link(id, object);
             self.free_objects(m, pages, &[object], Gfp::KERNEL);
             object = next;
         }
@@ -503,7 +564,7 @@ impl<M: Machine> Slab<M> {
         let (head, offset) = slab_of(m, address).ok_or(Defect::Foreign)?;
         let (id, node) = (m.page(head).cache() as u8, m.page(head).node());
         let layout = self.layout(id);
-        let Some(slabs) = self.caches[id as usize].node(node).slabs.acquire(m, may_block) else {
+        let Some(slabs) = self.caches[id as usize].node(node).list(m, may_block) else {
             return layout.index(m.page(head).colour(), offset).map(|_| id).ok_or(Defect::Interior);
         };
         if slabs.is_free(m, layout, head, offset)? { Err(Defect::DoubleFree) } else { Ok(id) }
@@ -570,6 +631,7 @@ impl<M: Machine> Slab<M> {
             }
         }
         for id in self.ids().filter(|id| wanted(*id)) {
+            self.drain_stash(m, pages, id);
             for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
                 loop {
                     let mut barn = node.barn.lock(m);
@@ -603,7 +665,7 @@ impl<M: Machine> Slab<M> {
                     self.dissolve(m, pages, sheaf, Gfp::KERNEL);
                 }
                 let mut release = PageList::new();
-                node.slabs.lock(m).age(m, layout, &mut release);
+                node.locked(m).age(m, layout, &mut release);
                 self.release(m, pages, id, release, Gfp::KERNEL);
             }
         }
@@ -615,7 +677,7 @@ impl<M: Machine> Slab<M> {
         for id in self.ids().filter(|id| only.is_none_or(|o| o == *id)) {
             for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
                 let mut release = PageList::new();
-                node.slabs.lock(m).shrink(m, self.layout(id), &mut release);
+                node.locked(m).shrink(m, self.layout(id), &mut release);
                 self.release(m, pages, id, release, Gfp::KERNEL);
             }
         }

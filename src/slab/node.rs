@@ -84,6 +84,19 @@ impl<M: Machine> SlabRef<'_, M> {
         self.m.virt(self.head).expose_provenance() + self.layout.offset(self.page().colour(), index)
     }
 
+    /// Sets the colour, the class bytes and where the map is.
+    fn describe(&self, id: u8, colour: usize, map: *mut u8) {
+        self.page().set_colour(colour);
+        if id as usize <= NR_CLASSES {
+            for pfn in PfnRange::block(self.head, self.layout.order).iter() {
+                self.m.class(pfn).store(tag(id, colour), Relaxed);
+            }
+        }
+        if self.layout.map == MapPlace::OffSlab {
+            self.page().set_word(map.expose_provenance() as u64);
+        }
+    }
+
     fn bucket(&self) -> usize {
         (self.page().refs() as usize * BUCKETS / self.layout.objects as usize).min(BUCKETS - 1)
     }
@@ -99,6 +112,17 @@ pub fn slab_of<M: Machine>(m: &M, address: *const u8) -> Option<(Pfn, usize)> {
     let pages = page.order().pages();
     let head = Pfn(pfn.0 & !(pages - 1));
     Some((head, (pfn.since(head) as usize) * PAGE_SIZE + address.addr() % PAGE_SIZE))
+}
+
+/// Makes a new slab (as for [`NodeSlabs::add`]) one whose objects were all taken; `each` gets them. It is on no list, so that needs
+/// no lock.
+pub fn new_full<M: Machine>(m: &M, id: u8, layout: &SlabLayout, head: Pfn, map: *mut u8, each: impl FnMut(usize)) {
+    let slab = SlabRef { m, layout, head };
+    slab.page().set_refs(layout.objects);
+    slab.page().set_mapcount(layout.objects as i32);
+    slab.describe(id, 0, map);
+    (0..layout.map_words()).for_each(|word| slab.set_map_word(word, 0));
+    (0..layout.objects).map(|index| slab.address(index)).for_each(each);
 }
 
 impl NodeSlabs {
@@ -278,16 +302,8 @@ impl NodeSlabs {
         let page = slab.page();
         page.set_refs(0);
         page.set_mapcount(0);
-        page.set_colour((self.next_colour % layout.colours) as usize);
+        slab.describe(id, (self.next_colour % layout.colours) as usize, map);
         self.next_colour = (self.next_colour + 1) % layout.colours;
-        if id as usize <= NR_CLASSES {
-            for pfn in PfnRange::block(head, layout.order).iter() {
-                m.class(pfn).store(tag(id, page.colour()), Relaxed);
-            }
-        }
-        if layout.map == MapPlace::OffSlab {
-            page.set_word(map.expose_provenance() as u64);
-        }
         for word in 0..layout.map_words() {
             slab.set_map_word(word, layout.all_free(word));
         }

@@ -8,10 +8,11 @@
 //! | 1 | [`SlabFlags::RED_ZONE`] | 0xcc in use, 0xbb free; so are the bytes up to there |
 //! | 2 | a constructor, or any check | link of the deferred list, the mark |
 //! | 4 | [`SlabFlags::STORE_USER`] | who allocated it, and on which thread; who freed it, likewise |
+//!
+//! In front of an object with [`SlabFlags::RED_ZONE`] there is such a zone, too: a word, or as much as the alignment asks for.
 #![allow(unsafe_code)]
 
 use core::fmt::Write;
-use core::ptr;
 use core::sync::atomic::Ordering;
 
 use super::cache::{Shape, SlabFlags};
@@ -43,6 +44,17 @@ pub(super) const fn words_behind(object_size: usize, flags: SlabFlags, ctor: boo
     let users = if flags.has(SlabFlags::STORE_USER) { 4 * WORD } else { 0 };
     let meta = object_size.next_multiple_of(WORD) + red;
     (meta, meta + 2 * WORD + users)
+}
+
+/// Bytes in front of an object.
+const fn words_before(align: usize, flags: SlabFlags) -> usize {
+    if !flags.has(SlabFlags::RED_ZONE) {
+        0
+    } else if align > WORD {
+        align
+    } else {
+        WORD
+    }
 }
 
 /// The parts of one object of a created cache.
@@ -86,6 +98,37 @@ impl Parts<'_> {
     /// The bytes from the object's end to the words behind it.
     fn red(&self) -> core::ops::Range<usize> {
         self.bytes()..self.shape.meta as usize
+    }
+
+    /// The red zone in front of the object, as an object of its own.
+    fn front(&self) -> (Parts<'_>, core::ops::Range<usize>) {
+        let bytes = words_before(self.shape.layout.align as usize, self.flags());
+        (Parts { object: self.object.wrapping_sub(bytes), shape: self.shape }, 0..bytes)
+    }
+
+    /// # Safety
+    /// As for [`Parts::set_user`].
+    unsafe fn fill_red(&self, byte: u8) {
+        let (front, bytes) = self.front();
+        // SAFETY: both zones lie in the object's slot.
+        unsafe {
+            front.fill(bytes, byte);
+            self.fill(self.red(), byte);
+        }
+    }
+
+    /// The first byte of the red zones that is not `byte`, counted from the object's start.
+    ///
+    /// # Safety
+    /// As for [`Parts::set_user`].
+    unsafe fn red_differs(&self, byte: u8) -> Option<isize> {
+        let (front, bytes) = self.front();
+        let len = bytes.len() as isize;
+        // SAFETY: both zones lie in the object's slot.
+        unsafe {
+            let before = front.differs(bytes, byte).map(|at| at as isize - len);
+            before.or_else(|| self.differs(self.red(), byte).map(|at| at as isize))
+        }
     }
 
     /// # Safety
@@ -184,13 +227,18 @@ impl<M: Machine> Slab<M> {
                 if parts.poisoned() {
                     let wrong = parts.differs(0..size - 1, POISON_FREE).or(parts.differs(size - 1..size, POISON_END));
                     if let Some(at) = wrong {
-                        self.report(m, Defect::Corrupt, parts, "written to after it was freed", Some(at));
+                        self.report(m, Defect::Corrupt, parts, "written to after it was freed", Some(at as isize));
                     }
                 }
                 if parts.flags().has(SlabFlags::RED_ZONE)
-                    && let Some(at) = parts.differs(parts.red(), RED_INACTIVE)
+                    && let Some(at) = parts.red_differs(RED_INACTIVE)
                 {
-                    self.report(m, Defect::Corrupt, parts, "written to behind its end while it was free", Some(at));
+                    let what = if at < 0 {
+                        "written to before its start while it was free"
+                    } else {
+                        "written to behind its end while it was free"
+                    };
+                    self.report(m, Defect::Corrupt, parts, what, Some(at));
                 }
             }
             if parts.poisoned() {
@@ -198,7 +246,7 @@ impl<M: Machine> Slab<M> {
                 parts.fill(size - 1..size, POISON_END);
             }
             if parts.flags().has(SlabFlags::RED_ZONE) {
-                parts.fill(parts.red(), RED_ACTIVE);
+                parts.fill_red(RED_ACTIVE);
             }
             if parts.flags().has(SlabFlags::STORE_USER) {
                 parts.set_user(0, caller, m.thread());
@@ -213,10 +261,11 @@ impl<M: Machine> Slab<M> {
         // SAFETY: the caller of `free` gave the object up; all that is touched lies in its slot.
         unsafe {
             if parts.flags().has(SlabFlags::RED_ZONE) {
-                if let Some(at) = parts.differs(parts.red(), RED_ACTIVE) {
-                    self.report(m, Defect::Corrupt, parts, "written to behind its end", Some(at));
+                if let Some(at) = parts.red_differs(RED_ACTIVE) {
+                    let what = if at < 0 { "written to before its start" } else { "written to behind its end" };
+                    self.report(m, Defect::Corrupt, parts, what, Some(at));
                 }
-                parts.fill(parts.red(), RED_INACTIVE);
+                parts.fill_red(RED_INACTIVE);
             }
             if parts.poisoned() {
                 parts.fill(0..size - 1, POISON_FREE);
@@ -230,7 +279,7 @@ impl<M: Machine> Slab<M> {
 
     /// Reports a defect of an object, with its users where the cache keeps them.
     #[cold]
-    fn report(&self, m: &M, defect: Defect, parts: &Parts<'_>, what: &str, at: Option<usize>) {
+    fn report(&self, m: &M, defect: Defect, parts: &Parts<'_>, what: &str, at: Option<isize>) {
         let mut line = Line::new();
         let _ = write!(line, "{}", parts.shape.name());
         if !what.is_empty() {
@@ -338,7 +387,7 @@ impl<M: Machine> Slab<M> {
         let layout = self.layout(id);
         pages.for_each_slab(m, u16::from(id), |head| {
             let node = m.page(head).node();
-            let slabs = self.caches[id as usize].node(node).slabs.lock(m);
+            let slabs = self.caches[id as usize].node(node).locked(m);
             for index in 0..layout.objects {
                 let offset = layout.offset(m.page(head).colour(), index);
                 if slabs.is_free(m, layout, head, offset) == Ok(false) {
@@ -371,21 +420,41 @@ impl<M: Machine> Slab<M> {
                 self.free_objects(m, pages, &[object.expose_provenance()], gfp);
             }
         }
-        let mut one = [0];
-        match self.take_objects(m, pages, id, &mut one, gfp, m.node()) {
-            0 => ptr::null_mut(),
-            _ => ptr::with_exposed_provenance_mut(one[0]),
+        let object = self.unstash(id);
+        if !object.is_null() {
+            return object;
         }
+        let object = self.alloc_direct(m, pages, id, gfp);
+        if object.is_null() { self.from_sheaves(m, pages, id, gfp) } else { object }
     }
 
-    /// Touches what a request touches of the size classes themselves, so that later none faults for it.
+    /// A populated object of a sheaf that is not this CPU's main one.
+    #[cold]
+    fn from_sheaves(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
+        let spare = if m.is_attached() { self.take_spare(m, id, |len, _| len > 0) } else { None };
+        let Some(mut sheaf) = spare.or_else(|| self.barn_full(m, id, gfp)) else { return core::ptr::null_mut() };
+        let object = sheaf.pop().unwrap_or(core::ptr::null_mut());
+        self.stow(m, pages, id, sheaf, gfp);
+        if object.is_null() || slab_of(m, object).is_some_and(|(head, _)| Self::is_populated(m, head)) {
+            return object;
+        }
+        self.free_objects(m, pages, &[object.expose_provenance()], gfp);
+        core::ptr::null_mut()
+    }
+
+    /// Touches what a request touches of the caches themselves, so that later none faults for it.
     pub fn touch(&self, m: &M) {
-        for cache in &self.caches[1..FIRST_CREATED as usize] {
-            cache.slow_allocs.fetch_add(0, Ordering::Relaxed);
-            for node in cache.nodes().take(m.nr_nodes()) {
-                drop(node.slabs.lock(m));
-                drop(node.barn.lock(m));
-            }
+        self.ids().for_each(|id| self.touch_cache(m, id));
+    }
+
+    /// The same for one.
+    pub(super) fn touch_cache(&self, m: &M, id: u8) {
+        let cache = &self.caches[id as usize];
+        cache.slow_allocs.fetch_add(0, Ordering::Relaxed);
+        cache.stash.touch();
+        for node in cache.nodes().take(m.nr_nodes()) {
+            drop(node.locked(m));
+            drop(node.barn.lock(m));
         }
     }
 
@@ -410,7 +479,9 @@ impl SlabLayout {
     /// The layout of a created cache's objects.
     pub(super) fn created(size: usize, align: usize, flags: SlabFlags, ctor: bool) -> Option<(SlabLayout, usize)> {
         let (meta, end) = words_behind(size, flags, ctor);
-        let layout = SlabLayout::compute(size, align, end - size, flags.has(SlabFlags::OFF_SLAB), 256)?;
+        let front = words_before(align.max(WORD), flags);
+        let mut layout = SlabLayout::compute(size, align, front + end - size, flags.has(SlabFlags::OFF_SLAB), 256)?;
+        layout.first += front as u32;
         Some((layout, meta))
     }
 }

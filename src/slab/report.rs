@@ -120,7 +120,7 @@ impl<M: Machine> Slab<M> {
         };
         for node in cache.nodes().take(m.nr_nodes()) {
             stats.in_barns += self.in_barn(m, id, node);
-            let slabs = node.slabs.lock(m);
+            let slabs = node.locked(m);
             let (partial, empty) = slabs.counts();
             stats.slabs += slabs.slabs as usize;
             stats.partial += partial as usize;
@@ -142,7 +142,7 @@ impl<M: Machine> Slab<M> {
         let (mut reclaimable, mut unreclaimable) = (0, 0);
         for id in self.ids() {
             let cache = &self.caches[id as usize];
-            let slabs = cache.node(node).slabs.lock(m).slabs;
+            let slabs = cache.node(node).locked(m).slabs;
             let pages = u64::from(slabs) * u64::from(self.layout(id).order.pages());
             match id >= FIRST_CREATED && cache.shape().flags.has(SlabFlags::RECLAIM_ACCOUNT) {
                 true => reclaimable += pages,
@@ -184,7 +184,7 @@ impl<M: Machine> Slab<M> {
                     self.verify_objects(m, id, objects).map_err(|e| (id, e))?;
                 }
                 drop(barn);
-                node.slabs.lock(m).verify(m, u16::from(id), self.layout(id)).map_err(|e| (id, e))?;
+                node.locked(m).verify(m, u16::from(id), self.layout(id)).map_err(|e| (id, e))?;
             }
         }
         let mut result = Ok(());

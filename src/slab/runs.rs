@@ -44,7 +44,7 @@ pub const LAST_RUN: u8 = FIRST_RUN + NR_RUNS as u8 - 1;
 
 /// Whether cache `id` is one of runs.
 #[inline]
-pub(super) const fn is_run(id: u8) -> bool {
+pub const fn is_run(id: u8) -> bool {
     id >= FIRST_RUN && id <= LAST_RUN
 }
 
@@ -126,6 +126,11 @@ pub fn last_serves(found: u32, pages: usize) -> bool {
 }
 
 impl<M: Machine> Slab<M> {
+    /// Runs of class `id` that a CPU keeps at most.
+    pub fn run_capacity(&self, id: u8) -> usize {
+        self.capacity(id).into()
+    }
+
     /// The first page of a run of class `id` that the current CPU kept, when its main sheaf seemed empty; null where it has none.
     /// The run is still [`Kind::Kept`], its contents are unknown.
     #[cold]
@@ -188,6 +193,9 @@ impl<M: Machine> Slab<M> {
                     return pushed || refused();
                 }
             }
+        }
+        if !gfp.may_io() && !m.is_attached() {
+            return refused();
         }
         let Some(main) = m.read(Word::Main(id)).filter(|main| sheaf::is_full(*main)) else { return refused() };
         let own = self.take_spare(m, id, |_, full| !full).or_else(|| self.empty_sheaf(m, pages, id, gfp));

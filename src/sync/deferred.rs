@@ -34,6 +34,28 @@ impl Deferred {
         }
     }
 
+    /// Takes one block, or 0. `link` reads a block's link, `set_link(block, to)` writes it. While this one has the list others find it empty.
+    #[must_use]
+    pub fn pop(&self, link: impl Fn(usize) -> usize, set_link: impl Fn(usize, usize)) -> usize {
+        let first = self.take();
+        let rest = if first == 0 { 0 } else { link(first) };
+        // Release, as in `push`.
+        if rest != 0 && self.head.compare_exchange(0, rest, Ordering::Release, Ordering::Relaxed).is_err() {
+            // Something was pushed meanwhile: the rest goes on top of it.
+            let mut last = rest;
+            while link(last) != 0 {
+                last = link(last);
+            }
+            self.push(rest, |next| set_link(last, next));
+        }
+        first
+    }
+
+    /// Writes to the list's own memory without changing it, so that the next who uses it takes no page fault.
+    pub fn touch(&self) {
+        self.head.fetch_or(0, Ordering::Relaxed);
+    }
+
     /// Whether there is nothing to take; a hint.
     #[inline]
     pub fn is_empty(&self) -> bool {

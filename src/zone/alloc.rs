@@ -23,7 +23,7 @@ pub(super) struct Request {
     /// The highest zone that suits.
     top: ZoneKind,
     /// The node it starts at.
-    node: usize,
+    pub node: usize,
     list: MigrateType,
     want: Want,
     /// An exact run, which needs no alignment.
@@ -183,7 +183,7 @@ impl<M: Machine> PageAllocator<M> {
         if gfp.check().is_err() {
             return None;
         }
-        // An atomic request looks into the reserve first: only what lies there is sure to take no fault.
+        // An atomic request looks into the reserve first; where memory is lent, only what lies there is sure to take no fault.
         let first = bin.filter(|_| !gfp.no_fault());
         let cached = first.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
         cached.or_else(|| {
@@ -210,10 +210,10 @@ impl<M: Machine> PageAllocator<M> {
         let mut taken = match self.walk(m, &request, Mark::Low, &mut extra) {
             Walk::Taken(taken) => taken,
             ended => {
-                let listed = bin.filter(|_| request.no_fault());
+                let listed = bin.filter(|_| request.no_fault() && !M::LENT);
                 let node = Some(request.node).filter(|_| request.gfp.has(Gfp::THISNODE));
                 let listed = listed.and_then(|bin| self.take_listed(m, request.gfp, request.pages, node, bin));
-                listed.or_else(|| self.slow(m, &request, ended))?
+                listed.or_else(|| self.slow(m, &request, ended)).or_else(|| self.take_emergency(m, &request))?
             }
         };
         if let Some(bin) = bin {
@@ -293,14 +293,20 @@ impl<M: Machine> PageAllocator<M> {
         let view = self.view(m);
         let pages = request.pages;
         let taken = |(pfn, state)| Taken { range: PfnRange::new(pfn, pages), state };
-        if request.no_fault()
-            && !request.gfp.has(Gfp::NOMEMALLOC)
-            && let Some(found) = zone.buddy.find(&view, request.order, pages, MigrateType::HighAtomic, Want::Backed)
-        {
-            let block = zone.buddy.take(&view, found, pages);
-            cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
-            zone.allocs += 1;
-            return Ok(taken(block));
+        if request.no_fault() {
+            if let Some(found) = zone.buddy.find(&view, request.order, pages, MigrateType::HighAtomic, Want::Backed) {
+                let block = zone.buddy.take(&view, found, pages);
+                if M::LENT && self.emergency.is_low() {
+                    self.balance_emergency(m, zone);
+                }
+                cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
+                zone.allocs += 1;
+                return Ok(taken(block));
+            }
+            // What counts as backed elsewhere may hold pages that were never touched.
+            if M::LENT {
+                return Err(Refused::Empty);
+            }
         }
         let level = zone.marks.mark(mark, request.gfp);
         let level = if level == 0 { 0 } else { u64::from(level) + lowmem };
@@ -310,13 +316,11 @@ impl<M: Machine> PageAllocator<M> {
         if !leaves(zone, pages) {
             return Err(Refused::Empty);
         }
-        // Clean memory faults when touched, which atomic requests promise not to.
-        let backed_only = M::LENT && request.no_fault();
         if mark == Mark::Low && may_grow(request) && self.budget.overdrawn() {
             // Extents overestimate what is backed: the slow path finds out what is.
             return Err(Refused::Budget);
         }
-        let mut want = if backed_only { Want::Backed } else { request.want };
+        let mut want = request.want;
         let (mut found, mut cut);
         loop {
             let buddy = &mut zone.buddy;
@@ -334,7 +338,7 @@ impl<M: Machine> PageAllocator<M> {
                 Some(found) => found,
                 None => match buddy.fall_back(&view, request.order, pages, request.list, want) {
                     Some(found) => found,
-                    None if want == Want::Backed && !backed_only => return Err(Refused::Budget),
+                    None if want == Want::Backed => return Err(Refused::Budget),
                     None => return Err(Refused::Empty),
                 },
             };

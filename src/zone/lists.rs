@@ -1,4 +1,5 @@
-//! The per-CPU page lists at work: served from, filled, emptied; and the reserve of atomic requests.
+//! The per-CPU page lists at work: served from, filled, emptied; and the reserve of atomic requests ([`super::emergency`] has the half of
+//! it that takes no lock).
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -8,7 +9,7 @@ use super::percpu::{self, Bin, Pcp};
 use super::watermark::{self, Mark};
 use super::{Cell, MigrateType, PageAllocator};
 use crate::gfp::Gfp;
-use crate::machine::{Machine, ZoneKind};
+use crate::machine::{Frames, Machine, ZoneKind};
 use crate::page::{Kind, flag};
 use crate::sync::Guard;
 use crate::types::{Order, Pfn, PfnRange};
@@ -53,9 +54,7 @@ impl<M: Machine> PageAllocator<M> {
         if node.is_some_and(|node| node != pcp.node()) {
             return None;
         }
-        let no_fault = M::LENT && gfp.no_fault();
-        let listed = pcp.pop(bin, |p| m.page(p), |page| !no_fault || !page.has(flag::UNBACKED));
-        let range = PfnRange::new(listed?, pages);
+        let range = PfnRange::new(pcp.pop(bin, |p| m.page(p))?, pages);
         Some(Taken { range, state: m.page(range.start).flags() & STATE })
     }
 
@@ -204,19 +203,36 @@ impl<M: Machine> PageAllocator<M> {
     /// Fills up the reserve of the node's NORMAL zone, where it is worth it: from the second MiB on, or once an atomic
     /// request was seen. Populates, so only for requests that may do so.
     pub(super) fn top_up(&self, m: &M, node: usize) {
-        let atomic = self.atomic_seen.load(Relaxed);
-        let all = self.reserve_goal.load(Relaxed);
-        let goal = match atomic {
-            true => all,
-            false if self.budget.committed() > SMALL_PROCESS => all / 2,
+        let part = match self.atomic_seen.load(Relaxed) {
+            true => 1,
+            false if self.budget.committed() > SMALL_PROCESS => 2,
             false => return,
         };
         let cell: &Cell = &self.zones[node][ZoneKind::Normal as usize];
-        let has = cell.reserve.load(Relaxed);
-        if has > goal / 2 || cell.managed.load(Relaxed) < 8 * RESERVE {
+        if cell.managed.load(Relaxed) < 8 * RESERVE {
             return;
         }
-        self.fill_reserve(m, cell, (goal - has).min(STEP));
+        let all = self.reserve_goal.load(Relaxed);
+        let goal = self.zone_reserve::<M>();
+        self.emergency.set_goal((all - goal) / part);
+        if self.emergency.is_low() {
+            self.fill_emergency(m, node, (all - goal) / part);
+        }
+        let (goal, has) = (goal / part, cell.reserve.load(Relaxed));
+        if has <= goal / 2 && has < goal {
+            self.fill_reserve(m, cell, (goal - has).min(STEP));
+        }
+    }
+
+    pub(super) fn set_reserve(&self, pages: u32) {
+        self.reserve_goal.store(pages, Relaxed);
+    }
+
+    /// The part of the reserve that lies in the zone. Where memory is lent the rest is in the emergency pool: there a lock's holder may be
+    /// interrupted.
+    pub(super) fn zone_reserve<L: Frames>(&self) -> u32 {
+        let all = self.reserve_goal.load(Relaxed);
+        if L::LENT { all.div_ceil(2) } else { all }
     }
 
     /// Whether the reserve for atomic requests is kept up already.
@@ -233,13 +249,21 @@ impl<M: Machine> PageAllocator<M> {
     /// Keeps `pages` pages for atomic requests from now on, and populates as many on the caller's node now. Returns how many it
     /// has. Called with leave to enter the system.
     pub fn keep_reserve(&self, m: &M, pages: u32) -> u32 {
-        self.reserve_goal.store(pages, Relaxed);
+        self.set_reserve(pages);
         self.atomic_seen.store(true, Relaxed);
+        for cell in self.zones.as_flattened() {
+            // Written to, so that a request that comes by takes no fault.
+            cell.managed.fetch_add(0, Relaxed);
+            drop(cell.lock.lock(m));
+        }
         let node = m.node();
         let cell: &Cell = &self.zones[node][ZoneKind::Normal as usize];
+        let in_zone = self.zone_reserve::<M>();
+        let in_pool = pages - in_zone;
+        self.emergency.set_goal(in_pool);
         let mut before = u32::MAX;
         loop {
-            let has = cell.reserve.load(Relaxed);
+            let has = cell.reserve.load(Relaxed) + self.emergency.pages();
             if has >= pages || has == before {
                 return has;
             }
@@ -251,7 +275,11 @@ impl<M: Machine> PageAllocator<M> {
                 Some(block) => self.free_pages(m, block, order, true),
                 None => return has,
             };
-            self.fill_reserve(m, cell, step);
+            self.fill_emergency(m, node, in_pool);
+            let more = in_zone.saturating_sub(cell.reserve.load(Relaxed)).min(STEP);
+            if more > 0 {
+                self.fill_reserve(m, cell, more);
+            }
         }
     }
 

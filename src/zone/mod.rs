@@ -13,6 +13,7 @@ mod api;
 pub mod buddy;
 mod budget;
 mod compact;
+mod emergency;
 mod extent;
 mod fallback;
 mod lists;
@@ -37,6 +38,7 @@ pub use watermark::Watermarks;
 
 use self::buddy::{Buddy, Event, Map, STATE};
 use self::budget::Budget;
+use self::emergency::Emergency;
 use self::raw::{BlockMap, Owner, PcpTable};
 use crate::config::Options;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
@@ -115,8 +117,9 @@ pub struct PageAllocator<M: Machine> {
     budget: Budget,
     /// An atomic request was made: the reserve is worth its memory.
     atomic_seen: AtomicBool,
-    /// Pages to keep in a node's reserve.
+    /// Pages to keep for atomic requests: half of them in a node's reserve, half in the emergency pool.
     reserve_goal: AtomicU32,
+    emergency: Emergency,
     /// Requests are kept apart by migrate type: there are enough pageblocks for it.
     grouping: AtomicBool,
     /// Frames of all zones.
@@ -179,6 +182,7 @@ impl<M: Machine> PageAllocator<M> {
             budget: Budget::new(),
             atomic_seen: AtomicBool::new(false),
             reserve_goal: AtomicU32::new(lists::RESERVE),
+            emergency: Emergency::new(),
             grouping: AtomicBool::new(false),
             managed: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),
@@ -200,7 +204,7 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.set_limit(limit.min(m.budget()));
         self.budget.set_pressure(m.pressure());
         self.decay_ms.store(options.decay_ms, Relaxed);
-        self.reserve_goal.store((options.reserve_bytes >> PAGE_SHIFT).try_into().unwrap_or(u32::MAX), Relaxed);
+        self.set_reserve((options.reserve_bytes >> PAGE_SHIFT).try_into().unwrap_or(u32::MAX));
         self.set_retained(options.retain_bytes);
     }
 
@@ -297,11 +301,19 @@ impl<M: Machine> PageAllocator<M> {
     fn free_frames(&self, m: &M, range: PfnRange, state: u32, may_block: bool) -> bool {
         let page = m.page(range.start);
         let Some(cell) = self.cell_of(page) else { return true };
-        let Some(mut zone) = cell.lock.acquire(m, may_block) else { return false };
-        // What came from the reserve goes back there until it is full.
-        let reserve = page.has(flag::RESERVE)
-            && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= self.reserve_goal.load(Relaxed)
-            && state & flag::UNBACKED == 0;
+        // What came from the reserve goes back there until it is full, and first to the part that takes no lock.
+        let reserve = page.has(flag::RESERVE) && state & flag::UNBACKED == 0;
+        if reserve && self.emergency.wants(range) {
+            self.emergency.put(m, range, page);
+            return true;
+        }
+        let Some(mut zone) = cell.lock.acquire(m, may_block) else {
+            if reserve {
+                self.emergency.put(m, range, page);
+            }
+            return reserve;
+        };
+        let reserve = reserve && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= self.zone_reserve::<M>();
         self.free_locked(m, &mut zone, range, state, reserve, 0);
         if reserve {
             cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);

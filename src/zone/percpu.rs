@@ -99,11 +99,10 @@ impl Pcp {
         if self.pages <= self.high { 0 } else { self.pages - (self.high - self.high / 8) }
     }
 
-    /// The hottest block of a list; only one that is `accept`able.
+    /// The hottest block of a list.
     #[inline]
-    pub fn pop<'p>(&mut self, bin: Bin, page: impl Fn(Pfn) -> &'p Page, accept: impl Fn(&Page) -> bool) -> Option<Pfn> {
-        let found = self.lists[bin.0 as usize].first().filter(|pfn| accept(page(*pfn)));
-        let Some(pfn) = found else {
+    pub fn pop<'p>(&mut self, bin: Bin, page: impl Fn(Pfn) -> &'p Page) -> Option<Pfn> {
+        let Some(pfn) = self.lists[bin.0 as usize].first() else {
             self.misses += 1;
             return None;
         };

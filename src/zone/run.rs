@@ -82,7 +82,8 @@ impl<M: Machine> PageAllocator<M> {
         }
         debug_assert_eq!(at, goal, "a free block vanished under the zone lock");
         head.set_word(u64::from(pages));
-        head.clear(flag::ZERO | flag::UNBACKED);
+        // Not all of it was populated.
+        head.clear(flag::ZERO | flag::UNBACKED | flag::RESERVE);
         zone.allocs += 1;
         true
     }

@@ -90,6 +90,8 @@ pub struct ZoneStats {
     pub pcp_misses: u64,
     /// Pages that hold per-CPU lists.
     pub own_pages: u64,
+    /// Free pages of the pool for atomic requests that find locks taken.
+    pub emergency_pages: u64,
     /// Pages that may hold memory.
     pub committed: u64,
     /// The budget, `u64::MAX` for none.
@@ -134,6 +136,25 @@ impl<M: Machine> PageAllocator<M> {
                     each(pfn);
                 }
                 at += if slab { page.order().pages() } else { 1 };
+            }
+        }
+    }
+
+    /// Shows the length of every run in use, in pages, by looking at every descriptor: for reports. Runs come and go meanwhile.
+    pub fn for_each_run(&self, m: &M, mut each: impl FnMut(u32)) {
+        for block in self.blocks.iter() {
+            let mut at = 0;
+            while at < PAGEBLOCK_PAGES {
+                let page = m.page(block.add(at));
+                at += match page.kind() {
+                    Kind::Run => {
+                        let pages = page.word() as u32;
+                        each(pages);
+                        pages.max(1)
+                    }
+                    Kind::Buddy | Kind::Slab | Kind::Allocated => page.order().pages(),
+                    _ => 1,
+                };
             }
         }
     }
@@ -206,6 +227,7 @@ impl<M: Machine> PageAllocator<M> {
             pcp_hits: 0,
             pcp_misses: 0,
             own_pages: 0,
+            emergency_pages: u64::from(self.emergency.pages()),
             committed: self.budget.committed(),
             budget: self.budget.limit().unwrap_or(u64::MAX),
             discarded: self.discarded.load(Relaxed),

@@ -20,6 +20,9 @@
 //: run: destroyed => abort says no cache, or one that was destroyed
 //: run: sleeping => abort says sleeping allocation in atomic context
 //: run: overflow => abort says written to behind its end
+//: run: underflow => abort says written to before its start at byte -1, allocated at 0x
+//: run: freed-twice => abort says , freed at 0x
+//: run: low-free => abort says written to before its start while it was free
 //: run: after-free => abort says written to after it was freed
 //: run: panic => abort says cannot make cache
 #define SLW_KERNEL_NAMES
@@ -100,6 +103,17 @@ int main(int argc, char **argv) {
     } else if (!strcmp(what, "overflow")) {
         watched[50] = 1;
         kmem_cache_free(checked, watched);
+    } else if (!strcmp(what, "underflow")) {
+        watched[-1] = 1;
+        kmem_cache_free(checked, watched);
+    } else if (!strcmp(what, "low-free")) {
+        kmem_cache_free(checked, watched);
+        watched[-2] = 1;
+        CHECK(kmem_cache_alloc(checked, GFP_KERNEL) == watched);
+    } else if (!strcmp(what, "freed-twice")) {
+        // Both tracks are in the report.
+        kmem_cache_free(checked, watched);
+        kmem_cache_free(checked, veil(watched));
     } else if (!strcmp(what, "after-free")) {
         kmem_cache_free(checked, watched);
         watched[20] = 1;

@@ -69,6 +69,7 @@ int main(int argc, char **argv) {
         {"slabinfo", "slabinfo - version: 2.1\n# name "}, {"buddyinfo", "Node 0, zone "},
         {"pagetypeinfo", "Page block order: 9\n"},        {"zoneinfo", "Node 0, zone "},
         {"vmallocinfo", ""},                              {"iomem", ""},
+        {"unusable_index", "Node 0, zone "},
     };
     for (int status = 0; status < 2; status++) {
         int down[2], up[2];

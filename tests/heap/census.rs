@@ -9,7 +9,7 @@ use slabwright::types::{PAGE_SIZE, Pfn, PfnRange};
 /// Frames by owner.
 #[derive(Default, Debug, PartialEq)]
 pub struct Census {
-    /// On free lists, per-CPU ones included.
+    /// On free lists, per-CPU ones and the pool for atomic requests included.
     pub free: u64,
     pub slabs: u64,
     pub runs: u64,
@@ -36,6 +36,8 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
             before = Some((block, page.kind(), page.order(), page.word()));
             assert!(pages > 0 && block.end() <= range.end(), "{block:?} ({:?}) leaves {range:?}", page.kind());
             match page.kind() {
+                // Isolated with a mark of the reserve: in the pool for atomic requests.
+                Kind::Isolated if page.has(flag::RESERVE) => census.free += u64::from(pages),
                 Kind::Buddy | Kind::Pcp => {
                     census.free += u64::from(pages);
                     check_contents(sim, block, page.flags());

@@ -111,11 +111,22 @@ fn take_section() -> Option<usize> {
     usize::try_from(cpu).ok()
 }
 
+/// [`again`], and first registers the thread if that was missing.
+fn once_more<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool) -> Option<R> {
+    if rseq::cpu_id() < 0 && rseq::register_thread() {
+        let result = section();
+        if done(&result) {
+            return Some(result);
+        }
+    }
+    again(section, done)
+}
+
 /// Takes the lock of the CPU that the caller is on or was a moment ago, whichever way that goes; `None` where another thread has
 /// it. `Err(cpu)`: this very thread has.
 fn try_take() -> Option<Result<usize, usize>> {
     let sections = matches!(rseq::mode(), Mode::Libc | Mode::Own);
-    if sections && let Some(cpu) = take_section().or_else(|| again(take_section, Option::is_some).flatten()) {
+    if sections && let Some(cpu) = take_section().or_else(|| once_more(take_section, Option::is_some).flatten()) {
         return Some(Ok(cpu));
     }
     let cpu = usize::try_from(rseq::cpu_id()).unwrap_or_else(|_| lock_cpu());
@@ -201,7 +212,7 @@ pub(super) unsafe fn add(word: *mut u8, size: usize, value: u64) {
 unsafe fn add_locked(word: *mut u8, size: usize, value: u64) {
     // SAFETY: the caller's.
     let section = || unsafe { add_section(word, size, value) };
-    if rseq::mode() != Mode::Lock && again(section, |done| *done).is_some() {
+    if rseq::mode() != Mode::Lock && once_more(section, |done| *done).is_some() {
         return;
     }
     let copy = word.wrapping_add(Linux.get_cpu() << CPU_SHIFT);

@@ -9,6 +9,7 @@
 //! | `local` | per-CPU data of the program |
 //! | [`fork`], `vfork` | children |
 //! | [`proc`] | reports as files |
+//! | `text` | the allocator's code, populated |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | [`device`] | device memory: `ioremap` of files |
 //! | `limits`, `setup` | budgets, CPUs, nodes, clock, random bits; all of it for a look |
@@ -35,6 +36,7 @@ mod sys;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub mod testing;
+mod text;
 mod tls;
 mod vfork;
 
@@ -153,6 +155,11 @@ impl Report for Linux {
 impl Machine for Linux {
     fn system_calls(&self) -> u64 {
         sys::calls()
+    }
+
+    fn populate_own(&self) {
+        percpu::make_rows();
+        text::populate();
     }
 
     fn now_ms(&self) -> u64 {

@@ -161,6 +161,13 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
     Some(row)
 }
 
+/// Makes the rows of all CPUs.
+pub(super) fn make_rows() {
+    for cpu in 0..limits::cpus(MAX_CPUS) {
+        live_row(cpu);
+    }
+}
+
 fn publish(cpu: usize, row: &'static Row) {
     if rseq::mode() != Mode::Lock {
         ROWTAB.cpus[cpu].store((&raw const *row).cast_mut(), Release);
@@ -311,15 +318,14 @@ pub(super) unsafe fn pop_cold(cache: u8) -> *mut u8 {
     again(|| unsafe { pop_section(cache) }, |object| !object.is_null()).unwrap_or(core::ptr::null_mut())
 }
 
-/// Repeats a section that answered "none", if that was because it was aborted, or registers the thread if that was missing.
+/// Repeats a section that answered "none", if that was because it was aborted. (A thread that is not registered is by
+/// [`PerCpu::read`], which no atomic request comes to.)
 pub(super) fn again<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool) -> Option<R> {
-    let mut registered = rseq::cpu_id() < 0 && rseq::register_thread();
     for _ in 0..TRIES {
         let aborts = tls::get(tls::ABORTS);
-        if aborts == 0 && !registered {
+        if aborts == 0 {
             return None;
         }
-        registered = false;
         rseq::RESTARTS.fetch_add(aborts, Relaxed);
         tls::set(tls::ABORTS, 0);
         let result = section();
@@ -453,6 +459,11 @@ unsafe impl PerCpu for Linux {
     unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {
         // SAFETY: the caller's.
         unsafe { push_section(cache, object) || push_cold(cache, object) }
+    }
+
+    #[inline]
+    fn is_attached(&self) -> bool {
+        rseq::cpu_id() >= 0 || rseq::mode() == Mode::Lock
     }
 
     fn read(&self, word: Word) -> Option<usize> {

@@ -16,13 +16,17 @@ use crate::machine::Machine;
 /// A report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Report {
-    /// Caches with their objects and slabs, version 2.1. Objects that lie in sheaves are not active. The tunables are those of
+    /// Caches with their objects and slabs, version 2.1. Objects that lie in sheaves are not active. The caches of page runs (`run-12k` and so on)
+    /// come last: each run is a slab of one object. The tunables are those of
     /// the kernel's SLAB: objects that a CPU's sheaf holds, and of the next refill. The last figure counts objects in barns.
     Slabinfo,
     /// Free blocks by order.
     Buddyinfo,
     /// Free blocks by order and migrate type, and the pageblocks of each type.
     Pagetypeinfo,
+    /// For each order the share of free memory that a request of it cannot use: external fragmentation. In the kernel this is
+    /// `extfrag/unusable_index` of debugfs.
+    UnusableIndex,
     /// Zones: free pages, marks, bounds, what is kept from whom, the CPUs' page lists.
     Zoneinfo,
     /// vmalloc areas by address; those that were freed and are kept are `unpurged vm_area`s.
@@ -33,21 +37,23 @@ pub enum Report {
 
 impl Report {
     /// All of them.
-    pub const ALL: [Report; 6] = [
+    pub const ALL: [Report; 7] = [
         Report::Slabinfo,
         Report::Buddyinfo,
         Report::Pagetypeinfo,
+        Report::UnusableIndex,
         Report::Zoneinfo,
         Report::Vmallocinfo,
         Report::Iomem,
     ];
 
-    /// Its name, that of the file in `/proc`.
+    /// Its name, that of the kernel's file.
     pub const fn name(self) -> &'static str {
         match self {
             Report::Slabinfo => "slabinfo",
             Report::Buddyinfo => "buddyinfo",
             Report::Pagetypeinfo => "pagetypeinfo",
+            Report::UnusableIndex => "unusable_index",
             Report::Zoneinfo => "zoneinfo",
             Report::Vmallocinfo => "vmallocinfo",
             Report::Iomem => "iomem",
@@ -76,6 +82,7 @@ impl<M: Machine> Mm<M> {
             Report::Slabinfo => self.slabinfo(out),
             Report::Buddyinfo => self.buddyinfo(out),
             Report::Pagetypeinfo => self.pagetypeinfo(out),
+            Report::UnusableIndex => self.unusable_index(out),
             Report::Zoneinfo => self.zoneinfo(out),
             Report::Vmallocinfo => self.vmallocinfo(out),
             Report::Iomem => self.iomem(out),

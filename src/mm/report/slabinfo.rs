@@ -2,10 +2,11 @@
 
 use core::fmt::{self, Write};
 
-use crate::machine::Machine;
+use crate::machine::{MAX_CACHES, Machine};
 use crate::mm::Mm;
 use crate::slab::CacheStats;
-use crate::slab::runs::{FIRST_RUN, LAST_RUN};
+use crate::slab::runs::{FIRST_RUN, LAST_RUN, is_run, run_class, run_pages};
+use crate::types::PAGE_SIZE;
 
 impl<M: Machine> Mm<M> {
     pub(super) fn slabinfo(&self, out: &mut dyn Write) -> fmt::Result {
@@ -18,12 +19,37 @@ impl<M: Machine> Mm<M> {
         let in_rows = self.figures(|m| self.slab.objects_in_rows(m));
         for (id, in_rows) in in_rows.into_iter().enumerate().skip(1) {
             let id = id as u8;
-            // Runs are kept like objects, but have no slabs.
-            if (FIRST_RUN..=LAST_RUN).contains(&id) {
+            if is_run(id) {
                 continue;
             }
             if let Some((name, stats)) = self.figures(|m| self.slab.cache_stats(m, id, in_rows)) {
                 line(out, name.as_str(), &stats)?;
+            }
+        }
+        self.runs(out, &in_rows)
+    }
+
+    /// The classes of page runs: a run is a slab of one object, active unless a CPU keeps it.
+    fn runs(&self, out: &mut dyn Write, in_rows: &[u32; MAX_CACHES]) -> fmt::Result {
+        let mut live = [0usize; MAX_CACHES];
+        self.figures(|m| self.pages.for_each_run(m, |pages| live[run_class(pages as usize) as usize] += 1));
+        // Of the last class each run has a size of its own.
+        for id in FIRST_RUN..LAST_RUN {
+            let (in_use, kept) = (live[id as usize], in_rows[id as usize] as usize);
+            if in_use + kept > 0 {
+                let (pages, capacity) = (run_pages(id) as usize, self.slab.run_capacity(id));
+                let runs = CacheStats {
+                    in_use,
+                    slabs: in_use + kept,
+                    empty: kept,
+                    size: pages * PAGE_SIZE,
+                    objects_per_slab: 1,
+                    pages_per_slab: pages,
+                    capacity,
+                    batch: 1,
+                    ..CacheStats::default()
+                };
+                line(out, self.slab.name(id), &runs)?;
             }
         }
         Ok(())

@@ -1,10 +1,10 @@
-//! `/proc/buddyinfo`, `/proc/pagetypeinfo` and `/proc/zoneinfo`.
+//! `/proc/buddyinfo`, `/proc/pagetypeinfo`, `/proc/zoneinfo`, and `extfrag/unusable_index` of debugfs.
 
 use core::fmt::{self, Write};
 
 use crate::machine::{Machine, ZoneKind};
 use crate::mm::Mm;
-use crate::types::{NR_ORDERS, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES};
+use crate::types::{NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES};
 use crate::zone::{MIGRATE_TYPES, MigrateType, ZONES, ZoneInfo, ZoneStats};
 
 /// The kernel's name of a zone.
@@ -47,6 +47,18 @@ impl<M: Machine> Mm<M> {
             write!(out, "Node {node}, zone {:>8} ", zone_name(kind))?;
             for lists in &info.blocks {
                 write!(out, "{:>6} ", lists.iter().sum::<u32>())?;
+            }
+            out.write_char('\n')?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn unusable_index(&self, out: &mut dyn Write) -> fmt::Result {
+        for (node, kind, info) in populated(&self.zone_stats()) {
+            write!(out, "Node {node}, zone {:>8} ", zone_name(kind))?;
+            for order in (0..NR_ORDERS as u8).filter_map(Order::new) {
+                let index = if info.free == 0 { 0 } else { info.unusable(order) };
+                write!(out, "{}.{:03} ", index / 1000, index % 1000)?;
             }
             out.write_char('\n')?;
         }

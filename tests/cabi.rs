@@ -526,7 +526,7 @@ fn header() {
             "{first}{system}{last}#include <slabwright.h>\nstatic DEFINE_PER_CPU(unsigned long, count) = 3;\n\
             int main(void) {{ int cpu; unsigned long sum = 0; int *own = alloc_percpu(int); if (!own) return 1;\n\
             this_cpu_inc(count); get_cpu_var(count) += 2; put_cpu_var(count); *get_cpu_ptr(own) += 1; put_cpu_ptr(own);\n\
-            for_each_possible_cpu(cpu) sum += per_cpu(count, cpu); free_percpu(own); return sum == 0; }}\n"
+            for_each_possible_cpu(cpu) sum += per_cpu(count, cpu);\n free_percpu(own); return sum == 0; }}\n"
         )
     };
     let c_system: String = [

@@ -69,7 +69,21 @@ unsafe fn report_fd(name: *const c_char, descriptor: c_int) -> c_int {
     }
 }
 
+/// # Safety
+/// `directory` is a string.
+unsafe fn serve_reports(directory: *const c_char) -> c_int {
+    if directory.is_null() {
+        return refused(libc::EINVAL);
+    }
+    // SAFETY: by contract.
+    match heap::serve_reports(unsafe { CStr::from_ptr(directory) }.to_bytes()) {
+        Ok(()) => 0,
+        Err(error) => refused(error),
+    }
+}
+
 export! {
+    slw_serve_reports(directory: *const c_char) -> c_int = serve_reports;
     slw_report(name: *const c_char, buffer: *mut c_char, size: usize) -> c_long = report;
     slw_report_fd(name: *const c_char, descriptor: c_int) -> c_int = report_fd;
 }

@@ -5,10 +5,11 @@ use core::fmt::Write;
 use core::ptr;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use super::{Mm, clear_key, mark_of};
+use super::{Mm, TINY, clear_key, mark_of};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
+use crate::slab::slob;
 use crate::slab::{CacheId, SlabFlags, class_of_tag, starts_object};
 use crate::types::{Line, Order};
 
@@ -55,7 +56,10 @@ impl<M: Machine> Mm<M> {
                 ptr::null_mut()
             } else if gfp.no_fault() && !gfp.has(Gfp::THISNODE) {
                 self.alloc_atomic(size, gfp)
-            } else if size <= MAX_SMALL {
+            } else if TINY && size <= slob::MAX {
+                // Pages of the caller's node, wherever that is: a machine so small has one.
+                self.alloc_tiny(size, 16, gfp)
+            } else if !TINY && size <= MAX_SMALL {
                 let id = class_of(size);
                 let object = self.slab.alloc_node(m, pages, id, gfp, node);
                 if !object.is_null() {
@@ -172,7 +176,10 @@ impl<M: Machine> Mm<M> {
         if !self.is_up() {
             return ptr::null_mut();
         }
-        if size > MAX_SMALL {
+        if TINY && size <= slob::MAX {
+            return self.alloc_tiny(size, 16, gfp);
+        }
+        if TINY || size > MAX_SMALL {
             return if size <= Order::MAX.bytes() { self.alloc_run(size, 1, gfp, None) } else { ptr::null_mut() };
         }
         let first = class_of(size);

@@ -3,12 +3,13 @@
 
 use core::ptr;
 
-use super::{MAX_RUN, Mm};
+use super::{MAX_RUN, Mm, TINY};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::page::Kind;
 use crate::slab::runs::{LAST_RUN, class_of_run, last_serves, run_class, run_pages};
+use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::vmalloc::FreeError;
 
@@ -21,6 +22,8 @@ pub(super) enum Block {
     Object(u8),
     /// A page run, and the bytes its block starts into the first page.
     Run(PfnRange, usize),
+    /// A block of first fit, and its usable bytes.
+    Tiny(usize),
     /// A vmalloc area.
     Area,
 }
@@ -196,6 +199,11 @@ impl<M: Machine> Mm<M> {
         let pfn = m.pfn(address).ok_or(Defect::Foreign)?;
         let page = m.page(pfn);
         match page.kind() {
+            Kind::Slab if TINY && Slob::<M>::owns(page) => match self.slob.usable(m, address, may_block) {
+                Some(usable) => usable.map(Block::Tiny),
+                // Whom this one interrupted has the lock; it is looked at more closely later.
+                None => Ok(Block::Tiny(0)),
+            },
             Kind::Slab => self.slab.cache_of(m, address, may_block).map(Block::Object),
             Kind::Run => {
                 let range = PfnRange::new(pfn, page.word() as u32);
@@ -267,6 +275,14 @@ impl<M: Machine> Mm<M> {
                     Ok(())
                 }
             }
+            Ok(Block::Tiny(_)) => match self.slob.free(m, pages, address, gfp.may_block()) {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    self.defer(address);
+                    Ok(())
+                }
+                Err(defect) => Err(defect),
+            },
             Ok(Block::Area) => match self.vmalloc.free(m, pages, address, gfp.may_block()) {
                 Ok(()) => Ok(()),
                 Err(FreeError::Busy) => {

@@ -48,6 +48,7 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_size};
+use crate::slab::slob::{self, Slob};
 use crate::slab::{Slab, class_of_tag, starts_object};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
@@ -62,6 +63,9 @@ const AGE_INTERVAL_MS: u64 = 100;
 /// Milliseconds after which free memory is old where memory is short, if it would not be old earlier.
 const PRESSED_DECAY_MS: u32 = 1000;
 
+/// Small blocks come from first fit (SLOB), not from size classes: the feature `slob`.
+const TINY: bool = cfg!(feature = "slob");
+
 /// An allocator on a machine.
 pub struct Mm<M: Machine> {
     machine: M,
@@ -74,6 +78,7 @@ pub struct Mm<M: Machine> {
     options: Lock<Options>,
     pages: PageAllocator<M>,
     slab: Slab<M>,
+    slob: Slob<M>,
     vmalloc: Vmalloc<M>,
     /// Blocks freed where a lock was not to be had, linked through their first word.
     deferred: Deferred,
@@ -130,6 +135,7 @@ impl<M: Machine> Mm<M> {
             options: Lock::new(Options::DEFAULT),
             pages: PageAllocator::new(),
             slab: Slab::new(),
+            slob: Slob::new(),
             vmalloc: Vmalloc::new(),
             deferred: Deferred::new(),
             aged_ms: AtomicU64::new(0),
@@ -206,7 +212,7 @@ impl<M: Machine> Mm<M> {
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
                 self.generation.store(m.generation(), Ordering::Relaxed);
                 // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.
-                self.small.store(MAX_SMALL + 1, Ordering::Release);
+                self.small.store(if TINY { 0 } else { MAX_SMALL + 1 }, Ordering::Release);
             }
             m.leave();
             up
@@ -272,11 +278,26 @@ impl<M: Machine> Mm<M> {
             if gfp.no_fault() {
                 return self.alloc_atomic(size, gfp);
             }
-            if size <= MAX_SMALL {
+            if TINY && size <= slob::MAX {
+                return self.alloc_tiny(size, if size < 16 { 8 } else { 16 }, gfp);
+            }
+            if !TINY && size <= MAX_SMALL {
                 return self.alloc_class(class_of(size), gfp);
             }
             self.alloc_large(size, 1, gfp)
         })
+    }
+
+    /// A small block by first fit.
+    fn alloc_tiny(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
+        if !self.is_up() {
+            return ptr::null_mut();
+        }
+        let block = self.slob.alloc(&self.machine, &self.pages, size, align, gfp);
+        if block.is_null() && gfp.may_block() && self.reclaim(gfp) {
+            return self.slob.alloc(&self.machine, &self.pages, size, align, gfp);
+        }
+        block
     }
 
     /// `size` zeroed bytes, aligned as by [`Mm::alloc`]. Memory that is known to read zero is not written to.
@@ -288,9 +309,14 @@ impl<M: Machine> Mm<M> {
         let object = self.alloc(size);
         if !object.is_null() {
             // All that `usable_size` admits to, as other allocators do it.
-            let id = class_of_tag(self.machine.class_at(object));
-            // SAFETY: the object is ours, of that class.
-            unsafe { ptr::write_bytes(object, 0, class_size(id as usize)) };
+            // SAFETY: the object is ours, of that class, or as long as that.
+            unsafe {
+                let usable = match TINY {
+                    true => self.usable_size(object),
+                    false => class_size(class_of_tag(self.machine.class_at(object)) as usize),
+                };
+                ptr::write_bytes(object, 0, usable);
+            }
         }
         object
     }
@@ -302,9 +328,19 @@ impl<M: Machine> Mm<M> {
         if align <= 8 || align == 16 && size >= 16 {
             return if zero { self.alloc_zeroed(size) } else { self.alloc(size) };
         }
-        let Some(id) = class_aligned(size, align) else {
+        let Some(id) = class_aligned(size, align).filter(|_| !TINY) else {
             let gfp = if zero { Gfp::MALLOC | Gfp::ZERO } else { Gfp::MALLOC };
-            return self.bracket(gfp, |gfp| self.alloc_large(size, align, gfp));
+            return self.bracket(gfp, |gfp| {
+                if !TINY || size > slob::MAX || align > slob::MAX {
+                    return self.alloc_large(size, align, gfp);
+                }
+                let block = self.alloc_tiny(size, align, gfp);
+                if zero && !block.is_null() {
+                    // SAFETY: the block is ours and at least `size` bytes long.
+                    unsafe { ptr::write_bytes(block, 0, size) };
+                }
+                block
+            });
         };
         let mut object = ptr::null_mut();
         if self.small.load(Ordering::Acquire) != 0 {
@@ -357,7 +393,7 @@ impl<M: Machine> Mm<M> {
     /// As for [`Mm::free`], and `size` and `align` are those of the allocation.
     #[inline(always)]
     pub unsafe fn free_sized_fast(&self, block: *mut u8, size: usize, align: usize) -> bool {
-        let id = class_of_layout(size, align);
+        let id = if TINY { 0 } else { class_of_layout(size, align) };
         // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
         id != 0 && unsafe { self.push_object(id, block) }
     }
@@ -537,7 +573,11 @@ impl<M: Machine> Mm<M> {
     fn after_raw_fork(&self) {
         let m = &self.machine;
         self.generation.store(m.generation(), Ordering::Relaxed);
-        if self.slab.any_lock_held(m) || self.vmalloc.any_lock_held() || self.pages.any_lock_held() {
+        if self.slab.any_lock_held(m)
+            || self.slob.is_held()
+            || self.vmalloc.any_lock_held()
+            || self.pages.any_lock_held()
+        {
             self.crippled.store(true, Ordering::Relaxed);
         }
     }
@@ -577,6 +617,9 @@ impl<M: Machine> Mm<M> {
     #[inline]
     fn fill_reserve(&self) {
         let gfp = Gfp::NOIO | Gfp::NORETRY;
+        if TINY {
+            return;
+        }
         self.reserve.refill(
             || {
                 if !self.is_up() {
@@ -685,6 +728,7 @@ impl<M: Machine> Mm<M> {
         self.percpu.lock_for_fork(m, fork);
         self.highmem.pkmap.lock_for_fork(m, fork);
         self.slab.lock_all(m, fork);
+        self.slob.lock_all(m, fork);
         self.vmalloc.lock_all(m, fork);
         self.pages.lock_all(m, fork);
     }
@@ -700,6 +744,7 @@ impl<M: Machine> Mm<M> {
         unsafe {
             self.pages.unlock_all(m, fork);
             self.vmalloc.unlock_all(m, fork);
+            self.slob.unlock_all(m, fork);
             self.slab.unlock_all(m, fork);
             self.highmem.pkmap.unlock_after_fork(m, fork);
             self.percpu.unlock_after_fork(m, fork);

@@ -44,6 +44,7 @@ impl<M: Machine> Mm<M> {
         match self.block_at(block, gfp.may_block())? {
             Block::Object(id) => Ok(self.slab.object_size(id)),
             Block::Run(range, offset) => Ok(range.bytes() - offset),
+            Block::Tiny(usable) => Ok(usable),
             Block::Area => self.vmalloc.usable_size(&self.machine, block.cast_mut(), gfp.may_block()),
         }
     }
@@ -113,6 +114,7 @@ impl<M: Machine> Mm<M> {
                         return Next::Done(moved.as_ptr());
                     }
                 }
+                Ok(Block::Tiny(usable)) if size <= usable && size > usable / 2 => return Next::Done(block),
                 Ok(Block::Object(id)) => {
                     let usable = self.slab.object_size(id);
                     if size <= usable && size > usable / 2 {

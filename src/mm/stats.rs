@@ -66,7 +66,7 @@ impl<M: Machine> Mm<M> {
         let areas = self.vmalloc.stats(m);
         let blocks = |order: usize| zones.total(|zone| zone.blocks[order].iter().map(|n| u64::from(*n)).sum());
         Stats {
-            slab: self.slab.stats(m),
+            slab: self.small_stats(m),
             pages_in_use: zones.total(|zone| zone.managed).saturating_sub(free),
             pages_free: free,
             pages_backed: zones.total(|zone| zone.backed) + zones.pcp_pages + zones.emergency_pages,
@@ -144,6 +144,13 @@ impl<M: Machine> Mm<M> {
         writeln!(out, "calls: {} on the slow path, {} to the system", stats.slab.slow_calls, m.system_calls())
     }
 
+    /// Pages of first fit count as slabs, in use wholly.
+    fn small_stats(&self, m: &M) -> SlabStats {
+        let mut stats = self.slab.stats(m);
+        stats.slab_bytes += self.slob.pages() as usize * PAGE_SIZE;
+        stats
+    }
+
     /// Checks the whole heap: every layer's invariants. Threads may go on meanwhile. In a raw fork's child whose locks are
     /// lost nothing can be checked.
     ///
@@ -154,6 +161,7 @@ impl<M: Machine> Mm<M> {
             return Ok(());
         }
         let m = &self.machine;
+        self.slob.verify(m).map_err(|what| Violation { place: "cache", cache: 0, what })?;
         self.slab.verify(m).map_err(|(cache, what)| Violation { place: "cache", cache, what })?;
         self.vmalloc.verify(m).map_err(|what| Violation { place: "vmalloc", cache: 0, what })?;
         self.pages.verify(m).map_err(|what| Violation { place: "pages", cache: 0, what })?;

@@ -28,6 +28,7 @@ mod object;
 mod report;
 pub mod runs;
 pub mod sheaf;
+pub mod slob;
 mod tag;
 #[cfg(test)]
 mod tests;

@@ -425,12 +425,12 @@ impl<M: Machine> Slab<M> {
             return object;
         }
         let object = self.alloc_direct(m, pages, id, gfp);
-        if object.is_null() { self.from_sheaves(m, pages, id, gfp) } else { object }
+        if object.is_null() { self.sheaf_object(m, pages, id, gfp) } else { object }
     }
 
     /// A populated object of a sheaf that is not this CPU's main one.
     #[cold]
-    fn from_sheaves(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
+    fn sheaf_object(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
         let spare = if m.is_attached() { self.take_spare(m, id, |len, _| len > 0) } else { None };
         let Some(mut sheaf) = spare.or_else(|| self.barn_full(m, id, gfp)) else { return core::ptr::null_mut() };
         let object = sheaf.pop().unwrap_or(core::ptr::null_mut());

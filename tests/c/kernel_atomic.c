@@ -157,9 +157,18 @@ static void counting_handler(int signal) {
     handler_faults += faults() - before;
 }
 
+__attribute__((noinline)) static void touch_stack(void) {
+    volatile char stack[128 << 10];
+    for (size_t n = 0; n < sizeof stack; n += 1024)
+        stack[n] = 1;
+}
+
 // The handler interrupts threads that allocate and free as fast as they can, wherever they are; the kernel sends the signal to one that runs.
 static void loaded(void) {
-    counting_handler(0);
+    // What is the test's own: its code, and the stack that signals come in on.
+    touch_stack();
+    for (int n = 0; n < 20; n++)
+        counting_handler(0);
     handler_faults = 0;
     struct sigaction action = {.sa_handler = counting_handler, .sa_flags = SA_RESTART};
     struct itimerval timer = {{0, 200}, {0, 200}};

@@ -18,6 +18,22 @@ static void *busy(void *argument) {
     return argument;
 }
 
+// Linked in, or not known to the program where it is preloaded.
+extern int slw_serve_reports(const char *directory) __attribute__((weak));
+
+static char *read_file(const char *path);
+
+static void serve_own(void) {
+    char path[200];
+    snprintf(path, sizeof path, "%s/%d/slabinfo", getenv("SLABWRIGHT_PROC"), getpid());
+    CHECK(access(path, F_OK));
+    if (slw_serve_reports) {
+        CHECK(!slw_serve_reports(getenv("SLABWRIGHT_PROC")));
+        CHECK(!strncmp(read_file(path), "slabinfo - version: 2.1", 23));
+    }
+    exit(0);
+}
+
 // Says that it is there, and ends when told.
 static int child(const char *how) {
     free(malloc(100));
@@ -33,6 +49,11 @@ static int child(const char *how) {
     if (!forked)
         exit(0);
     int status;
+    CHECK(waitpid(forked, &status, 0) == forked && !status);
+    // It has none of its own until it asks for them.
+    forked = fork();
+    if (!forked)
+        serve_own();
     CHECK(waitpid(forked, &status, 0) == forked && !status);
     CHECK(write(1, "r", 1) == 1);
     char told;
@@ -68,8 +89,8 @@ int main(int argc, char **argv) {
     static const char *const NAMES[][2] = {
         {"slabinfo", "slabinfo - version: 2.1\n# name "}, {"buddyinfo", "Node 0, zone "},
         {"pagetypeinfo", "Page block order: 9\n"},        {"zoneinfo", "Node 0, zone "},
-        {"vmallocinfo", ""},                              {"iomem", ""},
-        {"unusable_index", "Node 0, zone "},
+        {"unusable_index", "Node 0, zone "},              {"vmallocinfo", ""},
+        {"iomem", ""},
     };
     for (int status = 0; status < 2; status++) {
         int down[2], up[2];
@@ -107,6 +128,32 @@ int main(int argc, char **argv) {
         close(down[0]), close(down[1]), close(up[0]), close(up[1]);
         // Nothing is left of it: this succeeds for empty directories only.
         CHECK(!rmdir(directory) && !mkdir(directory, 0700));
+    }
+    // One that is killed leaves its files; the next one takes them away, and only them.
+    char other[200];
+    for (int round = 0; round < 2; round++) {
+        int down[2], up[2];
+        CHECK(!pipe2(down, O_CLOEXEC) && !pipe2(up, O_CLOEXEC));
+        pid_t pid = fork();
+        if (!pid) {
+            setenv("SLABWRIGHT_PROC", directory, 1);
+            dup2(down[0], 0);
+            dup2(up[1], 1);
+            execl("/proc/self/exe", argv[0], "plain", NULL);
+            _exit(99);
+        }
+        char ready;
+        CHECK(read(up[0], &ready, 1) == 1);
+        snprintf(path, sizeof path, "%s/%d/slabinfo", directory, pid);
+        read_file(path);
+        if (round == 0) {
+            snprintf(other, sizeof other, "%s/%d", directory, pid);
+            CHECK(!kill(pid, SIGKILL) && waitpid(pid, NULL, 0) == pid && !access(path, F_OK));
+        } else {
+            CHECK(access(other, F_OK) && errno == ENOENT);
+            CHECK(write(down[1], "e", 1) == 1 && waitpid(pid, NULL, 0) == pid);
+        }
+        close(down[0]), close(down[1]), close(up[0]), close(up[1]);
     }
     CHECK(!rmdir(directory));
     return 0;

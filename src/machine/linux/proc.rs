@@ -7,6 +7,8 @@
 //! The program notices little of it: the thread has all signals blocked and a table of descriptors of its own (with none of the program's in it),
 //! it sleeps until somebody reads, and a reader who does not read on is given up after a second.
 //!
+//! A process that is killed leaves its FIFOs behind; the next one that comes to the same directory removes them.
+//!
 //! Rejected: a signal, which the program may use itself and whose handler could only try locks; a later slow path that writes the
 //! files, which an idle program never comes to.
 
@@ -75,15 +77,17 @@ fn process() -> i32 {
     call(libc::SYS_getpid, [0; 4]).map_or(0, |pid| pid as i32)
 }
 
-/// Keeps `files` in `directory`/PID from now on, until [`end`]. Once in a process; to be called when the C library is up.
+/// Keeps `files` in `directory`/PID from now on, until [`end`]. Once in a process, and once more in a child of its fork, which has none of its
+/// own; to be called when the C library is up.
 ///
 /// # Errors
 /// Why the thread or the directory could not be made.
 pub fn serve(directory: &[u8], files: &'static Files) -> Result<(), Errno> {
     let mut place = PLACE.lock(&Linux);
-    if place.len > 0 {
+    if place.len > 0 && OWNER.load(Relaxed) == process() {
         return Ok(());
     }
+    *place = Path::NONE;
     let mut path = Path::NONE;
     if directory.first() != Some(&b'/') {
         // The program may go elsewhere. The call counts the zero.
@@ -92,6 +96,7 @@ pub fn serve(directory: &[u8], files: &'static Files) -> Result<(), Errno> {
     }
     path.push(directory)?;
     let _ = call(libc::SYS_mkdirat, [CWD, path.arg(), 0o755, 0]);
+    sweep(&path, files);
     let pid = process();
     write!(path, "/{pid}").map_err(|_| Errno(libc::ENAMETOOLONG))?;
     // Of a process that had the number before, or of this one before it executed another program.
@@ -116,6 +121,45 @@ pub fn end() {
     {
         remove(&place, files);
         *place = Path::NONE;
+    }
+}
+
+/// Removes what processes left in `directory` that are no more.
+fn sweep(directory: &Path, files: &Files) {
+    let flags = (libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) as usize;
+    let Ok(fd) = call(libc::SYS_openat, [CWD, directory.arg(), flags, 0]) else { return };
+    let mut entries = Events([0; 4096]);
+    while let Ok(got @ 1..) =
+        call(libc::SYS_getdents64, [fd, entries.0.as_mut_ptr().expose_provenance(), entries.0.len(), 0])
+    {
+        entries.each_entry(got, |name| {
+            let pid = core::str::from_utf8(name).ok().and_then(|name| name.parse::<i32>().ok());
+            let gone = |pid: i32| call(libc::SYS_kill, [pid as usize, 0, 0, 0]) == Err(Errno(libc::ESRCH));
+            let mut path = Path { bytes: directory.bytes, len: directory.len };
+            if pid.is_some_and(gone)
+                && path.push(b"/").and_then(|()| path.push(name)).is_ok()
+                && !files.names.iter().any(|name| is_served(&path, name))
+            {
+                remove(&path, files);
+            }
+        });
+    }
+    let _ = call(libc::SYS_close, [fd, 0, 0, 0]);
+}
+
+/// Whether somebody holds the FIFO `name` open, perhaps in another PID namespace.
+fn is_served(directory: &Path, name: &str) -> bool {
+    let mut path = Path { bytes: directory.bytes, len: directory.len };
+    let flags = (libc::O_WRONLY | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOFOLLOW) as usize;
+    if write!(path, "/{name}").is_err() {
+        return true;
+    }
+    match call(libc::SYS_openat, [CWD, path.arg(), flags, 0]) {
+        Ok(fd) => {
+            let _ = call(libc::SYS_close, [fd, 0, 0, 0]);
+            true
+        }
+        Err(error) => ![libc::ENXIO, libc::ENOENT].contains(&error.0),
     }
 }
 
@@ -223,11 +267,25 @@ fn make(name: &str) -> Result<usize, Errno> {
     }
 }
 
-/// `struct inotify_event`s as they are read.
+/// `struct inotify_event`s, or the entries of a directory, as they are read.
 #[repr(align(8))]
 struct Events([u8; 4096]);
 
 impl Events {
+    /// Shows the names of the `struct linux_dirent64`s in the first `len` bytes.
+    fn each_entry(&self, len: usize, mut f: impl FnMut(&[u8])) {
+        // Inode and offset, 8 bytes each; length of the entry, 2; type, 1; name, with a zero behind it.
+        const HEAD: usize = 19;
+        let mut at = 0;
+        while at + HEAD < len {
+            let entry = u16::from_ne_bytes([self.0[at + 16], self.0[at + 17]]) as usize;
+            if let Ok(name) = CStr::from_bytes_until_nul(&self.0[at + HEAD..(at + entry).min(len)]) {
+                f(name.to_bytes());
+            }
+            at += entry.max(HEAD);
+        }
+    }
+
     /// Shows the names in the first `len` bytes; `None` where events were lost.
     fn each(&self, len: usize, mut f: impl FnMut(Option<&[u8]>)) {
         const HEAD: usize = size_of::<libc::inotify_event>();

@@ -1,9 +1,9 @@
 //! A processor's view of a simulated machine: 4 GiB of addresses translated by page tables of the i386's format that lie in frames.
 //!
-//! [`Builder::tables`](super::Builder::tables) turns it on. The addresses are the i386 image's ([`layout`](crate::machine::i386::layout)): low memory from
-//! `PAGE_OFFSET` on, then what the core maps ([`Mapping`]), permanent and temporary mappings, the fixmap. The
-//! core itself reaches all of that by host addresses; a simulated program ([`Task`]) loads and stores by these, through its CPU's TLB
-//! and the tables.
+//! [`Builder::tables`](super::Builder::tables) turns it on. The addresses are the i386 image's
+//! ([`layout`](crate::machine::i386::layout)): low memory from `PAGE_OFFSET` on, then what the core maps ([`Mapping`]), permanent and
+//! temporary mappings, the fixmap. The core itself reaches all of that by host addresses; a simulated program ([`Task`]) loads and
+//! stores by these, through its CPU's TLB and the tables.
 //!
 //! The TLB never forgets a translation by itself, as a hostile one would not: what a kernel forgets to flush stays visible.
 

@@ -215,7 +215,9 @@ impl<M: Machine> Mm<M> {
                 }
             }
             Kind::Tail | Kind::Offline => Err(self.tail_defect(pfn)),
-            Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept => Err(Defect::DoubleFree),
+            Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd => {
+                Err(Defect::DoubleFree)
+            }
             _ => Err(Defect::Foreign),
         }
     }
@@ -229,7 +231,7 @@ impl<M: Machine> Mm<M> {
             let Some(head) = m.pfn(at.wrapping_sub(back * PAGE_SIZE)) else { break };
             match m.page(head).kind() {
                 Kind::Tail | Kind::Offline => {}
-                Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept => return Defect::DoubleFree,
+                Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row => return Defect::DoubleFree,
                 _ => return Defect::Interior,
             }
         }

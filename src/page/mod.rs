@@ -41,6 +41,10 @@ pub enum Kind {
     Isolated = 10,
     /// Head of a freed page run that a CPU keeps for the next request of its size; `word` is its number of pages.
     Kept = 11,
+    /// First page of a row of free pages from which runs are cut; `word` is its number of pages.
+    Row = 12,
+    /// Last page of a row of several; `word` is the row's number of pages.
+    RowEnd = 13,
 }
 
 impl Kind {
@@ -57,6 +61,8 @@ impl Kind {
             9 => Kind::Reserved,
             10 => Kind::Isolated,
             11 => Kind::Kept,
+            12 => Kind::Row,
+            13 => Kind::RowEnd,
             _ => Kind::Offline,
         }
     }

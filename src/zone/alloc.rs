@@ -24,9 +24,9 @@ pub(super) struct Request {
     top: ZoneKind,
     /// The node it starts at.
     pub node: usize,
-    list: MigrateType,
-    want: Want,
-    /// An exact run, which needs no alignment.
+    pub list: MigrateType,
+    pub want: Want,
+    /// A run out of rows, which needs no alignment.
     pub run: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Taken {
 
 /// Why a zone did not serve a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Refused {
+pub(super) enum Refused {
     /// No block, or not above the mark.
     Empty,
     /// Only clean blocks, and the budget has no room for them.
@@ -91,9 +91,6 @@ fn grows(top: ZoneKind, kind: ZoneKind) -> bool {
 
 /// Frames below this number lie below 4 GiB.
 const DMA32_END: Pfn = Pfn(1 << 20);
-
-/// Zeroed runs from this many pages on are cut from memory that reads zero already.
-const ZERO_ROW: u32 = 16;
 
 /// The part of what is in use that may lie idle besides.
 const IDLE_PART: u64 = 32;
@@ -138,7 +135,7 @@ impl<M: Machine> PageAllocator<M> {
         let page = m.page(pfn);
         let range = PfnRange::block(pfn, order);
         match page.kind() {
-            Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp => return true,
+            Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp | Kind::Row | Kind::RowEnd => return true,
             // A slab marks every page of its block.
             Kind::Slab => range.iter().for_each(|p| m.page(p).set_kind(Kind::Tail, Order::ZERO)),
             _ => {}
@@ -276,7 +273,7 @@ impl<M: Machine> PageAllocator<M> {
                 .is_some_and(|zone| zone.span.1 <= DMA32_END)
     }
 
-    /// Takes frames from one zone.
+    /// Takes frames from one zone. Where the zone cannot grow instead, what lies in rows serves all requests.
     fn take(
         &self,
         m: &M,
@@ -289,7 +286,26 @@ impl<M: Machine> PageAllocator<M> {
         let cell: &Cell = &self.zones[node][kind as usize];
         let lowmem = if kind < request.top { self.lowmem_reserve(node, kind, request.top) } else { 0 };
         let mut zone = cell.lock.acquire(m, request.gfp.may_block()).ok_or(Refused::Busy)?;
-        let zone: &mut Zone = &mut zone;
+        let taken = self.take_locked(m, cell, &mut zone, request, mark, lowmem, extra);
+        let other = mark == Mark::Low && may_grow(request) && !cell.exhausted.load(Relaxed) || M::LENT && request.no_fault();
+        if matches!(taken, Err(Refused::Empty)) && !other && zone.rows.free_pages() > 0 {
+            self.flush_rows(m, &mut zone);
+            return self.take_locked(m, cell, &mut zone, request, mark, lowmem, extra);
+        }
+        taken
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn take_locked(
+        &self,
+        m: &M,
+        cell: &Cell,
+        zone: &mut Zone,
+        request: &Request,
+        mark: Mark,
+        lowmem: u64,
+        extra: &mut Extra,
+    ) -> Result<Taken, Refused> {
         let view = self.view(m);
         let pages = request.pages;
         let taken = |(pfn, state)| Taken { range: PfnRange::new(pfn, pages), state };
@@ -310,8 +326,9 @@ impl<M: Machine> PageAllocator<M> {
         }
         let level = zone.marks.mark(mark, request.gfp);
         let level = if level == 0 { 0 } else { u64::from(level) + lowmem };
+        let rows = if request.run { zone.rows.free_pages() } else { 0 };
         let leaves = |zone: &Zone, pages: u32| {
-            watermark::passes(u64::from(zone.free_for(request.list)), u64::from(pages), level, 0)
+            watermark::passes(u64::from(zone.free_for(request.list) + rows), u64::from(pages), level, 0)
         };
         if !leaves(zone, pages) {
             return Err(Refused::Empty);
@@ -321,19 +338,15 @@ impl<M: Machine> PageAllocator<M> {
             return Err(Refused::Budget);
         }
         let mut want = request.want;
+        if request.run {
+            match self.take_run(m, zone, request, mark) {
+                Err(Refused::Budget) => want = Want::Backed,
+                taken => return taken,
+            }
+        }
         let (mut found, mut cut);
         loop {
             let buddy = &mut zone.buddy;
-            let clean = want == Want::Zero;
-            let row = (request.run && want != Want::Backed && (!clean || pages >= ZERO_ROW))
-                .then(|| buddy.find_run(&view, pages, request.list, clean));
-            if let Some(row) = row.flatten() {
-                (found, cut) = (row, pages);
-                if row.fresh == 0 || self.budget.try_charge(u64::from(row.fresh), mark, request.gfp) {
-                    break;
-                }
-                want = Want::Backed;
-            }
             found = match buddy.find(&view, request.order, pages, request.list, want) {
                 Some(found) => found,
                 None => match buddy.fall_back(&view, request.order, pages, request.list, want) {
@@ -493,12 +506,22 @@ fn may_grow(request: &Request) -> bool {
 impl Zone {
     /// Pages in use, those on per-CPU lists included.
     pub(super) fn used(&self) -> u64 {
-        u64::from(self.present.saturating_sub(self.buddy.free_pages() + self.away))
+        u64::from(self.present.saturating_sub(self.free_pages() + self.away))
     }
 
     /// Free pages that hold memory.
     fn backed(&self) -> u64 {
-        u64::from(self.buddy.free_pages() - self.buddy.clean_pages())
+        u64::from(self.free_pages() - self.clean_pages())
+    }
+
+    /// Free pages, those in rows included.
+    pub(super) fn free_pages(&self) -> u32 {
+        self.buddy.free_pages() + self.rows.free_pages()
+    }
+
+    /// Free pages that hold no memory.
+    pub(super) fn clean_pages(&self) -> u32 {
+        self.buddy.clean_pages() + self.rows.clean_pages()
     }
 
     /// Pages that may lie idle: as many as demand has swung of late, and a few.
@@ -529,7 +552,7 @@ impl Zone {
         self.quiet = self.backed() + (self.used() / 8).max(u64::from(PAGEBLOCK_PAGES));
     }
 
-    /// Free pages that a request of this type can have.
+    /// Free pages of the buddy system that a request of this type can have.
     pub(super) fn free_for(&self, list: MigrateType) -> u32 {
         let mut free = self.buddy.free_pages()
             - self.buddy.free_of(MigrateType::HighAtomic)

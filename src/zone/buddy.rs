@@ -16,7 +16,7 @@
 
 use core::fmt;
 
-use super::extent::Extent;
+use super::extent::{Contents, Extent};
 use super::fallback::{self, MIGRATE_TYPES, MigrateType};
 use crate::page::{Kind, Page, PageList, flag};
 use crate::types::{NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange};
@@ -70,10 +70,10 @@ pub enum Want {
     Backed,
 }
 
-/// Where [`Buddy::find`] or [`Buddy::find_run`] found room for a request.
+/// Where [`Buddy::find`] found room for a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// The block that the room starts in. A run may go on in the free blocks behind it.
+    /// The block that the room is in.
     block: Pfn,
     order: Order,
     /// Pages into the block.
@@ -208,10 +208,6 @@ impl Buddy {
             self.backed[t] |= bit;
         }
         page.set_kind(Kind::Buddy, order);
-        if order > Order::ZERO && order < Order::PAGEBLOCK {
-            // From its end the block is found, too (Knuth's boundary tag).
-            map.page(pfn.add(order.pages() - 1)).set_kind(Kind::Tail, order);
-        }
         self.free[t] += order.pages();
         self.free_pages += order.pages();
         self.clean_pages += order.pages() - contents.extent.len();
@@ -261,6 +257,16 @@ impl Buddy {
         self.merge(map, pfn, order, Contents::of(state, order.pages()), list);
     }
 
+    /// [`Buddy::free`] for a block of which more is known.
+    pub fn free_known(&mut self, map: &impl Map, pfn: Pfn, order: Order, contents: Contents) {
+        self.merge(map, pfn, order, contents, map.block_type(pfn));
+    }
+
+    /// Whether the block at `pfn`, if it was free, would merge with its buddy.
+    pub fn would_merge(&self, map: &impl Map, pfn: Pfn, order: Order) -> bool {
+        self.is_buddy(map.page(Pfn(pfn.0 ^ order.pages())), order, map.block_type(pfn))
+    }
+
     /// Puts a block on the lists of type `list`, merging it as far as it goes.
     fn merge(&mut self, map: &impl Map, pfn: Pfn, order: Order, contents: Contents, list: MigrateType) {
         let (mut pfn, mut order, mut contents) = (pfn, order, contents);
@@ -283,10 +289,7 @@ impl Buddy {
             map.trace(Event::Merge(pfn, buddy, order));
             let other = self.remove(map, buddy);
             let (lower, upper) = if buddy < pfn { (other, contents) } else { (contents, other) };
-            contents = Contents {
-                zero: lower.zero && upper.zero,
-                extent: lower.extent.hull(upper.extent.later(order.pages())),
-            };
+            contents = lower.join(order.pages(), upper);
             map.page(Pfn(pfn.0 | order.pages())).set_kind(Kind::Tail, Order::ZERO);
             pfn = Pfn(pfn.0 & !order.pages());
             order = up;
@@ -350,130 +353,20 @@ impl Buddy {
         }
     }
 
-    /// The tightest place for a run of `pages` pages on the lists of type `list`: it need not be aligned, and may take up several
-    /// free blocks in a row. Of a few blocks of each order that can be part of such a row, the one whose row has least to spare,
-    /// fresh memory counted as spare; whole pageblocks stay whole. `clean` asks for memory that reads zero.
-    ///
-    /// Simulated over random sets of live runs (9-260 KiB; 9-70 KiB; 9 KiB-1.5 MiB), memory ever used over the most in use:
-    ///
-    /// | place | | | |
-    /// |---|---|---|---|
-    /// | one aligned block, tail given back | 1.41 | 1.42 | 1.73 |
-    /// | row behind the first blocks of half the size | 1.38 | 1.38 | 1.53 |
-    /// | row around the first 8 blocks of each order, until an eighth to spare is found (this) | 1.10 | 1.08 | 1.13 |
-    /// | the same, 4 blocks | 1.16 | 1.12 | 1.18 |
-    /// | the same, 32 blocks, the tightest of them | 1.07 | 1.03 | 1.10 |
-    /// | the tightest row of all | 1.05 | 1.03 | 1.11 |
-    pub fn find_run(&self, map: &impl Map, pages: u32, list: MigrateType, clean: bool) -> Option<Found> {
-        // Of a row of n pages, at least a quarter is one block.
-        let least = Order::holding(pages as usize)?.get().saturating_sub(2);
-        let mut best: Option<(u32, PfnRange)> = None;
-        let lists = if clean { &[true][..] } else { &[false, true] };
-        'search: for order in (least..=least + 4).take_while(|order| *order < PAGEBLOCK_ORDER).filter_map(Order::new) {
-            if best.is_some_and(|(cost, _)| order.pages() >= pages + cost) {
-                break;
-            }
-            for unbacked in lists {
-                let set = if *unbacked { self.clean } else { self.backed };
-                if set[list.index()] >> order.get() & 1 == 0 {
-                    continue;
-                }
-                let area = &self.areas[order.index()];
-                let area = if *unbacked { &area.clean } else { &area.backed };
-                for block in area[list.index()].iter(|p| map.page(p)).take(LOOK) {
-                    let row = self.row(map, block, list, 4 * pages.max(order.pages()), clean);
-                    let most = best.map_or(u32::MAX, |(cost, _)| pages.saturating_add(cost));
-                    if row.pages < pages || row.pages >= most {
-                        continue;
-                    }
-                    let cost = row.pages - pages + if clean { 0 } else { self.fresh(map, row.start, pages) };
-                    if pages + cost < most {
-                        best = Some((cost, row));
-                    }
-                    // Looking for less than an eighth to spare gains nothing more.
-                    if cost <= pages / 8 {
-                        break 'search;
-                    }
-                }
-            }
-        }
-        let (_, row) = best?;
-        let fresh = self.fresh(map, row.start, pages);
-        Some(Found { block: row.start, order: map.page(row.start).order(), at: 0, fresh, room: 0 })
-    }
-
-    /// The free blocks of `list` that lie in a row with the one at `block`, smaller than pageblocks all, about `most` pages of
-    /// them; within a block of the largest order, where every frame has a descriptor.
-    fn row(&self, map: &impl Map, block: Pfn, list: MigrateType, most: u32, clean: bool) -> PfnRange {
-        let state = if clean { flag::UNBACKED } else { 0 };
-        let part = |page: &Page| {
-            let suits = page.kind() == Kind::Buddy
-                && page.order() < Order::PAGEBLOCK
-                && page.cache() == list as u16
-                && page.flags() & (HOME | state) == self.home | state;
-            suits.then(|| page.order())
-        };
-        let (mut start, mut end) = (block, block.add(map.page(block).order().pages()));
-        while end.since(start) < most
-            && end.0 & (Order::MAX.pages() - 1) != 0
-            && let Some(order) = part(map.page(end))
-        {
-            end = end.add(order.pages());
-        }
-        while end.since(start) < most && start.0 & (Order::MAX.pages() - 1) != 0 {
-            // The last page of a block says its order, or said that of an earlier one: the head must agree.
-            let last = map.page(Pfn(start.0 - 1));
-            let order = last.order();
-            if start.0 & (order.pages() - 1) != 0 || !matches!(last.kind(), Kind::Tail | Kind::Buddy) {
-                break;
-            }
-            let before = Pfn(start.0 - order.pages());
-            if part(map.page(before)) != Some(order) {
-                break;
-            }
-            start = before;
-        }
-        PfnRange::new(start, end.since(start))
-    }
-
-    /// How many of the `pages` pages from `start` on, which lie in free blocks in a row, hold no memory.
-    fn fresh(&self, map: &impl Map, start: Pfn, pages: u32) -> u32 {
-        let (mut at, end, mut fresh) = (start, start.add(pages), 0);
-        while at < end {
-            let page = map.page(at);
-            let part = page.order().pages().min(end.since(at));
-            fresh += part - Extent::unpack(page.refs()).cut(0, part).len();
-            at = at.add(page.order().pages());
-        }
-        fresh
-    }
-
     /// Takes `pages` pages of what was found, gives back what is around them, and returns them with their state bits. They are
     /// [`Kind::Isolated`] then: off the lists, nobody's yet.
     pub fn take(&mut self, map: &impl Map, found: Found, pages: u32) -> (Pfn, u32) {
-        let pfn = found.block.add(found.at);
-        let end = pfn.add(pages);
-        let list = MigrateType::from_raw(map.page(found.block).cache() as u8);
-        let (mut at, mut state) = (pfn, STATE);
-        while at < end {
-            let block = if at == pfn { found.block } else { at };
-            let behind = block.add(map.page(block).order().pages());
-            let part = behind.since(at).min(end.since(at));
-            state &= self.carve(map, block, at.since(block), part, list);
-            at = behind;
-        }
-        let page = map.page(pfn);
-        page.set_flags(self.home | state | if list == MigrateType::HighAtomic { flag::RESERVE } else { 0 });
-        page.set_kind(Kind::Isolated, Order::ZERO);
-        (pfn, state)
+        let (pfn, contents) = self.carve(map, found, pages);
+        (pfn, contents.state())
     }
 
-    /// Takes `pages` pages out of the free block at `block`, from page `at` of it on, puts the rest back on the lists, and
-    /// returns the state bits of what was taken.
-    fn carve(&mut self, map: &impl Map, block: Pfn, at: u32, pages: u32, list: MigrateType) -> u32 {
-        let whole = map.page(block).order().pages();
+    /// [`Buddy::take`], with all that is known of their contents.
+    pub fn carve(&mut self, map: &impl Map, found: Found, pages: u32) -> (Pfn, Contents) {
+        let Found { block, at, .. } = found;
+        let head = map.page(block);
+        let (list, whole) = (MigrateType::from_raw(head.cache() as u8), head.order().pages());
         let contents = self.remove(map, block);
-        map.page(block).set_kind(Kind::Tail, Order::ZERO);
+        head.set_kind(Kind::Tail, Order::ZERO);
         let before = PfnRange::new(block, at);
         let behind = PfnRange::new(block.add(at + pages), whole - at - pages);
         // Nothing of this can merge: what is taken is between them.
@@ -481,7 +374,12 @@ impl Buddy {
             let part = contents.cut(rest.since(block), order.pages());
             self.insert(map, rest, order, part, list);
         }
-        contents.cut(at, pages).state()
+        let (pfn, contents) = (block.add(at), contents.cut(at, pages));
+        let page = map.page(pfn);
+        let reserve = if list == MigrateType::HighAtomic { flag::RESERVE } else { 0 };
+        page.set_flags(self.home | contents.state() | reserve);
+        page.set_kind(Kind::Isolated, Order::ZERO);
+        (pfn, contents)
     }
 
     /// Room for a request of type `start` whose own lists are empty. May change the type of pageblocks.
@@ -724,40 +622,8 @@ impl Default for Buddy {
     }
 }
 
-/// What is known of a block's contents.
-#[derive(Clone, Copy)]
-struct Contents {
-    /// All of it reads zero.
-    zero: bool,
-    /// Outside of it the block reads zero and is not backed.
-    extent: Extent,
-}
-
-impl Contents {
-    fn of(state: u32, pages: u32) -> Contents {
-        let clean = state & flag::UNBACKED != 0;
-        let extent = if clean { Extent::EMPTY } else { Extent::first(pages) };
-        Contents { zero: clean || state & flag::ZERO != 0, extent }
-    }
-
-    fn cut(self, at: u32, pages: u32) -> Contents {
-        let extent = self.extent.cut(at, pages);
-        Contents { zero: self.zero || extent.is_empty(), extent }
-    }
-
-    fn state(self) -> u32 {
-        if self.extent.is_empty() {
-            flag::ZERO | flag::UNBACKED
-        } else if self.zero {
-            flag::ZERO
-        } else {
-            0
-        }
-    }
-}
-
 /// The zone and node bits of [`Page::flags`].
-const HOME: u32 = 0x00ff_ff00;
+pub const HOME: u32 = 0x00ff_ff00;
 
 /// Those bits for a zone and node.
 pub const fn home(zone: usize, node: usize) -> u32 {
@@ -799,7 +665,7 @@ fn census(map: &impl Map, pfn: Pfn, to: MigrateType, home: u32) -> (u32, u32) {
                 }
                 block
             }
-            Kind::Run | Kind::Kept | Kind::Vmalloc => {
+            Kind::Run | Kind::Kept | Kind::Row | Kind::Vmalloc => {
                 let block = if kind != Kind::Vmalloc { (page.word() as u32).clamp(1, left) } else { block };
                 if to == MigrateType::Movable {
                     compatible += block;

@@ -6,6 +6,8 @@
 //! backed. A single bit for the whole block was tried first: one page freed into 4 MiB of fresh memory made all of it count
 //! as backed, and a budget of 10 MiB was overdrawn twofold.
 
+use crate::page::flag;
+
 /// Pages `lo..hi` of a block, counted from its first; empty iff `lo == hi`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
@@ -92,6 +94,48 @@ impl Extent {
         } else {
             None
         }
+    }
+}
+
+/// What is known of a block's contents.
+#[derive(Clone, Copy)]
+pub struct Contents {
+    /// All of it reads zero.
+    pub zero: bool,
+    /// Outside of it the block reads zero and is not backed.
+    pub extent: Extent,
+}
+
+impl Contents {
+    /// Those of `pages` pages of which `state` is known ([`flag::ZERO`], [`flag::UNBACKED`]).
+    pub fn of(state: u32, pages: u32) -> Contents {
+        let clean = state & flag::UNBACKED != 0;
+        let extent = if clean { Extent::EMPTY } else { Extent::first(pages) };
+        Contents { zero: clean || state & flag::ZERO != 0, extent }
+    }
+
+    /// Those of `pages` pages of it from page `at` on.
+    #[must_use]
+    pub fn cut(self, at: u32, pages: u32) -> Contents {
+        let extent = self.extent.cut(at, pages);
+        Contents { zero: self.zero || extent.is_empty(), extent }
+    }
+
+    /// As state bits.
+    pub fn state(self) -> u32 {
+        if self.extent.is_empty() {
+            flag::ZERO | flag::UNBACKED
+        } else if self.zero {
+            flag::ZERO
+        } else {
+            0
+        }
+    }
+
+    /// Those of a block of `pages` pages and the one behind it together.
+    #[must_use]
+    pub fn join(self, pages: u32, behind: Contents) -> Contents {
+        Contents { zero: self.zero && behind.zero, extent: self.extent.hull(behind.extent.later(pages)) }
     }
 }
 

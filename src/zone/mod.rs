@@ -1,7 +1,7 @@
 //! Page frames: zones, the buddy system, per-CPU page lists, watermarks, growth and return to the system.
 //!
 //! A request walks its *zonelist* (nodes by distance, in each node the zones from the highest that suits downwards) and takes
-//! a block from the first zone that keeps its watermark. When none does, the slow path grows a zone (`m.grow`), goes
+//! a block (or, for a run of pages, a part of a row) from the first zone that keeps its watermark. When none does, the slow path grows a zone (`m.grow`), goes
 //! down to the min mark and the reserves, drains the per-CPU lists, gives idle memory back where the budget is what lacks, and
 //! returns `None` in the end: never a panic, never a wait for another thread's memory.
 //!
@@ -20,6 +20,7 @@ mod lists;
 mod percpu;
 mod raw;
 mod reclaim;
+mod rows;
 mod run;
 mod stats;
 mod swing;
@@ -40,6 +41,7 @@ use self::buddy::{Buddy, Event, Map, STATE};
 use self::budget::Budget;
 use self::emergency::Emergency;
 use self::raw::{BlockMap, Owner, PcpTable};
+use self::rows::Rows;
 use crate::config::Options;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
 use crate::page::{Kind, Page, flag};
@@ -58,6 +60,8 @@ const GROUPED: u64 = MIGRATE_TYPES as u64 * PAGEBLOCK_PAGES as u64;
 /// What a zone's lock guards.
 struct Zone {
     buddy: Buddy,
+    /// What is free for page runs.
+    rows: Rows,
     marks: Watermarks,
     /// Frames that exist, the table's own included.
     present: u32,
@@ -89,6 +93,7 @@ impl Cell {
         let span = (Pfn::NONE, Pfn(0));
         let zone = Zone {
             buddy: Buddy::new(),
+            rows: Rows::new(),
             marks: Watermarks::NONE,
             present: 0,
             span,
@@ -240,8 +245,9 @@ impl<M: Machine> PageAllocator<M> {
         let cell = &self.zones[node][kind as usize];
         let mut zone = cell.lock.lock(m);
         zone.buddy.set_home(kind as usize, node);
+        zone.rows.set_home(kind as usize, node);
         let (mut at, mut added) = (range.start, 0);
-        let clean = zone.buddy.clean_pages();
+        let clean = zone.clean_pages();
         while at < range.end() {
             let block = Pfn(at.0 & !(Order::MAX.pages() - 1));
             let end = block.add(Order::MAX.pages()).min(range.end());
@@ -269,7 +275,7 @@ impl<M: Machine> PageAllocator<M> {
         // What was clean and merged with backed memory counts as backed from now on.
         let fresh = if state & flag::UNBACKED != 0 { added } else { 0 };
         self.budget.charge(u64::from(added - fresh));
-        self.settle(clean + fresh, zone.buddy.clean_pages());
+        self.settle(clean + fresh, zone.clean_pages());
         self.nodes.fetch_max(node as u32 + 1, Relaxed);
         let all = self.managed.fetch_add(u64::from(added), Relaxed) + u64::from(added);
         self.grouping.fetch_or(all >= GROUPED, Relaxed);
@@ -331,12 +337,17 @@ impl<M: Machine> PageAllocator<M> {
         reserve: bool,
         unbooked: u32,
     ) {
-        let clean = zone.buddy.clean_pages();
+        let clean = zone.clean_pages();
         for (pfn, order) in buddy::blocks(range) {
             zone.buddy.free(&self.view(m), pfn, order, state & STATE, reserve);
         }
         zone.frees += 1;
-        self.settle(clean + unbooked, zone.buddy.clean_pages());
+        self.settle(clean + unbooked, zone.clean_pages());
+        self.note_demand(zone);
+    }
+
+    /// Pages of a zone were freed: whether more lies idle now than may.
+    fn note_demand(&self, zone: &mut Zone) {
         let used = zone.used();
         zone.swing.at(used);
         let retain = self.retain.load(Relaxed);

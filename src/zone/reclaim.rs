@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::buddy::STATE;
+use super::extent::Contents;
 use super::{Cell, MigrateType, PageAllocator, Watermarks, ZONES, Zone};
 use crate::machine::{Machine, ZoneKind};
 use crate::page::Kind;
@@ -32,8 +33,14 @@ impl<M: Machine> PageAllocator<M> {
         None
     }
 
-    /// Puts what the per-CPU lists hold back into the buddy system.
+    /// Puts what the per-CPU lists and the rows hold back into the buddy system.
     pub fn drain(&self, m: &M) {
+        self.drain_lists(m);
+        self.used_cells().for_each(|cell| self.flush_rows(m, &mut cell.lock.lock(m)));
+    }
+
+    /// Puts what the per-CPU lists hold back into the buddy system.
+    fn drain_lists(&self, m: &M) {
         for (kind, pcp) in self.pcps.iter() {
             let mut pcp = pcp.lock(m);
             let pages = pcp.pages();
@@ -124,8 +131,10 @@ impl<M: Machine> PageAllocator<M> {
     #[cold]
     pub fn give_back_strewn(&self, m: &M) -> u64 {
         let retain = self.retain.load(Relaxed);
-        self.drain(m);
-        let pages = self.give_back(m, Order::ZERO, u64::MAX, |zone| zone.has_idle(retain));
+        self.drain_lists(m);
+        let mut pages = self.give_back(m, Order::PAGEBLOCK, u64::MAX, |zone| zone.has_idle(retain));
+        pages += self.give_back_rows(m, |zone| zone.has_idle(retain));
+        pages += self.give_back(m, Order::ZERO, u64::MAX, |zone| zone.has_idle(retain));
         self.used_cells().for_each(|cell| cell.lock.lock(m).hush());
         pages
     }
@@ -149,6 +158,43 @@ impl<M: Machine> PageAllocator<M> {
             zone.swing.turn(used);
             zone.quiet = 0;
         }
+    }
+
+    /// Gives the contents of rows back, as long as there is `more` to go, the long ones first.
+    fn give_back_rows(&self, m: &M, more: impl Fn(&Zone) -> bool) -> u64 {
+        if !M::LENT {
+            return 0;
+        }
+        let mut pages = 0;
+        for cell in self.used_cells() {
+            let mut least = Order::MAX.pages();
+            while least > 0 && !self.refused.load(Relaxed) {
+                least /= 2;
+                loop {
+                    let mut zone = cell.lock.lock(m);
+                    let row = if more(&zone) { zone.rows.take_backed(&self.view(m), least) } else { None };
+                    let Some(row) = row else { break };
+                    zone.away += row.range.pages;
+                    drop(zone);
+                    let given = m.discard(row.range);
+                    let backed = row.contents.extent.len();
+                    let mut zone = cell.lock.lock(m);
+                    zone.away -= row.range.pages;
+                    let clean = zone.clean_pages() + row.range.pages - backed;
+                    let contents = if given { Contents::of(STATE, row.range.pages) } else { row.contents };
+                    zone.put_run(&self.view(m), row.range, contents);
+                    self.settle(clean, zone.clean_pages());
+                    if !given {
+                        // What the system refuses once it would refuse again.
+                        self.refused.store(true, Relaxed);
+                        break;
+                    }
+                    pages += u64::from(backed);
+                }
+            }
+        }
+        self.discarded.fetch_add(pages, Relaxed);
+        pages
     }
 
     /// Gives the contents of free blocks of at least `least` back to the system, those freed no later than `before` where

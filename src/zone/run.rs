@@ -1,14 +1,21 @@
-//! Exact page runs: a block's tail pages go back at once, so that 36 KiB cost nine pages and not sixteen.
+//! Exact page runs: 36 KiB cost nine pages and not sixteen.
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::PageAllocator;
-use super::alloc::Request;
+use super::alloc::{Refused, Request, Taken};
+use super::buddy::{Map, Want, blocks};
+use super::extent::Contents;
+use super::rows::Row;
 use super::watermark::Mark;
+use super::{PageAllocator, Zone};
 use crate::gfp::Gfp;
-use crate::machine::{MAX_NODES, Machine};
+use crate::machine::{MAX_NODES, Machine, ZoneKind};
 use crate::page::{Kind, flag};
-use crate::types::{Order, Pfn, PfnRange};
+use crate::sync::Guard;
+use crate::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
+
+/// Zeroed runs from this many pages on are cut from memory that reads zero already.
+const ZERO_ROW: u32 = 16;
 
 impl<M: Machine> PageAllocator<M> {
     /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. A run is freed whole, so it counts as movable unless the flags
@@ -22,18 +29,89 @@ impl<M: Machine> PageAllocator<M> {
         }
         let node = node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1);
         let mut request = Request::new(gfp, order, pages, node);
-        request.run = true;
+        request.run = !fixed;
         let taken = self.get_slow(m, request, None)?;
         m.page(taken.range.start).set_word(u64::from(taken.range.pages));
         Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
     }
 
+    /// Takes the frames of a run from the rows of a zone, cutting a new one out of a pageblock where none is long enough.
+    pub(super) fn take_run(&self, m: &M, zone: &mut Zone, request: &Request, mark: Mark) -> Result<Taken, Refused> {
+        let (view, pages) = (self.view(m), request.pages);
+        let clean = zone.clean_pages();
+        let blank = request.want == Want::Zero && pages >= ZERO_ROW;
+        let charge = |fresh: u32| fresh == 0 || self.budget.try_charge(u64::from(fresh), mark, request.gfp);
+        let (run, fresh) = if let Some(fit) = zone.rows.find(&view, pages, blank) {
+            if !charge(fit.fresh) {
+                return Err(Refused::Budget);
+            }
+            (zone.rows.take(&view, fit, pages), fit.fresh)
+        } else {
+            let whole = self.grouping.load(Relaxed);
+            let row = zone.new_row(&view, request, whole).ok_or(Refused::Empty)?;
+            let (at, fresh) = row.place(pages);
+            let charged = charge(fresh);
+            let rest = if charged { [row.cut(0, at), row.cut(at + pages, row.range.pages - at - pages)] } else { [row; 2] };
+            let count = if charged { 2 } else { 1 };
+            for part in rest.iter().take(count).filter(|part| part.range.pages > 0) {
+                zone.put_run(&view, part.range, part.contents);
+            }
+            if !charged {
+                self.settle(clean, zone.clean_pages());
+                return Err(Refused::Budget);
+            }
+            let run = row.cut(at, pages);
+            zone.rows.isolate(&view, run);
+            (run, fresh)
+        };
+        // Joining rows may have made more count as backed.
+        self.settle(clean - fresh, zone.clean_pages());
+        zone.allocs += 1;
+        let used = zone.used();
+        zone.swing.at(used);
+        Ok(Taken { range: run.range, state: run.contents.state() })
+    }
+
     /// Frees a run. Failure as for [`PageAllocator::free_pages`].
     pub fn free_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
-        match m.page(range.start).kind() {
-            Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp => true,
-            _ => self.free_frames(m, range, 0, may_block),
+        let head = m.page(range.start);
+        if matches!(head.kind(), Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp | Kind::Row | Kind::RowEnd) {
+            return true;
         }
+        let Some(cell) = self.cell_of(head) else { return true };
+        if head.has(flag::RESERVE) {
+            return self.free_frames(m, range, 0, may_block);
+        }
+        let Some(mut zone) = cell.lock.acquire(m, may_block) else { return false };
+        self.free_run_locked(m, &mut zone, range);
+        true
+    }
+
+    /// Frees the frames of a run into the rows, which are of ordinary memory, or else into the buddy system: scarce zones', and those
+    /// of a pageblock that is kept for something else.
+    fn free_run_locked(&self, m: &M, zone: &mut Guard<'_, Zone, M>, range: PfnRange) {
+        let ends = [range.start, range.start.add(range.pages - 1)];
+        let ordinary = m.page(range.start).zone() >= ZoneKind::Normal as usize;
+        if !ordinary || ends.iter().any(|pfn| !self.blocks.get(*pfn).mixes()) {
+            return self.free_locked(m, zone, range, 0, false, 0);
+        }
+        let clean = zone.clean_pages();
+        zone.put_run(&self.view(m), range, Contents::of(0, range.pages));
+        zone.frees += 1;
+        self.settle(clean, zone.clean_pages());
+        self.note_demand(zone);
+    }
+
+    /// Puts what lies in the rows of a zone back into the buddy system.
+    pub(super) fn flush_rows(&self, m: &M, zone: &mut Zone) {
+        let (view, clean) = (self.view(m), zone.clean_pages());
+        while let Some(row) = zone.rows.take_any(&view) {
+            for (block, order) in blocks(row.range) {
+                let part = row.cut(block.since(row.range.start), order.pages());
+                zone.buddy.free_known(&view, block, order, part.contents);
+            }
+        }
+        self.settle(clean, zone.clean_pages());
     }
 
     /// Makes the run `range` one of `pages` pages without moving it: gives its tail back, or takes the free blocks behind it.
@@ -53,7 +131,8 @@ impl<M: Machine> PageAllocator<M> {
         if pages < range.pages {
             head.set_word(u64::from(pages));
             let tail = PfnRange::new(range.start.add(pages), range.pages - pages);
-            self.free_locked(m, &mut zone, tail, 0, false, 0);
+            m.page(tail.start).set_home(head.zone(), head.node());
+            self.free_run_locked(m, &mut zone, tail);
             return true;
         }
         let goal = range.start.add(pages);
@@ -63,20 +142,34 @@ impl<M: Machine> PageAllocator<M> {
             if !self.blocks.online(at) {
                 return false;
             }
-            let Some((found, part)) = zone.buddy.find_at(&view, at, goal.since(at)) else { return false };
-            fresh += found.fresh;
+            let (part, lacking) = match zone.rows.row_at(&view, at) {
+                Some(row) => {
+                    let part = row.range.pages.min(goal.since(at));
+                    (part, part - row.contents.extent.cut(0, part).len())
+                }
+                None => match zone.buddy.find_at(&view, at, goal.since(at)) {
+                    Some((found, part)) => (part, found.fresh),
+                    None => return false,
+                },
+            };
+            fresh += lacking;
             at = at.add(part);
         }
-        if zone.buddy.free_pages() < goal.since(range.end()) + zone.marks.min
+        if zone.free_pages() < goal.since(range.end()) + zone.marks.min
             || fresh > 0 && !self.budget.try_charge(u64::from(fresh), Mark::Min, Gfp::KERNEL)
         {
             return false;
         }
         let mut at = range.end();
-        while at < goal
-            && let Some((found, part)) = zone.buddy.find_at(&view, at, goal.since(at))
-        {
-            zone.buddy.take(&view, found, part);
+        while at < goal {
+            let part = match zone.rows.take_at(&view, at, goal.since(at)) {
+                Some(part) => part,
+                None => {
+                    let Some((found, part)) = zone.buddy.find_at(&view, at, goal.since(at)) else { break };
+                    zone.buddy.take(&view, found, part);
+                    part
+                }
+            };
             m.page(at).set_kind(Kind::Tail, Order::ZERO);
             at = at.add(part);
         }
@@ -91,5 +184,60 @@ impl<M: Machine> PageAllocator<M> {
     /// Frames of all zones.
     pub fn managed(&self) -> u64 {
         self.managed.load(Relaxed)
+    }
+}
+
+impl Zone {
+    /// Puts a run, which nobody owns any more, into the rows.
+    pub(super) fn put_run(&mut self, map: &impl Map, range: PfnRange, contents: Contents) {
+        let run = Row { range, contents };
+        let mut at = 0;
+        while at < range.pages {
+            // A run that grew may cross the border of a largest block; rows do not.
+            let start = range.start.add(at);
+            let part = (Order::MAX.pages() - (start.0 & (Order::MAX.pages() - 1))).min(range.pages - at);
+            let row = self.rows.join(map, run.cut(at, part));
+            self.put_row(map, row);
+            at += part;
+        }
+    }
+
+    /// Puts a row on its list; whole pageblocks of it, and what merges there, go back to the buddy system.
+    fn put_row(&mut self, map: &impl Map, row: Row) {
+        let (start, pages) = (row.range.start, row.range.pages);
+        let first = start.0.next_multiple_of(PAGEBLOCK_PAGES) - start.0;
+        if first + PAGEBLOCK_PAGES <= pages {
+            let whole = (pages - first) & !(PAGEBLOCK_PAGES - 1);
+            self.rows.insert_rest(map, row, first, whole);
+            for at in (first..first + whole).step_by(PAGEBLOCK_PAGES as usize) {
+                self.buddy.free_known(map, start.add(at), Order::PAGEBLOCK, row.contents.cut(at, PAGEBLOCK_PAGES));
+            }
+        } else if let Some(order) = Order::holding(pages as usize)
+            && order.pages() == pages
+            && start.0 & (pages - 1) == 0
+            && self.buddy.would_merge(map, start, order)
+        {
+            self.buddy.free_known(map, start, order, row.contents);
+        } else {
+            self.rows.insert(map, row);
+        }
+    }
+
+    /// A new row, off the lists: a pageblock where there are enough of them (`whole`) and one is free, at least what the request needs.
+    fn new_row(&mut self, map: &impl Map, request: &Request, whole: bool) -> Option<Row> {
+        let (list, want) = (request.list, request.want);
+        let mut order = if whole { request.order.max(Order::PAGEBLOCK) } else { request.order };
+        let found = loop {
+            let found = self.buddy.find(map, order, order.pages(), list, want);
+            let claims = order >= Order::PAGEBLOCK || order == request.order;
+            if let Some(found) = found.or_else(|| {
+                if claims { self.buddy.fall_back(map, order, order.pages(), list, want) } else { None }
+            }) {
+                break found;
+            }
+            order = order.down().filter(|less| *less >= request.order)?;
+        };
+        let (start, contents) = self.buddy.carve(map, found, order.pages());
+        Some(Row { range: PfnRange::new(start, order.pages()), contents })
     }
 }

@@ -20,8 +20,10 @@ pub struct ZoneInfo {
     pub present: u64,
     /// Frames the buddy system was given.
     pub managed: u64,
-    /// Free in the buddy system (not on per-CPU lists).
+    /// Free in the buddy system and in rows (not on per-CPU lists).
     pub free: u64,
+    /// Of these, in rows for page runs.
+    pub rows: u64,
     /// Of these, holding memory.
     pub backed: u64,
     /// The marks.
@@ -47,6 +49,7 @@ impl ZoneInfo {
         present: 0,
         managed: 0,
         free: 0,
+        rows: 0,
         backed: 0,
         marks: Watermarks::NONE,
         protection: [0; NR_ZONES],
@@ -57,12 +60,13 @@ impl ZoneInfo {
         steals: 0,
     };
 
-    /// The share of free memory that a request of `order` cannot use, in thousandths: the kernel's unusable free space index,
+    /// The share of the buddy system's free memory that a request of `order` cannot use, in thousandths: the kernel's unusable free space index,
     /// its measure of external fragmentation.
     pub fn unusable(&self, order: Order) -> u32 {
         let pages = |o: usize| self.blocks[o].iter().map(|n| u64::from(*n)).sum::<u64>() << o;
         let usable: u64 = (order.index()..NR_ORDERS).map(pages).sum();
-        (self.free.saturating_sub(usable) * 1000).checked_div(self.free).unwrap_or(1000) as u32
+        let free = self.free.saturating_sub(self.rows);
+        (free.saturating_sub(usable) * 1000).checked_div(free).unwrap_or(1000) as u32
     }
 }
 
@@ -200,7 +204,8 @@ impl<M: Machine> PageAllocator<M> {
         for cell in self.zones.as_flattened() {
             let zone = cell.lock.lock(m);
             zone.buddy.verify(&self.view(m))?;
-            if zone.buddy.free_pages() > cell.managed.load(Relaxed) {
+            zone.rows.verify(&self.view(m))?;
+            if zone.free_pages() > cell.managed.load(Relaxed) {
                 return Err("more pages free than managed");
             }
             if cell.reserve.load(Relaxed) != zone.buddy.free_of(MigrateType::HighAtomic) {
@@ -249,8 +254,9 @@ fn zone_info(cell: &Cell, zone: &Zone) -> ZoneInfo {
         spanned: if exists { u64::from(zone.span.1.since(zone.span.0)) } else { 0 },
         present: u64::from(zone.present),
         managed: u64::from(cell.managed.load(Relaxed)),
-        free: u64::from(zone.buddy.free_pages()),
-        backed: u64::from(zone.buddy.free_pages() - zone.buddy.clean_pages()),
+        free: u64::from(zone.free_pages()),
+        rows: u64::from(zone.rows.free_pages()),
+        backed: u64::from(zone.free_pages() - zone.clean_pages()),
         marks: zone.marks,
         protection: [0; NR_ZONES],
         blocks,

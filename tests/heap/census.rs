@@ -28,7 +28,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
         while at < range.end() {
             let page = sim.page(at);
             let pages = match page.kind() {
-                Kind::Run | Kind::Kept | Kind::Pcp => page.word() as u32,
+                Kind::Run | Kind::Kept | Kind::Pcp | Kind::Row => page.word() as u32,
                 Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?}), behind {before:?}", page.kind()),
                 _ => page.order().pages(),
             };
@@ -38,7 +38,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
             match page.kind() {
                 // Isolated with a mark of the reserve: in the pool for atomic requests.
                 Kind::Isolated if page.has(flag::RESERVE) => census.free += u64::from(pages),
-                Kind::Buddy | Kind::Pcp => {
+                Kind::Buddy | Kind::Pcp | Kind::Row => {
                     census.free += u64::from(pages);
                     check_contents(sim, block, page.flags());
                 }
@@ -49,10 +49,10 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
             }
             for inner in block.iter().skip(1) {
                 let kind = sim.page(inner).kind();
-                let fits = if page.kind() == Kind::Slab {
-                    kind == Kind::Slab
-                } else {
-                    matches!(kind, Kind::Tail | Kind::Offline)
+                let fits = match page.kind() {
+                    Kind::Slab => kind == Kind::Slab,
+                    Kind::Row if inner.add(1) == block.end() => kind == Kind::RowEnd,
+                    _ => matches!(kind, Kind::Tail | Kind::Offline),
                 };
                 assert!(fits, "frame {inner:?} inside {block:?} ({:?}) says {kind:?}", page.kind());
             }

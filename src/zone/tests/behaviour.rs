@@ -66,33 +66,51 @@ fn exact_pages_keep_no_tail() {
     assert!(!z.free_pages_exact(&m, at, true), "free already");
 }
 
-/// Free blocks in a row serve a run that none of them could alone, the tightest row first, and without growth.
+/// A run takes the tightest row, whatever its alignment; freed runs join to rows, and whole pageblocks go back.
 #[test]
-fn a_run_takes_several_blocks_in_a_row() {
-    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 1024).build();
+fn a_run_takes_the_tightest_row() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
     let z = boot(&m);
-    let mut held = exhaust(&m, &z, Gfp::KERNEL | Gfp::MEMALLOC);
-    held.sort_unstable();
-    let mut free = |from: u32, pages: u32| {
-        for pfn in (from..from + pages).map(Pfn) {
-            let at = held.iter().position(|held| *held == pfn).expect("an ordinary page");
-            held.remove(at);
-            assert!(z.free_frames(&m, PfnRange::new(pfn, 1), 0, true));
-        }
+    let rows = || z.stats(&m).total(|zone| zone.rows);
+    let run = |pages| PfnRange::new(z.alloc_run(&m, Gfp::KERNEL, pages, None).unwrap(), pages);
+    let free = |range| {
+        assert!(z.free_run(&m, range, true));
+        z.verify(&m).unwrap();
     };
-    // Rows of 15 and 12 pages: 1 + 4 + 8 + 2 and 1 + 2 + 8 + 1, none of which holds 12 pages alone.
-    free(1024 + 259, 15);
-    free(1024 + 517, 12);
-    assert!(z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 16, None).is_none());
-    let tight = z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 12, None);
-    assert_eq!(tight, Some(Pfn(1024 + 517)));
-    z.verify(&m).unwrap();
-    let run = z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 11, None).unwrap();
-    assert_eq!(run, Pfn(1024 + 259));
-    assert!((1..11).all(|page| m.page(run.add(page)).kind() == Kind::Tail));
-    assert!(z.alloc_run(&m, Gfp::KERNEL | Gfp::MEMALLOC, 2, None).is_some(), "the rest of the row");
-    z.verify(&m).unwrap();
-    assert!(z.free_run(&m, PfnRange::new(run, 11), true));
+    let before = z.stats(&m).total(|zone| zone.free);
+    let held: Vec<_> = [3, 15, 1, 12, 2, 7, 5].map(run).into();
+    assert!(held.windows(2).all(|pair| pair[0].end() == pair[1].start), "one behind the other: {held:?}");
+    assert!(held[0].start.0.is_multiple_of(512) && rows() == 512 - 45, "a pageblock");
+    free(held[1]);
+    free(held[3]);
+    assert_eq!(run(12), held[3], "the tightest");
+    let part = run(11);
+    assert_eq!(part.start, held[1].start);
+    let inside = |page| matches!(m.page(part.start.add(page)).kind(), Kind::Tail | Kind::Offline);
+    assert!((1..11).all(inside));
+    let rest = run(4);
+    assert_eq!(rest.start, part.end(), "the rest of the row");
+    // In an order in which they join before, behind, and on both sides.
+    for range in [held[3], held[0], rest, held[2], part, held[6], held[5]] {
+        free(range);
+    }
+    assert_eq!(rows(), 512 - 2);
+    free(held[4]);
+    assert_eq!((rows(), z.stats(&m).total(|zone| zone.free)), (0, before), "whole again");
+}
+
+/// What lies in rows serves other requests before they fail.
+#[test]
+fn rows_are_given_up_for_blocks() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
+    let z = boot(&m);
+    let run = z.alloc_run(&m, Gfp::KERNEL, 5, None).unwrap();
+    let held = exhaust(&m, &z, Gfp::ATOMIC | Gfp::MEMALLOC);
+    let stats = z.verify(&m).unwrap();
+    assert_eq!(stats.total(|zone| zone.free), 0);
+    assert_eq!(held.len() as u64 + 5 + stats.own_pages, stats.total(|zone| zone.managed));
+    assert!(z.free_run(&m, PfnRange::new(run, 5), true));
+    assert!(z.alloc_page(&m, Gfp::ATOMIC | Gfp::MEMALLOC).is_some(), "out of the freed run");
     z.verify(&m).unwrap();
 }
 

@@ -260,11 +260,13 @@ impl<F: Flavour> World<F> {
     fn check_zeroes(&self) {
         for pfn in self.zones.blocks.iter().flat_map(|block| PfnRange::new(block, 512).iter()) {
             let page = self.sim.page(pfn);
-            if page.kind() != Kind::Buddy {
-                continue;
-            }
+            let pages = match page.kind() {
+                Kind::Buddy => page.order().pages(),
+                Kind::Row => page.word() as u32,
+                _ => continue,
+            };
             let hull = Extent::unpack(page.refs());
-            for at in 0..page.order().pages() {
+            for at in 0..pages {
                 let claimed = page.has(flag::ZERO) || hull.cut(at, 1).is_empty();
                 let range = PfnRange::new(pfn.add(at), 1);
                 if hull.cut(at, 1).is_empty() && <Simulated<F> as Frames>::LENT {

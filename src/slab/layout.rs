@@ -22,6 +22,8 @@ pub enum MapPlace {
 pub struct SlabLayout {
     /// Distance from one object to the next.
     pub size: u32,
+    /// 2³² divided by the size, rounded up.
+    pub(super) reciprocal: u32,
     /// What the user asked for.
     pub object_size: u32,
     /// Alignment of every object.
@@ -65,6 +67,7 @@ impl SlabLayout {
     /// The layout of a cache that does not exist.
     pub const NONE: SlabLayout = SlabLayout {
         size: 0,
+        reciprocal: 0,
         object_size: 0,
         align: 1,
         first: 0,
@@ -144,6 +147,7 @@ impl SlabLayout {
         let log2 = (usize::BITS - size.leading_zeros() - 1) / 2;
         SlabLayout {
             size: size as u32,
+            reciprocal: u32::MAX / size as u32 + 1,
             object_size: object_size as u32,
             align: align as u32,
             first: first as u32,
@@ -198,7 +202,8 @@ impl SlabLayout {
             return None;
         }
         let distance = (offset - start) as u32;
-        let index = distance / self.size;
+        // Exact where it is a multiple of the size; where it is none, no index is right.
+        let index = ((distance as u64 * self.reciprocal as u64) >> 32) as u32;
         if index < self.objects && index * self.size == distance { Some(index) } else { None }
     }
 

@@ -476,10 +476,10 @@ impl<M: Machine> Slab<M> {
 
     /// Puts objects, of whatever caches, back into their slabs, and runs into their zones.
     fn free_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], gfp: Gfp) {
-        let mut rest = objects.iter().copied().peekable();
-        while let Some(first) = rest.peek().copied() {
-            let Some((head, _)) = slab_of(m, ptr::with_exposed_provenance(first)) else {
-                rest.next();
+        let mut rest = objects;
+        while let Some((&first, others)) = rest.split_first() {
+            let Some((mut head, _)) = slab_of(m, ptr::with_exposed_provenance(first)) else {
+                rest = others;
                 if !self.free_run(m, pages, first, gfp) {
                     self.defer(0, first);
                 }
@@ -488,7 +488,7 @@ impl<M: Machine> Slab<M> {
             let (id, home) = (m.page(head).cache() as u8, m.page(head).node());
             let layout = self.layout(id);
             let Some(mut slabs) = self.caches[id as usize].node(home).list(m, gfp.may_block()) else {
-                rest.next();
+                rest = others;
                 if self.caches[id as usize].atomic.load(Ordering::Relaxed) && Self::is_populated(m, head) {
                     self.caches[id as usize].stash.push(first, |next| self.set_link(id, first, next));
                 } else {
@@ -497,18 +497,24 @@ impl<M: Machine> Slab<M> {
                 continue;
             };
             let mut release = PageList::new();
-            let mut defect = None;
-            while let Some(object) = rest.peek().copied() {
-                let Some((head, offset)) = slab_of(m, ptr::with_exposed_provenance(object)) else { break };
-                if m.page(head).cache() != u16::from(id) || m.page(head).node() != home {
-                    break;
+            // Slab by slab, as long as they are of this list.
+            let defect = loop {
+                let base = m.virt(head).addr();
+                let mine = rest.iter().take_while(|object| object.wrapping_sub(base) < layout.order.bytes()).count();
+                match slabs.put(m, layout, head, &rest[..mine], &mut release) {
+                    Ok(()) => rest = &rest[mine..],
+                    Err((done, defect)) => {
+                        let object = rest[done];
+                        rest = &rest[done + 1..];
+                        break Some((defect, object));
+                    }
                 }
-                rest.next();
-                if let Err(found) = slabs.put(m, layout, head, offset, &mut release) {
-                    defect = Some((found, object));
-                    break;
+                let next = rest.first().and_then(|object| slab_of(m, ptr::with_exposed_provenance(*object)));
+                match next.filter(|(head, _)| m.page(*head).cache() == u16::from(id) && m.page(*head).node() == home) {
+                    Some((next, _)) => head = next,
+                    None => break None,
                 }
-            }
+            };
             drop(slabs);
             if let Some((defect, object)) = defect {
                 misuse(m, defect, object, self.name(id));

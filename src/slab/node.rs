@@ -232,40 +232,68 @@ impl NodeSlabs {
         got
     }
 
-    /// Puts the object at `offset` of the slab at `head` back. A slab that is then empty and not worth keeping is
-    /// moved to `release`.
+    /// Puts `objects` of the slab at `head` back. A slab that is then empty and not worth keeping is moved to `release`.
     ///
     /// # Errors
-    /// [`Defect::Interior`], [`Defect::DoubleFree`]: nothing was changed.
+    /// How many were put back before one that could not be, and why: [`Defect::Interior`], [`Defect::DoubleFree`].
     pub fn put<M: Machine>(
         &mut self,
         m: &M,
         layout: &SlabLayout,
         head: Pfn,
-        offset: usize,
+        objects: &[usize],
         release: &mut PageList,
-    ) -> Result<(), Defect> {
+    ) -> Result<(), (usize, Defect)> {
         let slab = SlabRef { m, layout, head };
-        let index = layout.index(slab.page().colour(), offset).ok_or(Defect::Interior)?;
-        let (word, bit) = layout.bit(index);
-        let bits = slab.map_word(word);
-        if bits & bit != 0 {
-            return Err(Defect::DoubleFree);
-        }
+        let (base, colour) = (m.virt(head).addr(), slab.page().colour());
         let was_full = slab.page().refs() == layout.objects;
         let from = slab.bucket();
-        slab.set_map_word(word, bits | bit);
-        slab.page().set_refs(slab.page().refs() - 1);
-        self.free += 1;
-        let empty = slab.page().refs() == 0;
-        let to = slab.bucket();
-        if !was_full && !empty && from == to {
-            return Ok(());
+        let (mut done, mut defect) = (0, None);
+        // Neighbours share a word of the map.
+        let (mut at, mut bits) = (0, slab.map_word(0));
+        for object in objects {
+            let Some(index) = layout.index(colour, object - base) else {
+                defect = Some(Defect::Interior);
+                break;
+            };
+            let (word, bit) = layout.bit(index);
+            if word != at {
+                slab.set_map_word(at, bits);
+                (at, bits) = (word, slab.map_word(word));
+            }
+            if bits & bit != 0 {
+                defect = Some(Defect::DoubleFree);
+                break;
+            }
+            bits |= bit;
+            done += 1;
         }
-        if was_full {
-            slab.page().set(flag::PARTIAL);
-        } else {
-            self.partial[from].remove(head, |p| m.page(p));
+        slab.set_map_word(at, bits);
+        slab.page().set_refs(slab.page().refs() - done as u32);
+        self.free += done as u64;
+        if done > 0 {
+            self.relist(m, layout, head, (!was_full).then_some(from), release);
+        }
+        defect.map_or(Ok(()), |defect| Err((done, defect)))
+    }
+
+    /// Puts a slab of which objects came back on the list where it belongs now; it was on that of bucket `from`, or full.
+    fn relist<M: Machine>(
+        &mut self,
+        m: &M,
+        layout: &SlabLayout,
+        head: Pfn,
+        from: Option<usize>,
+        release: &mut PageList,
+    ) {
+        let slab = SlabRef { m, layout, head };
+        let (empty, to) = (slab.page().refs() == 0, slab.bucket());
+        if !empty && from == Some(to) {
+            return;
+        }
+        match from {
+            Some(from) => self.partial[from].remove(head, |p| m.page(p)),
+            None => slab.page().set(flag::PARTIAL),
         }
         if !empty {
             self.partial[to].push_front(head, |p| m.page(p));
@@ -275,7 +303,6 @@ impl NodeSlabs {
             self.forget(m, layout, head);
             release.push_front(head, |p| m.page(p));
         }
-        Ok(())
     }
 
     fn forget<M: Machine>(&mut self, m: &M, layout: &SlabLayout, head: Pfn) {

@@ -32,7 +32,7 @@ const MIN_CACHED: u32 = 3;
 /// Runs up to this many pages have a class each.
 const EXACT: u32 = 16;
 /// Bytes that a sheaf's runs should not exceed.
-const SHEAF_TARGET: usize = 64 << 10;
+const SHEAF_TARGET: usize = 128 << 10;
 /// Most runs in a sheaf.
 const MOST: usize = 16;
 

@@ -215,9 +215,7 @@ impl<M: Machine> Mm<M> {
                 }
             }
             Kind::Tail | Kind::Offline => Err(self.tail_defect(pfn)),
-            Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd => {
-                Err(Defect::DoubleFree)
-            }
+            Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd => Err(Defect::DoubleFree),
             _ => Err(Defect::Foreign),
         }
     }

@@ -542,6 +542,11 @@ impl Zone {
             && backed > self.may_idle(retain).saturating_add(used / STREWN_PART)
     }
 
+    /// Whether demand is a small part of what it was.
+    pub(super) fn has_fallen_far(&self) -> bool {
+        self.swing.has_fallen_far(self.used())
+    }
+
     /// Whether more lies idle, in whatever pieces, than may.
     pub(super) fn has_idle(&self, retain: u64) -> bool {
         self.backed() > self.may_idle(retain)

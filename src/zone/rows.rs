@@ -332,7 +332,8 @@ impl Rows {
         if start.0 & !border != (end.0 - 1) & !border {
             return Err("row crosses a border of the largest blocks");
         }
-        if (1..pages.saturating_sub(1)).any(|at| !matches!(map.page(start.add(at)).kind(), Kind::Tail | Kind::Offline)) {
+        if (1..pages.saturating_sub(1)).any(|at| !matches!(map.page(start.add(at)).kind(), Kind::Tail | Kind::Offline))
+        {
             return Err("interior page of a row heads something");
         }
         if end.0 & border != 0 && self.row_at(map, end).is_some() {
@@ -365,7 +366,10 @@ mod tests {
         let mut before = 0;
         for pages in 1..=Order::MAX.pages() {
             let at = bin(pages);
-            assert!(at < BINS && (at == before || at == before + 1 || pages == 1), "{pages} pages: list {at} after {before}");
+            assert!(
+                at < BINS && (at == before || at == before + 1 || pages == 1),
+                "{pages} pages: list {at} after {before}"
+            );
             assert!(pages > EXACT || at as u32 == pages - 1);
             before = at;
         }

@@ -51,7 +51,8 @@ impl<M: Machine> PageAllocator<M> {
             let row = zone.new_row(&view, request, whole).ok_or(Refused::Empty)?;
             let (at, fresh) = row.place(pages);
             let charged = charge(fresh);
-            let rest = if charged { [row.cut(0, at), row.cut(at + pages, row.range.pages - at - pages)] } else { [row; 2] };
+            let rest =
+                if charged { [row.cut(0, at), row.cut(at + pages, row.range.pages - at - pages)] } else { [row; 2] };
             let count = if charged { 2 } else { 1 };
             for part in rest.iter().take(count).filter(|part| part.range.pages > 0) {
                 zone.put_run(&view, part.range, part.contents);
@@ -230,9 +231,9 @@ impl Zone {
         let found = loop {
             let found = self.buddy.find(map, order, order.pages(), list, want);
             let claims = order >= Order::PAGEBLOCK || order == request.order;
-            if let Some(found) = found.or_else(|| {
-                if claims { self.buddy.fall_back(map, order, order.pages(), list, want) } else { None }
-            }) {
+            if let Some(found) = found
+                .or_else(|| if claims { self.buddy.fall_back(map, order, order.pages(), list, want) } else { None })
+            {
                 break found;
             }
             order = order.down().filter(|less| *less >= request.order)?;

@@ -78,6 +78,12 @@ impl Swing {
         level < self.peak / 2
     }
 
+    /// Whether it is less than an eighth.
+    #[inline]
+    pub fn has_fallen_far(&self, level: u64) -> bool {
+        level < self.peak / 8
+    }
+
     /// What demand may be expected to regrow.
     #[inline]
     pub fn regrown(&self) -> u64 {

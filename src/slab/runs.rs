@@ -2,14 +2,16 @@
 //!
 //! A run of up to 256 KiB has a class by its number of pages: 3 to 16 each, then eight per doubling, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, and no barn. A CPU keeps two sheaves of 64 KiB
+//! rows and sections serve them, but there are no slabs behind, and no barn. A CPU keeps two sheaves of 128 KiB
 //! a class, or the last run freed where that is larger; what is more goes back to the zone, and what lies for a while does, too. Of
 //! the runs above, to 2 MiB, it keeps one, whatever its size: that serves loops.
 //!
 //! Measured (2 CPUs; ns for allocating and freeing a run of 9 to 200 KB in turn): lists under a lock per CPU 56, this 8; glibc 12,
-//! mimalloc 12 to 165, jemalloc 10 to 280, tcmalloc 5. Rejected: classes of the sizes above, whose caches raised the peak of
-//! random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live; sheaves of 128 KiB (1.27, 1.29 and 1.34 in the three
-//! workloads of [`crate::zone`]'s `find_run`, against 1.24, 1.24 and 1.31, and no faster).
+//! mimalloc 12 to 165, jemalloc 10 to 280, tcmalloc 5. By the bytes of a sheaf, with the zone's rows behind: 500 live runs of 4 to
+//! 64 KiB that change at random, ns a change and MiB resident where all pages are touched: 64 KiB 160 and 26.0, 128 KiB 105 and 28.1, 256 KiB
+//! 60 and 30.1 (jemalloc 350 and 28.2, mimalloc 31 and 30.1, tcmalloc 11 and 35.2). What is left is the first atomic instruction of the
+//! slow path, which waits for the program's own writes to cold memory. Rejected: classes of the sizes above, whose caches raised the
+//! peak of random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live.
 #![allow(unsafe_code)]
 
 use super::layout::SlabLayout;

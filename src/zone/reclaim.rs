@@ -132,7 +132,7 @@ impl<M: Machine> PageAllocator<M> {
     /// Gives back what is strewn: huge pages are broken up for it. Returns pages.
     ///
     /// A call of the system takes 4-6 µs for however little (many in one vector: 3.5), so as long as demand may only be on its way
-    /// down, blocks of less than [`WORTH`] wait: most will have grown by then. A million objects freed at random: 40 000
+    /// down, blocks of less than 32 KiB wait: most will have grown by then. A million objects freed at random: 40 000
     /// calls and 0.3 s without that.
     #[cold]
     pub fn give_back_strewn(&self, m: &M) -> u64 {

@@ -287,7 +287,8 @@ impl<M: Machine> PageAllocator<M> {
         let lowmem = if kind < request.top { self.lowmem_reserve(node, kind, request.top) } else { 0 };
         let mut zone = cell.lock.acquire(m, request.gfp.may_block()).ok_or(Refused::Busy)?;
         let taken = self.take_locked(m, cell, &mut zone, request, mark, lowmem, extra);
-        let other = mark == Mark::Low && may_grow(request) && !cell.exhausted.load(Relaxed) || M::LENT && request.no_fault();
+        let other =
+            mark == Mark::Low && may_grow(request) && !cell.exhausted.load(Relaxed) || M::LENT && request.no_fault();
         if matches!(taken, Err(Refused::Empty)) && !other && zone.rows.free_pages() > 0 {
             self.flush_rows(m, &mut zone);
             return self.take_locked(m, cell, &mut zone, request, mark, lowmem, extra);

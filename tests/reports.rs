@@ -210,6 +210,20 @@ fn slabinfo() {
     assert!(!text(&mm, Report::Slabinfo).contains("inode"));
 }
 
+// rows: H3 H4
+#[test]
+fn vmallocinfo_tells_mappings_from_areas() {
+    let mm = heap(SimBare::builder().ram(0, ZoneKind::Normal, 4096, 2048).build());
+    mm.start();
+    let frames = [0, 1].map(|_| mm.alloc_pages(Gfp::KERNEL, 0, None).unwrap());
+    let view = mm.vmap(&frames).unwrap();
+    let line = text(&mm, Report::Vmallocinfo);
+    assert!(line.starts_with(&format!("0x{:016x}-", view.addr())) && line.ends_with(" pages=2 vmap\n"), "{line}");
+    mm.vunmap(view).unwrap();
+    assert!(!text(&mm, Report::Vmallocinfo).contains("vmap\n"));
+    frames.map(|pfn| mm.free_pages(pfn, 0).unwrap());
+}
+
 // rows: H1 H2
 #[test]
 fn vmallocinfo() {

@@ -281,6 +281,11 @@ pub unsafe trait Mapping {
     /// *Syscall.*
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize>;
 
+    /// The `nth` mapping of device memory that lies outside of the window, and what it is of; for reports.
+    fn device_mapping(&self, _nth: usize) -> Option<(core::ops::Range<usize>, u64)> {
+        None
+    }
+
     /// Drops the contents of `[start, start + len)`, which stays usable and reads zero. False where it could not. *Syscall.*
     fn clean(&self, start: usize, len: usize) -> bool;
 

@@ -11,7 +11,7 @@ use crate::types::Pfn;
 use crate::vmalloc::node::State;
 
 /// The stamp of a mapping.
-const MAPPING: u64 = u64::MAX;
+pub(super) const MAPPING: u64 = u64::MAX;
 
 impl<M: Machine> Vmalloc<M> {
     /// Maps `frames` to adjacent slots (only where frames are owned). `None` without addresses or tables.

@@ -90,6 +90,8 @@ pub struct Area {
     pub len: usize,
     /// Bytes handed out; 0 for a range that is retained or in transit.
     pub size: usize,
+    /// Whether it shows frames that are somebody else's (`vmap`).
+    pub vmap: bool,
     /// Whether it was freed and is kept for reuse.
     pub retained: bool,
 }
@@ -97,10 +99,18 @@ pub struct Area {
 impl Area {
     fn of(node: Ref) -> Area {
         let state = node.state.get();
+        let vmap = state == State::Transit && node.stamp.get() == mapping::MAPPING;
         Area {
             start: node.start.get(),
             len: node.len.get(),
-            size: if state == State::Busy { node.size.get() } else { 0 },
+            size: if vmap {
+                node.mapped.get()
+            } else if state == State::Busy {
+                node.size.get()
+            } else {
+                0
+            },
+            vmap,
             retained: state == State::Retained,
         }
     }

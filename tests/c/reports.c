@@ -135,7 +135,9 @@ static void zones(void) {
 static void areas(void) {
     char *area = malloc(10 << 20);
     CHECK(area);
-    int busy = 0;
+    int busy = 0, devices = 0;
+    volatile char *device = ioremap(0xfee00000, 4096);
+    CHECK(device);
     for (int freed = 0; freed < 2; freed++) {
         char *rest = report("vmallocinfo"), *line;
         while ((line = next_line(&rest))) {
@@ -143,7 +145,9 @@ static void areas(void) {
             long size, used;
             CHECK(sscanf(line, "%p-%p %ld%ln", &start, &end, &size, &used) == 3 && (char *)end - (char *)start == size);
             CHECK(line[18] == '-' && !strncmp(line + 19, "0x", 2));
-            if (freed) // kept, if it did not go back to the system at once
+            if (strstr(line + used, " phys=0x00000000fee00000 ioremap"))
+                devices += start == (void *)device && size == 4096;
+            else if (freed) // kept, if it did not go back to the system at once
                 CHECK(!strcmp(line + used, " unpurged vm_area"));
             else
                 busy += start == area && !strncmp(line + used, " pages=", 7) && strstr(line, " vmalloc");
@@ -151,7 +155,9 @@ static void areas(void) {
         if (!freed)
             free(area);
     }
-    CHECK(busy == 1);
+    CHECK(busy == 1 && devices == 2);
+    iounmap((void *)device);
+    CHECK(!strstr(report("vmallocinfo"), "ioremap"));
 }
 
 static void memory(void) {

@@ -32,6 +32,8 @@ struct Mapping {
     address: usize,
     start: usize,
     len: usize,
+    /// The physical address of `start`.
+    physical: u64,
 }
 
 struct Table {
@@ -41,7 +43,7 @@ struct Table {
 
 static TABLE: Lock<Table> = Lock::new(Table {
     resources: [Resource { start: 0, len: 0, fd: -1, offset: 0 }; RESOURCES],
-    mappings: [Mapping { address: 0, start: 0, len: 0 }; MAPPINGS],
+    mappings: [Mapping { address: 0, start: 0, len: 0, physical: 0 }; MAPPINGS],
 });
 
 fn add(table: &mut Table, new: Resource) -> Result<(), AllocError> {
@@ -117,8 +119,15 @@ pub fn ioremap(physical: u64, len: usize) -> Result<*mut u8, AllocError> {
         sys::call(libc::SYS_mmap, [0, bytes, prot, libc::MAP_SHARED as usize, resource.fd as usize, offset as usize])
     };
     let start = mapped.map_err(|_| AllocError::NoMemory)?;
-    table.mappings[place] = Mapping { address: start + inside, start, len: bytes };
+    table.mappings[place] = Mapping { address: start + inside, start, len: bytes, physical: physical - inside as u64 };
     Ok(core::ptr::with_exposed_provenance_mut(start + inside))
+}
+
+/// The `nth` mapping, and what it is of.
+pub(super) fn mapping(nth: usize) -> Option<(core::ops::Range<usize>, u64)> {
+    let table = TABLE.lock(&Linux);
+    let mapping = table.mappings.iter().filter(|mapping| mapping.address != 0).nth(nth)?;
+    Some((mapping.start..mapping.start + mapping.len, mapping.physical))
 }
 
 /// Takes an [`ioremap`] back; false where nothing was mapped there so.

@@ -370,6 +370,10 @@ unsafe impl Mapping for Linux {
         if done == len { Ok(()) } else { Err(done) }
     }
 
+    fn device_mapping(&self, nth: usize) -> Option<(core::ops::Range<usize>, u64)> {
+        super::device::mapping(nth)
+    }
+
     fn clean(&self, start: usize, len: usize) -> bool {
         sys::madvise(start, len, libc::MADV_DONTNEED).is_ok()
     }

@@ -29,7 +29,7 @@ pub enum Report {
     UnusableIndex,
     /// Zones: free pages, marks, bounds, what is kept from whom, the CPUs' page lists.
     Zoneinfo,
-    /// vmalloc areas by address; those that were freed and are kept are `unpurged vm_area`s.
+    /// vmalloc areas and `vmap` mappings by address, those that were freed and are kept as `unpurged vm_area`s; then, in a process, device memory.
     Vmallocinfo,
     /// What lies where: zones (`System RAM`) and the allocator's tables. Hosted these are addresses of the process.
     Iomem,

@@ -21,14 +21,22 @@ impl<M: Machine> Mm<M> {
             for area in &areas[..found] {
                 from = area.start + area.len;
                 write!(out, "0x{:0DIGITS$x}-0x{from:0DIGITS$x} {:>7}", area.start, area.len)?;
-                match area.retained {
-                    true => out.write_str(" unpurged vm_area\n")?,
-                    false => writeln!(out, " pages={} vmalloc", area.size >> PAGE_SHIFT)?,
+                let pages = area.size >> PAGE_SHIFT;
+                match (area.retained, area.vmap) {
+                    (true, _) => out.write_str(" unpurged vm_area\n")?,
+                    (false, true) => writeln!(out, " pages={pages} vmap")?,
+                    (false, false) => writeln!(out, " pages={pages} vmalloc")?,
                 }
             }
             if found < BATCH {
-                return Ok(());
+                break;
             }
         }
+        for nth in 0.. {
+            let Some((range, physical)) = self.machine().device_mapping(nth) else { break };
+            let (start, end) = (range.start, range.end);
+            writeln!(out, "0x{start:0DIGITS$x}-0x{end:0DIGITS$x} {:>7} phys={physical:#018x} ioremap", end - start)?;
+        }
+        Ok(())
     }
 }

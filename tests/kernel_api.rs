@@ -53,6 +53,7 @@ fn finish<F: Flavour>(mm: &Mm<Simulated<F>>) {
     assert_eq!(mm.machine().reports(), Vec::<String>::new());
 }
 
+// rows: A6 A7
 #[test]
 fn a6_a7_virt_to_page_is_the_inverse_of_page_address() {
     let mm = plain();
@@ -73,6 +74,7 @@ fn a6_a7_virt_to_page_is_the_inverse_of_page_address() {
     finish(&mm);
 }
 
+// rows: A4
 #[test]
 fn a4_order_eleven_is_refused() {
     let mm = plain();
@@ -81,6 +83,7 @@ fn a4_order_eleven_is_refused() {
     finish(&mm);
 }
 
+// rows: B5 B7
 #[test]
 fn b5_b7_zones_bound_their_addresses() {
     let mm = with_highmem();
@@ -101,6 +104,7 @@ fn b5_b7_zones_bound_their_addresses() {
     finish(&mm);
 }
 
+// rows: B2 E3
 #[test]
 fn b2_e3_memory_comes_from_the_node_asked_for() {
     let sim = Sim::builder()
@@ -124,6 +128,7 @@ fn b2_e3_memory_comes_from_the_node_asked_for() {
     finish(&mm);
 }
 
+// rows: C1
 #[test]
 fn c1_contradictions_are_refused_with_one_line() {
     let mm = plain();
@@ -142,6 +147,7 @@ fn c1_contradictions_are_refused_with_one_line() {
 }
 
 /// Every request of an atomic kind, from cold and from warm memory: no call of the machine, and no page gets backed by being touched.
+// rows: C5 C11
 #[test]
 fn c5_c11_atomic_requests_neither_call_nor_fault() {
     let mm = plain();
@@ -173,6 +179,7 @@ fn c5_c11_atomic_requests_neither_call_nor_fault() {
 
 /// At every call that the allocator makes of its machine, under whatever lock, a handler makes atomic requests of every kind. None waits, enters
 /// the system or has a page backed, and none is refused: the reserve is refilled by those who may do so.
+// rows: C2
 #[test]
 fn c2_atomic_requests_are_served_whatever_they_interrupt() {
     let mm = plain();
@@ -227,6 +234,7 @@ fn c2_atomic_requests_are_served_whatever_they_interrupt() {
 
 /// The kernel's slab_state goes DOWN, PARTIAL, UP, FULL. Here a request finds the instance down until the machine is prepared (its start is
 /// refused what it asks for itself), then the caches that live in static memory serve without being made, and caches can be made of them.
+// rows: G5
 #[test]
 fn g5_caches_come_up_in_order() {
     type M = Sim;
@@ -272,6 +280,7 @@ fn g5_caches_come_up_in_order() {
     finish(&mm);
 }
 
+// rows: G3
 #[test]
 fn g3_a_descriptor_says_what_its_cache_is() {
     // Descriptors are static, one for each id: their number times their size is what the instance needs before anything is allocated.
@@ -290,6 +299,7 @@ fn g3_a_descriptor_says_what_its_cache_is() {
     finish(&mm);
 }
 
+// rows: E9
 #[test]
 fn e9_references_keep_a_block() {
     let mm = plain();
@@ -310,6 +320,7 @@ fn e9_references_keep_a_block() {
 }
 
 /// Frees in atomic context while the zone's lock is held elsewhere: kept for later, and a second free is still found out.
+// rows: E11
 #[test]
 fn e11_frees_never_wait() {
     let mm = plain();
@@ -338,6 +349,7 @@ impl Construct for Counted {
     }
 }
 
+// rows: G8 G16
 #[test]
 fn g8_g16_constructed_once_and_kept_over_free() {
     let mm = plain();
@@ -374,6 +386,7 @@ impl Drop for Noisy<'_> {
     }
 }
 
+// rows: G6
 #[test]
 fn g6_values_are_dropped_and_names_shared() {
     let mm = plain();
@@ -402,6 +415,7 @@ fn g6_values_are_dropped_and_names_shared() {
     finish(&mm);
 }
 
+// rows: G9
 #[test]
 fn g9_destroy_names_what_lives() {
     let mm = plain();
@@ -422,6 +436,7 @@ fn g9_destroy_names_what_lives() {
 }
 
 /// A second free is noticed wherever the object lies: in this CPU's sheaf, in another's, in a barn, in its slab.
+// rows: G11
 #[test]
 fn g11_a_second_free_is_noticed_in_a_sheaf() {
     extern "C" fn construct(object: *mut u8) {
@@ -455,6 +470,7 @@ fn g11_a_second_free_is_noticed_in_a_sheaf() {
     finish(&mm);
 }
 
+// rows: G7
 #[test]
 fn g7_checked_caches_tell_what_was_written_where() {
     let mm = plain();
@@ -481,6 +497,7 @@ fn g7_checked_caches_tell_what_was_written_where() {
     finish(&mm);
 }
 
+// rows: G12
 #[test]
 fn g12_slab_pages_fall_back_to_a_smaller_order() {
     let sim = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 12, 2048).build();
@@ -506,6 +523,7 @@ fn g12_slab_pages_fall_back_to_a_smaller_order() {
     finish(&mm);
 }
 
+// rows: H1
 #[test]
 fn h1_vmalloc_is_contiguous_over_frames_that_are_not() {
     let mm = plain();
@@ -528,6 +546,7 @@ fn h1_vmalloc_is_contiguous_over_frames_that_are_not() {
     finish(&mm);
 }
 
+// rows: H3 H4
 #[test]
 fn h3_h4_vmap_shows_frames_at_a_second_address() {
     let mm = plain();
@@ -563,6 +582,7 @@ fn h3_h4_vmap_shows_frames_at_a_second_address() {
 }
 
 /// Every fallible call of the machine fails once: nothing is lost, and what could not be done is told.
+// rows: H3
 #[test]
 fn h3_vmap_survives_every_failure() {
     for k in 1..40 {
@@ -580,6 +600,7 @@ fn h3_vmap_survives_every_failure() {
     }
 }
 
+// rows: I5 I7
 #[test]
 fn i5_i7_atomic_mappings_nest_and_forbid_sleep() {
     let mm = plain();
@@ -598,6 +619,7 @@ fn i5_i7_atomic_mappings_nest_and_forbid_sleep() {
     finish(&mm);
 }
 
+// rows: J3 J5
 #[test]
 fn j3_j5_sums_are_exact_under_migration() {
     let sim = Sim::builder()
@@ -635,6 +657,7 @@ fn j3_j5_sums_are_exact_under_migration() {
     finish(&mm);
 }
 
+// rows: J6
 #[test]
 fn j6_percpu_memory_runs_out_with_an_error() {
     let sim = SimBare::builder().cpus(2).ram(0, ZoneKind::Normal, 1 << 12, 1024).build();
@@ -670,6 +693,7 @@ impl Shrink for Hoard {
     }
 }
 
+// rows: C4 D7
 #[test]
 fn c4_d7_shrinkers_are_asked_before_a_request_fails() {
     static HOARD: Hoard = Hoard(std::sync::Mutex::new(Vec::new()), AtomicUsize::new(0));
@@ -725,6 +749,7 @@ fn c4_d7_shrinkers_are_asked_before_a_request_fails() {
     finish(mm);
 }
 
+// rows: D12
 #[test]
 fn d12_pools_serve_when_nothing_else_does() {
     let sim = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 12, 1024).build();
@@ -751,6 +776,7 @@ fn d12_pools_serve_when_nothing_else_does() {
     finish(&mm);
 }
 
+// rows: F1
 #[test]
 fn f1_krealloc_keeps_bytes_and_zone() {
     let mm = with_highmem();

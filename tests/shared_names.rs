@@ -28,6 +28,7 @@ struct Packet {
     bytes: [u8; 56],
 }
 
+// rows: G6
 #[test]
 fn g6_c_and_rust_share_a_cache_by_its_name() {
     unsafe {
@@ -61,6 +62,7 @@ fn g6_c_and_rust_share_a_cache_by_its_name() {
     }
 }
 
+// rows: G8
 #[test]
 fn g8_a_constructed_cache_is_not_taken_for_another() {
     #[derive(Clone, Copy)]
@@ -76,6 +78,7 @@ fn g8_a_constructed_cache_is_not_taken_for_another() {
 }
 
 /// A cache with a constructor, whoever made it: objects are constructed once, and one side finds what the other left.
+// rows: G8
 #[test]
 fn g8_constructed_objects_are_shared_both_ways() {
     #[derive(Clone, Copy)]
@@ -124,6 +127,7 @@ fn g8_constructed_objects_are_shared_both_ways() {
     assert!(unsafe { ObjectCache::<Session>::open("built-in-rust").is_err() }, "nobody has it any more");
 }
 
+// rows: J5
 #[test]
 fn j5_per_cpu_data_of_one_is_the_others() {
     let counter = PerCpu::<u64>::alloc(0).unwrap();

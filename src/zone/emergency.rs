@@ -6,7 +6,7 @@
 //! which went and came back meanwhile is noticed. A larger block is split by pushing its other half. Nothing merges here: small
 //! blocks are exchanged for large ones of the zone, of which half of the pool should be.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use super::alloc::{Request, Taken};
 use super::buddy::Want;
@@ -14,6 +14,7 @@ use super::{MigrateType, PageAllocator, Zone, buddy};
 use crate::gfp::Gfp;
 use crate::machine::{Frames, Machine};
 use crate::page::{Kind, Page, flag};
+use crate::sync::wide::AtomicU64;
 use crate::types::{Order, Pfn, PfnRange};
 
 /// The largest order kept, that of the largest slabs.
@@ -103,7 +104,7 @@ impl Emergency {
         loop {
             page.set_word(old & u64::from(u32::MAX));
             // Release, pairs with the Acquire in `pop`: who has the block sees its descriptor.
-            match stack.compare_exchange_weak(old, head(pfn, (old >> 32) + 1), Release, Relaxed) {
+            match stack.compare_exchange(old, head(pfn, (old >> 32) + 1), Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => old = now,
             }
@@ -120,7 +121,7 @@ impl Emergency {
             }
             // If somebody else has the block by now this is anything, and the exchange fails.
             let next = Pfn(m.page(pfn).word() as u32);
-            match stack.compare_exchange_weak(old, head(next, (old >> 32) + 1), Acquire, Acquire) {
+            match stack.compare_exchange(old, head(next, (old >> 32) + 1), Acquire, Acquire) {
                 Ok(_) => {
                     self.discount(order);
                     return Some(pfn);

@@ -221,7 +221,7 @@ fn vmallocinfo_tells_mappings_from_areas() {
     assert!(line.starts_with(&format!("0x{:016x}-", view.addr())) && line.ends_with(" pages=2 vmap\n"), "{line}");
     mm.vunmap(view).unwrap();
     assert!(!text(&mm, Report::Vmallocinfo).contains("vmap\n"));
-    frames.map(|pfn| mm.free_pages(pfn, 0).unwrap());
+    frames.iter().for_each(|pfn| mm.free_pages(*pfn, 0).unwrap());
 }
 
 // rows: H1 H2

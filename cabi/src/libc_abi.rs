@@ -237,7 +237,7 @@ fn print_statistics() {
 /// |---|---|
 /// | `arena` | bytes of the page layer, of which what was never touched holds no memory |
 /// | `ordblks` | its free blocks |
-/// | `smblks`, `fsmblks` | freed objects and page runs that lie ready in sheaves, and their bytes |
+/// | `smblks`, `fsmblks` | 0: glibc's fast bins, which its caches of threads, the like of sheaves, are none of either |
 /// | `hblks`, `hblkhd` | large blocks, and their bytes |
 /// | `usmblks` | 0, as in glibc |
 /// | `uordblks`, `fordblks` | bytes handed out, and the rest of `arena` |
@@ -252,11 +252,11 @@ fn totals() -> libc::mallinfo2 {
     libc::mallinfo2 {
         arena,
         ordblks: stats.free_blocks.iter().sum::<u64>() as usize,
-        smblks: slab.in_sheaves,
+        smblks: 0,
         hblks: stats.vmalloc_areas as usize,
         hblkhd: stats.vmalloc_bytes as usize,
         usmblks: 0,
-        fsmblks: slab.in_sheaves_bytes,
+        fsmblks: 0,
         uordblks: used,
         fordblks: arena.saturating_sub(used),
         keepcost: bytes(stats.pages_backed) + stats.vmalloc_retained as usize,
@@ -315,8 +315,9 @@ fn write_xml(out: &mut dyn Write, stats: &slabwright_core::mm::Stats, totals: &l
     }
     writeln!(out, "</sizes>")?;
     let heap = |out: &mut dyn Write| {
-        let rest = totals.fordblks.saturating_sub(totals.fsmblks);
-        writeln!(out, "<total type=\"fast\" count=\"{}\" size=\"{}\"/>", totals.smblks, totals.fsmblks)?;
+        let (fast, bytes) = (stats.slab.in_sheaves, stats.slab.in_sheaves_bytes);
+        let rest = totals.fordblks.saturating_sub(bytes);
+        writeln!(out, "<total type=\"fast\" count=\"{fast}\" size=\"{bytes}\"/>")?;
         writeln!(out, "<total type=\"rest\" count=\"{}\" size=\"{rest}\"/>", totals.ordblks)
     };
     let system = |out: &mut dyn Write| {

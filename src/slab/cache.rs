@@ -194,8 +194,10 @@ pub struct Cache {
     shape: UnsafeCell<Shape>,
     /// `kmem_cache_create` calls that share it.
     pub(super) users: AtomicU32,
-    /// Objects of the next refill; doubles up to the capacity, so that a program that needs three objects makes few.
+    /// Objects of the next refill; doubles up to the capacity while they come quickly, so that a program that needs three objects makes few.
     pub(super) refill: AtomicU16,
+    /// When the last one was, in milliseconds (wrapping).
+    pub(super) refilled_ms: AtomicUsize,
     /// Calls that reached the slow path.
     pub(super) slow_allocs: AtomicUsize,
     pub(super) slow_frees: AtomicUsize,
@@ -318,6 +320,7 @@ impl Cache {
             }),
             users: AtomicU32::new(0),
             refill: AtomicU16::new(0),
+            refilled_ms: AtomicUsize::new(0),
             slow_allocs: AtomicUsize::new(0),
             slow_frees: AtomicUsize::new(0),
             atomic: AtomicBool::new(false),

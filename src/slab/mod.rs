@@ -57,8 +57,13 @@ use crate::zone::PageAllocator;
 
 /// Attempts at the rows before a request goes past them.
 const TRIES: usize = 3;
-/// Objects of a cache's first refill.
+/// Objects of a cache's first refill, and their bytes.
 const FIRST_REFILL: u16 = 8;
+const FIRST_REFILL_BYTES: u32 = 4096;
+/// Two refills are in quick succession where so many milliseconds lie between them.
+const QUICK_MS: usize = 10;
+/// So many full sheaves hold the objects of a cache that has few.
+const FEW_SHEAVES: usize = 8;
 
 /// The mark before the instance has a key of its own.
 const DEFAULT_KEY: usize = 0x6b6b_6b6b | 1;
@@ -140,7 +145,9 @@ impl<M: Machine> Slab<M> {
                 continue;
             };
             let Some(mut own) = own else { break };
-            own.fill(self.refill_size(id), |slots| self.take_objects(m, pages, id, slots, gfp, m.node()));
+            own.fill(self.refill_size(m, pages, id, gfp), |slots| {
+                self.take_objects(m, pages, id, slots, gfp, m.node())
+            });
             let object = own.pop();
             self.install(m, pages, id, no_sheaf(), own, gfp);
             return object.unwrap_or(ptr::null_mut());
@@ -214,12 +221,33 @@ impl<M: Machine> Slab<M> {
         self.layout(id).capacity
     }
 
-    /// Objects to take for the next refill.
-    fn refill_size(&self, id: u8) -> usize {
-        let refill = &self.caches[id as usize].refill;
-        let now = refill.load(Ordering::Relaxed).max(FIRST_REFILL).min(self.capacity(id));
-        refill.store(now.saturating_mul(2), Ordering::Relaxed);
-        now as usize
+    /// Objects to take for the next refill: few where the last one was long ago, and then none that other CPUs have too many of.
+    fn refill_size(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> usize {
+        let (cache, layout) = (&self.caches[id as usize], self.layout(id));
+        let now = m.now_ms() as usize;
+        let quick = now.wrapping_sub(cache.refilled_ms.swap(now, Ordering::Relaxed)) < QUICK_MS;
+        if !quick && gfp.may_block() && gfp.may_io() {
+            self.recall(m, pages, id);
+        }
+        let first = ((FIRST_REFILL_BYTES / layout.size) as u16).clamp(2, FIRST_REFILL);
+        let last = if quick { cache.refill.load(Ordering::Relaxed) } else { 0 };
+        let size = last.max(first).min(layout.capacity);
+        cache.refill.store(size.saturating_mul(2), Ordering::Relaxed);
+        size as usize
+    }
+
+    /// Empties all sheaves of a cache that has few objects, and none in its slabs. Objects that are allocated on one CPU and freed on
+    /// another would else, in time, fill the sheaves of both.
+    fn recall(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
+        let (mut objects, mut free) = (0, 0);
+        for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+            let slabs = node.slabs.lock(m);
+            objects += slabs.slabs as usize * self.layout(id).objects as usize;
+            free += slabs.free as usize;
+        }
+        if free == 0 && (1..=FEW_SHEAVES * self.capacity(id) as usize).contains(&objects) {
+            self.flush(m, pages, Some(id));
+        }
     }
 
     /// Takes the current CPU's spare sheaf if `wanted` likes its length and fullness.

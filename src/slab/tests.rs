@@ -363,3 +363,23 @@ fn what_lies_idle_goes_back() {
     assert!(before > slabs(&w));
     w.verify();
 }
+
+#[test]
+fn objects_that_wander_slowly_fill_no_sheaves() {
+    let w = world(2, Hostile::default());
+    let id = 8;
+    let mut most = 0;
+    for round in 0..20_000 {
+        w.m.set_cpu(0);
+        let object = w.alloc(id);
+        w.m.set_cpu(1);
+        w.free(id, object);
+        w.m.advance(3);
+        if round % 100 == 0 {
+            w.slab.for_each_cache(&w.m, |_, c| most = if c.id == id { most.max(c.slabs) } else { most });
+        }
+    }
+    // Two CPUs' sheaves alone would take up more than a dozen.
+    assert!(most <= 3, "{most} slabs");
+    w.verify();
+}

@@ -129,8 +129,14 @@ pub(super) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8
     Some(&buffer[..got.ok()?])
 }
 
+/// What libc's `RLIMIT_` constants are.
+#[cfg(target_env = "gnu")]
+type Resource = u32;
+#[cfg(not(target_env = "gnu"))]
+type Resource = i32;
+
 /// The soft limit of `resource` in bytes; `u64::MAX` for none.
-pub(super) fn rlimit(resource: u32) -> u64 {
+pub(super) fn rlimit(resource: Resource) -> u64 {
     let mut limit = [u64::MAX; 2];
     // SAFETY: the kernel writes a `struct rlimit64` of two words.
     let done =

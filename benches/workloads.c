@@ -239,7 +239,7 @@ static void grow_stepwise(void)
 {
     char *block = NULL;
     size_t have = 0;
-    for (size_t size = 4 * KIB; size <= 1024 * MIB; size += 4 * KIB) {
+    for (size_t size = 4 * KIB; size <= 512 * MIB; size += 4 * KIB) {
         block = realloc(block, size);
         touch(block, have, size);
         have = size;

@@ -38,7 +38,7 @@ pub struct Options {
 const OWN: &str = "slabwright";
 
 /// Most seconds for one run.
-const LIMIT: u64 = 120;
+const LIMIT: u64 = 300;
 
 /// What one run cost.
 #[derive(Clone, Debug, Default, PartialEq)]

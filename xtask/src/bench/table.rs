@@ -175,8 +175,12 @@ fn ratios(rows: &[Row], names: &[&str]) -> String {
 
 /// The groups in the order they come.
 pub fn groups(rows: &[Row]) -> Vec<&str> {
-    let mut groups: Vec<&str> = rows.iter().map(|row| row.group.as_str()).collect();
-    groups.dedup();
+    let mut groups = Vec::new();
+    for row in rows {
+        if !groups.contains(&row.group.as_str()) {
+            groups.push(&row.group);
+        }
+    }
     groups
 }
 
@@ -231,6 +235,12 @@ mod tests {
         assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 0.5);
         assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "other", "slabwright"]).unwrap().ratio, 2.0);
         assert_eq!(ratio(&row, &FIGURES[0], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 2.0);
+    }
+
+    #[test]
+    fn each_group_is_named_once() {
+        let rows = ["a", "b", "a"].map(|group| row("w", group, &[Some(1.0), Some(1.0)]));
+        assert_eq!(groups(&rows), ["a", "b"]);
     }
 
     #[test]

@@ -237,74 +237,47 @@ const fn class_layouts() -> [SlabLayout; NR_STATIC] {
 /// Layouts of the boot-static caches, known at compile time: the first allocation needs no set-up of theirs.
 pub(super) const STATIC_LAYOUTS: [SlabLayout; NR_STATIC] = class_layouts();
 
-const STATIC_NAMES: [&str; NR_STATIC] = [
-    "",
-    "kmalloc-8",
-    "kmalloc-16",
-    "kmalloc-32",
-    "kmalloc-48",
-    "kmalloc-64",
-    "kmalloc-80",
-    "kmalloc-96",
-    "kmalloc-112",
-    "kmalloc-128",
-    "kmalloc-160",
-    "kmalloc-192",
-    "kmalloc-224",
-    "kmalloc-256",
-    "kmalloc-320",
-    "kmalloc-384",
-    "kmalloc-448",
-    "kmalloc-512",
-    "kmalloc-640",
-    "kmalloc-768",
-    "kmalloc-896",
-    "kmalloc-1k",
-    "kmalloc-1280",
-    "kmalloc-1536",
-    "kmalloc-1792",
-    "kmalloc-2k",
-    "kmalloc-2560",
-    "kmalloc-3k",
-    "kmalloc-3584",
-    "kmalloc-4k",
-    "kmalloc-5k",
-    "kmalloc-6k",
-    "kmalloc-7k",
-    "kmalloc-8k",
-    "sheaf",
-    "run-12k",
-    "run-16k",
-    "run-20k",
-    "run-24k",
-    "run-28k",
-    "run-32k",
-    "run-36k",
-    "run-40k",
-    "run-44k",
-    "run-48k",
-    "run-52k",
-    "run-56k",
-    "run-60k",
-    "run-64k",
-    "run-72k",
-    "run-80k",
-    "run-88k",
-    "run-96k",
-    "run-104k",
-    "run-112k",
-    "run-120k",
-    "run-128k",
-    "run-144k",
-    "run-160k",
-    "run-176k",
-    "run-192k",
-    "run-208k",
-    "run-224k",
-    "run-240k",
-    "run-256k",
-    "run-last",
+#[cfg(target_pointer_width = "32")]
+#[rustfmt::skip]
+const CLASS_NAMES: [&str; NR_CLASSES] = [
+    "kmalloc-8", "kmalloc-16", "kmalloc-32", "kmalloc-64", "kmalloc-96", "kmalloc-128", "kmalloc-192",
+    "kmalloc-256", "kmalloc-512", "kmalloc-1k", "kmalloc-2k", "kmalloc-4k", "kmalloc-8k",
 ];
+#[cfg(not(target_pointer_width = "32"))]
+#[rustfmt::skip]
+const CLASS_NAMES: [&str; NR_CLASSES] = [
+    "kmalloc-8", "kmalloc-16", "kmalloc-32", "kmalloc-48", "kmalloc-64", "kmalloc-80", "kmalloc-96", "kmalloc-112",
+    "kmalloc-128", "kmalloc-160", "kmalloc-192", "kmalloc-224", "kmalloc-256", "kmalloc-320", "kmalloc-384",
+    "kmalloc-448", "kmalloc-512", "kmalloc-640", "kmalloc-768", "kmalloc-896", "kmalloc-1k", "kmalloc-1280",
+    "kmalloc-1536", "kmalloc-1792", "kmalloc-2k", "kmalloc-2560", "kmalloc-3k", "kmalloc-3584", "kmalloc-4k",
+    "kmalloc-5k", "kmalloc-6k", "kmalloc-7k", "kmalloc-8k",
+];
+#[rustfmt::skip]
+const RUN_NAMES: [&str; NR_RUNS] = [
+    "run-12k", "run-16k", "run-20k", "run-24k", "run-28k", "run-32k", "run-36k", "run-40k", "run-44k", "run-48k",
+    "run-52k", "run-56k", "run-60k", "run-64k", "run-72k", "run-80k", "run-88k", "run-96k", "run-104k", "run-112k",
+    "run-120k", "run-128k", "run-144k", "run-160k", "run-176k", "run-192k", "run-208k", "run-224k", "run-240k",
+    "run-256k", "run-last",
+];
+
+const fn static_names() -> [&'static str; NR_STATIC] {
+    let mut names = [""; NR_STATIC];
+    let mut id = 1;
+    while id < NR_STATIC {
+        names[id] = if id <= NR_CLASSES {
+            CLASS_NAMES[id - 1]
+        } else if id == SHEAF_CACHE as usize {
+            "sheaf"
+        } else {
+            RUN_NAMES[id - FIRST_RUN as usize]
+        };
+        id += 1;
+    }
+    names
+}
+
+/// Names of the boot-static caches, by id.
+static STATIC_NAMES: [&str; NR_STATIC] = static_names();
 
 impl Cache {
     pub(super) const fn new() -> Cache {

@@ -1,14 +1,22 @@
 //! The general caches' size classes: 8, 16, then 16-byte steps to 128, then four per doubling up to 8 KiB.
 //!
-//! 33 classes waste 8 % on average over uniformly distributed sizes; the kernel's 13 powers of two (with 96 and 192) 25 %.
+//! 33 classes waste 8 % on average over uniformly distributed sizes; the kernel's 13 powers of two (with 96 and 192) 25 %. Machines of 32
+//! bits have the kernel's: each class that is used holds two sheaves for each CPU and slabs that are not full, which on a machine with a few
+//! megabytes is more than what finer steps save.
 
 /// Number of classes; ids are 1 to this.
-pub const NR_CLASSES: usize = 33;
+pub const NR_CLASSES: usize = if cfg!(target_pointer_width = "32") { KERNEL.len() } else { 33 };
 /// Largest size served from a class, in bytes.
 pub const MAX_SMALL: usize = 8192;
 
+/// The kernel's classes.
+const KERNEL: [usize; 13] = [8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192];
+
 /// Size in bytes of class `id`, 1 to [`NR_CLASSES`].
 pub const fn class_size(id: usize) -> usize {
+    if cfg!(target_pointer_width = "32") {
+        return KERNEL[id - 1];
+    }
     match id {
         1 => 8,
         2..=9 => (id - 1) * 16,

@@ -60,8 +60,8 @@ const REACH: u64 = if cfg!(feature = "pae") { 1 << 36 } else { 1 << 32 };
 pub fn ioremap(physical: PhysAddr, len: usize) -> Option<*mut u8> {
     let end = physical.0.checked_add(len as u64).filter(|end| len > 0 && *end <= REACH)?;
     // Memory is cached through other mappings: the two would disagree. The first MiB is devices' and BIOS's.
-    let is_memory = |memory: Range<u64>| memory.end > 1 << 20 && memory.start < end && physical.0 < memory.end;
-    if physical.0 >= 1 << 20 && MEMBLOCK.lock(&I386).memory().any(is_memory) {
+    let is_memory = |memory: Range<u64>| memory.start.max(1 << 20) < memory.end.min(end) && physical.0 < memory.end;
+    if MEMBLOCK.lock(&I386).memory().any(is_memory) {
         return None;
     }
     let offset = physical.0 as usize & (PAGE_SIZE - 1);

@@ -1,5 +1,7 @@
 //! Start, report, self-tests, end.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use slabwright::machine::i386::console::{Console, Exit, exit};
 use slabwright::machine::i386::layout::{
     DMA_END, FIXADDR_START, FIXADDR_TOP, IOREMAP, LAST_PKMAP, PAGE_OFFSET, PKMAP_BASE,
@@ -17,7 +19,15 @@ use crate::tests;
 #[global_allocator]
 pub static HEAP: Mm<I386> = Mm::with_hooks(I386, Hooks { before: |_| {}, after: take_memory });
 
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether the heap has asked for its memory, which it does once, when it starts.
+pub fn memory_was_taken() -> bool {
+    TAKEN.load(Relaxed)
+}
+
 fn take_memory(heap: &Mm<I386>) {
+    assert!(!TAKEN.swap(true, Relaxed), "memory is handed over twice");
     let add = |node: usize, zone: ZoneKind, range: PfnRange| heap.pages().add(&I386, node, zone, range);
     let pages = memory::hand_over(add);
     printk!("memblock: {pages} pages handed over\n");
@@ -27,7 +37,9 @@ fn take_memory(heap: &Mm<I386>) {
 extern "C" fn kernel_main() -> ! {
     boot::with_command_line(|line| printk!("slabwright on i386: {line}\n"));
     show_memory();
-    assert!(HEAP.start(), "the heap did not start");
+    // Before: nothing is served, and nothing is known.
+    assert!(!HEAP.is_up() && HEAP.pages().managed() == 0 && !memory_was_taken());
+    assert!(HEAP.start() && memory_was_taken(), "the heap did not start");
     show_address_map();
     show_zones();
     // SAFETY: the descriptor table is loaded, and nothing is half done.

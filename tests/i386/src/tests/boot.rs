@@ -11,7 +11,7 @@ use slabwright::page::Kind;
 use slabwright::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 use super::Test;
-use crate::kernel::HEAP;
+use crate::kernel::{HEAP, memory_was_taken};
 
 pub const TESTS: &[Test] = &[
     ("S1 G5 set up in order: memory, tables, memmap, per-CPU areas, zones, caches", in_order),
@@ -39,7 +39,15 @@ fn in_order() {
         Source::MultiProcessor => assert!(told("mp")),
         Source::None => panic!("nobody tells of the CPUs"),
     }
-    assert!(HEAP.is_up() && HEAP.pages().managed() > 0);
+    assert!(HEAP.is_up() && HEAP.start() && memory_was_taken() && HEAP.pages().managed() > 0);
+    // The first caches lie in the image: nothing had to be allocated for them.
+    let image = boot::image();
+    let heap = (&raw const HEAP).addr() - PAGE_OFFSET;
+    assert!(image.contains(&(heap as u64)) && image.contains(&((heap + size_of_val(&HEAP)) as u64)));
+    // memmap, page classes and per-CPU areas were taken from memblock before the rest was handed over.
+    let reserved = |address: usize| block.reserved().any(|range| range.contains(&((address - PAGE_OFFSET) as u64)));
+    assert!(reserved((&raw const *I386.page(Pfn(0))).addr()) && reserved((&raw const *I386.class(Pfn(0))).addr()));
+    assert!((0..percpu::cpus()).all(|cpu| reserved(percpu::SEGMENTS.of(cpu).addr())));
 }
 
 fn processor() {

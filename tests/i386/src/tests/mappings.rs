@@ -8,11 +8,11 @@ use slabwright::api::{self, KmapGuard};
 use slabwright::error::{AllocError, Defect};
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::fixmap::{FixedAddress, clear_fixmap, set_fixmap};
-use slabwright::machine::i386::ioremap::{ioremap, iounmap, vmap, vunmap};
+use slabwright::machine::i386::ioremap::{self, ioremap, iounmap, vmap, vunmap};
 use slabwright::machine::i386::layout::{
     FIXADDR_START, FIXADDR_TOP, IOREMAP, KM_TYPE_NR, LAST_PKMAP, PKMAP_BASE, fix_to_virt, virt_to_fix,
 };
-use slabwright::machine::i386::{I386, fault, interrupt, paging, percpu, set_aborts};
+use slabwright::machine::i386::{I386, fault, interrupt, paging, percpu, set_aborts, smp};
 use slabwright::machine::{Frames, Mapping};
 use slabwright::mm::KmType;
 use slabwright::paging::Flags;
@@ -27,7 +27,9 @@ pub const TESTS: &[Test] = &[
     ("H2 vfree is lazy; what was purged is mapped no more", lazy),
     ("H7 vmalloc is mapped by pages, low memory by huge leaves", by_pages),
     ("H3 H4 vmap shows frames a second time, and leaves them alive", second_view),
-    ("H5 H6 ioremap: the local APIC, uncached, gone after iounmap", local_apic),
+    ("H5 H6 T1 ioremap: the local APIC, uncached, caches written back, a fault after iounmap", local_apic),
+    ("H5 ioremap refuses what is memory", no_memory),
+    ("H2 T2 what was purged on one CPU is gone on the other, and shows what comes next", purged_elsewhere),
     ("H5 ioremap: text on the screen", screen),
     ("A8 A9 I1 I2 I4 kmap gives a HIGHMEM page an address, and its descriptor knows", permanent),
     ("I1 permanent mappings go round, with a flush", round),
@@ -157,6 +159,7 @@ fn second_view() {
 }
 
 fn local_apic() {
+    let written_back = ioremap::written_back();
     let registers = ioremap(PhysAddr(0xfee0_0030), 4).expect("addresses");
     assert_eq!(registers.addr() % PAGE_SIZE, 0x30);
     // SAFETY: the version register may be read.
@@ -164,11 +167,69 @@ fn local_apic() {
     assert!((0x10..=0x1f).contains(&(version & 0xff)), "version {version:#x}");
     let found = paging::translate(registers.addr()).expect("it is mapped");
     assert!(found.flags.has(Flags::NO_CACHE.with(Flags::WRITE_THROUGH)));
+    assert_eq!(ioremap::written_back(), written_back + 1);
     assert!(iounmap(registers) && !iounmap(registers));
     assert_eq!(fault::read_byte(registers.addr()), None);
-    let own = page(Gfp::KERNEL);
-    assert_eq!(ioremap(PhysAddr::of(own), PAGE_SIZE), None, "memory of the allocator's is no device");
-    free(own);
+}
+
+fn no_memory() {
+    // Allocated, free as the head of a block, free inside of one, and taken at boot.
+    let block = HEAP.alloc_pages(Gfp::KERNEL, 3, None).expect("a block");
+    let at = PhysAddr::of(block).0;
+    assert_eq!(ioremap(PhysAddr(at), PAGE_SIZE), None);
+    HEAP.free_pages(block, 3).expect("this test's block");
+    for page in 0..8 {
+        assert_eq!(ioremap(PhysAddr(at + page * PAGE_SIZE as u64), PAGE_SIZE), None, "page {page} of a free block");
+    }
+    assert_eq!(ioremap(PhysAddr(1 << 20), PAGE_SIZE), None, "the image");
+    // What begins in front of memory, or is nothing, or beyond what an entry can name.
+    assert_eq!(ioremap(PhysAddr(0xf_f000), 2 * PAGE_SIZE), None);
+    assert_eq!((ioremap(PhysAddr(0xfee0_0000), 0), ioremap(PhysAddr(0), 0)), (None, None));
+    assert_eq!((ioremap(PhysAddr(1 << 36), 4), ioremap(PhysAddr(u64::MAX), 4)), (None, None));
+}
+
+/// What the other CPU (or this one, where there is no other) reads at an address; `None` for a fault.
+fn read_elsewhere(at: usize) -> Option<u8> {
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+    fn look(at: usize) {
+        SEEN.store(fault::read_byte(at).map_or(u32::MAX, u32::from), Relaxed);
+    }
+    if smp::run(1, look, at) {
+        smp::wait_idle(1);
+    } else {
+        look(at);
+    }
+    u8::try_from(SEEN.load(Relaxed)).ok()
+}
+
+fn purged_elsewhere() {
+    // Few pages are forgotten one by one, many by dropping all.
+    for pages in [3, 200] {
+        HEAP.trim();
+        for round in 1..=4u8 {
+            // Twice, so that the addresses are those of the round before, and its frames another's.
+            let frames: Vec<Pfn> = (0..pages).map(|_| page(Gfp::KERNEL)).collect();
+            let at = I386.window().end - 256 * PAGE_SIZE;
+            for (nth, frame) in frames.iter().enumerate() {
+                // SAFETY: the page is this test's.
+                unsafe { I386.virt(*frame).write_volatile(round) };
+                assert!(I386.map_frame(at + nth * PAGE_SIZE, *frame));
+            }
+            assert_eq!((read_elsewhere(at), read_elsewhere(at + (pages - 1) * PAGE_SIZE)), (Some(round), Some(round)));
+            I386.unmap(at, pages * PAGE_SIZE);
+            assert_eq!((read_elsewhere(at), read_elsewhere(at + (pages - 1) * PAGE_SIZE)), (None, None));
+            frames.into_iter().for_each(free);
+        }
+        // The same through vmalloc.
+        let area = HEAP.alloc(3 << 20);
+        // SAFETY: the area is live and this test's.
+        unsafe { area.write_volatile(0x66) };
+        assert_eq!(read_elsewhere(area.addr()), Some(0x66));
+        // SAFETY: as above.
+        unsafe { HEAP.free(area) };
+        HEAP.trim();
+        assert_eq!(read_elsewhere(area.addr()), None, "the other CPU's translation outlived the area");
+    }
 }
 
 fn screen() {
@@ -256,7 +317,17 @@ fn misused<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Implemented in one way by what must stay on its CPU, in two by what may be sent to another: then no method could be told.
+trait NotSend<Way> {
+    fn holds() {}
+}
+struct Sendable;
+impl<T> NotSend<()> for T {}
+impl<T: Send> NotSend<Sendable> for T {}
+
 fn temporary() {
+    <KmapGuard<'static, I386> as NotSend<_>>::holds();
+
     let (a, b) = (high_page(), high_page());
     let word = I386.page(a).word();
     {

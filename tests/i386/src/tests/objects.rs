@@ -20,18 +20,22 @@ use super::Test;
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
-    ("F1 F3 F4 every size from 0 to 4 MiB at the borders", every_size),
+    ("F1 F3 every size from 0 to 4 MiB at the borders", every_size),
+    ("F4 D14 the general caches are the kernel's thirteen", general_caches),
     ("F2 misuse is reported: double, interior, foreign", misuse),
     ("F3 F5 kmalloc is physically adjacent up to 4 MiB, and refuses what is larger", physically_adjacent),
     ("G1 G10 G11 G16 objects come back last in, first out", last_in_first_out),
-    ("G2 G14 the report counts slabs and objects", report),
+    ("G2 the report counts slabs and objects, and names the cache", report),
+    ("G3 a cache is told by its descriptor: name, size, alignment, flags, order", descriptor),
+    ("G14 slabs are full, partial and empty in turn", states),
     ("G6 G7 caches of one shape are merged", merged),
     ("G8 a constructor runs once per object, and its work is kept", constructed),
     ("G9 a cache with objects in use is not destroyed", destroy),
     ("G12 G13 pages for a slab and back", slab_pages),
-    ("G4 G17 G19 objects of any size: free maps in the descriptor, on the slab, off the slab", placements),
+    ("G4 G17 G19 G21 objects of any size: free maps in the descriptor, on the slab, off the slab", placements),
     ("G15 partial slabs are filled before new ones are made", partial_first),
-    ("G18 slabs start their objects at different colours", coloured),
+    ("G18 G21 the colours of slabs go round", coloured),
+    ("G21 a sheaf of objects of another node goes back to its own", alien_objects),
     ("F1 Vec, BTreeMap, String, Box live in the kernel", collections),
 ];
 
@@ -56,6 +60,26 @@ fn every_size() {
         }
         assert!(size > MAX_SMALL || class_size(class_of(size) as usize) >= size.max(1));
     }
+}
+
+fn general_caches() {
+    const KERNEL: [usize; 13] = [8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192];
+    let mut rest = &KERNEL[..];
+    for size in 0..=MAX_SMALL {
+        if size > rest[0] {
+            rest = &rest[1..];
+        }
+        assert_eq!(class_size(class_of(size) as usize), rest[0], "{size} bytes");
+        if size % 37 == 0 {
+            let block = HEAP.kmalloc(size, Gfp::KERNEL);
+            // SAFETY: the block is live and this test's.
+            unsafe {
+                assert_eq!(HEAP.usable_size(block), rest[0]);
+                HEAP.kfree(block);
+            }
+        }
+    }
+    assert_eq!(rest, [MAX_SMALL]);
 }
 
 fn misuse() {
@@ -194,6 +218,63 @@ fn report() {
     assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
 }
 
+fn descriptor() {
+    let flags = SlabFlags::HWCACHE_ALIGN.with(SlabFlags::NO_MERGE);
+    let cache = HEAP.kmem_cache_create("described", 100, 32, flags, None).expect("a cache");
+    let id = cache.cache();
+    assert_eq!(HEAP.slab().name(id.get()), "described");
+    let (made_with, size, align, constructed) = HEAP.slab().made_with(id);
+    assert_eq!((made_with, size, constructed), (flags, 100, false));
+    assert!(align >= 64, "as the flag has it");
+    let (order, least, gfp) = HEAP.slab().slab_order(id);
+    assert!(least <= order && gfp == Gfp::NONE);
+    let object = HEAP.kmem_cache_alloc(id, Gfp::KERNEL, 0);
+    assert_eq!((object.addr() % align, HEAP.slab().cache_of(&I386, object, true)), (0, Ok(id.get())));
+    let page = I386.page(I386.pfn(object).expect("low memory"));
+    assert_eq!((page.kind(), page.order()), (Kind::Slab, order));
+    let described = stats("described").expect("it is in the report");
+    assert_eq!((described.id, described.pages_per_slab), (id.get(), 1 << order.get()));
+    // SAFETY: the object is live and this test's.
+    unsafe { HEAP.kmem_cache_free(id, object, 0) }.expect("an object of the cache");
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+    assert_eq!(stats("described"), None);
+}
+
+fn states() {
+    let cache = HEAP.kmem_cache_create("states", 1000, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let id = cache.cache();
+    let (slab, pages) = (HEAP.slab(), HEAP.pages());
+    // Past the sheaves, so that each step shows in the slabs.
+    let take = || slab.alloc_direct(&I386, pages, id.get(), Gfp::KERNEL);
+    let counts = || {
+        slab.flush(&I386, pages, Some(id.get()));
+        stats("states").map(|stats| (stats.slabs, stats.partial, stats.empty)).expect("the cache")
+    };
+    let first = take();
+    let per_slab = stats("states").expect("the cache").objects_per_slab;
+    assert_eq!(counts(), (1, 1, 0));
+    let mut objects: Vec<*mut u8> = (1..2 * per_slab).map(|_| take()).collect();
+    objects.push(first);
+    assert_eq!(counts(), (2, 0, 0), "both are full");
+    let base = |object: *mut u8| object.addr() / (PAGE_SIZE * stats("states").expect("the cache").pages_per_slab);
+    let free = |object: *mut u8| {
+        // SAFETY: the objects are live and this test's.
+        unsafe { HEAP.kmem_cache_free(id, object, 0) }.expect("an object of the cache");
+    };
+    let (ours, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| base(*object) == base(first));
+    free(ours[0]);
+    assert_eq!(counts(), (2, 1, 0), "full and partial");
+    ours[1..].iter().for_each(|object| free(*object));
+    assert_eq!(counts(), (2, 0, 1), "full and empty");
+    let again = take();
+    assert_eq!((counts(), base(again)), ((2, 1, 0), base(first)), "the empty one serves before a new one");
+    free(again);
+    HEAP.kmem_cache_shrink(cache);
+    assert_eq!(counts(), (1, 0, 0), "empty ones go back");
+    others.into_iter().for_each(free);
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
 fn merged() {
     let make = |name, flags| HEAP.kmem_cache_create(name, 88, 0, flags, None).expect("a cache");
     let (a, b, c) = (make("one", SlabFlags::NONE), make("two", SlabFlags::NONE), make("apart", SlabFlags::NO_MERGE));
@@ -267,10 +348,10 @@ fn slab_pages() {
 fn placements() {
     for (size, flags) in [
         (8, SlabFlags::NO_MERGE),
-        (40, SlabFlags::NO_MERGE),
+        (32, SlabFlags::NO_MERGE),
         (64, SlabFlags::NO_MERGE),
         (2048, SlabFlags::NO_MERGE),
-        (40, SlabFlags::NO_MERGE.with(SlabFlags::OFF_SLAB)),
+        (32, SlabFlags::NO_MERGE.with(SlabFlags::OFF_SLAB)),
     ] {
         let cache = HEAP.kmem_cache_create("placed", size, 0, flags, None).expect("a cache");
         let objects: Vec<*mut u8> = (0..300).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
@@ -281,6 +362,9 @@ fn placements() {
         }
         let figures = stats("placed").expect("the cache is in the report");
         let bytes = figures.pages_per_slab * PAGE_SIZE;
+        // With the map in the descriptors or off the slab all of it is objects, as far as they fit.
+        let whole = size >= 64 || flags.has(SlabFlags::OFF_SLAB);
+        assert_eq!(figures.objects_per_slab == bytes / figures.size, whole, "{figures:?}");
         assert!(figures.objects_per_slab * figures.size * 8 >= bytes * 7, "an eighth of a slab is wasted: {figures:?}");
         if let Err(violation) = HEAP.verify() {
             panic!("{violation}");
@@ -319,15 +403,49 @@ fn partial_first() {
 
 fn coloured() {
     let cache = HEAP.kmem_cache_create("coloured", 700, 64, SlabFlags::NO_MERGE, None).expect("a cache");
-    let objects: Vec<*mut u8> = (0..300).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
-    let mut colours: Vec<usize> =
-        objects.iter().map(|object| I386.page(I386.pfn(*object).expect("low memory")).colour()).collect();
-    colours.sort_unstable();
-    colours.dedup();
-    assert!(colours.len() > 1, "all slabs have colour {colours:?}");
+    let id = cache.cache();
+    let take = || HEAP.slab().alloc_direct(&I386, HEAP.pages(), id.get(), Gfp::KERNEL);
+    let mut objects = alloc::vec![take()];
+    let figures = stats("coloured").expect("the cache");
+    objects.extend((1..figures.objects_per_slab * 12).map(|_| take()));
+    let bytes = figures.pages_per_slab * PAGE_SIZE;
+    // Where the first object of each slab lies, in the order of the slabs' making.
+    let mut starts: Vec<(usize, usize)> = Vec::new();
+    for object in &objects {
+        let (slab, at) = (object.addr() / bytes, object.addr() % bytes);
+        match starts.iter_mut().find(|(other, _)| *other == slab) {
+            Some((_, first)) => *first = at.min(*first),
+            None => starts.push((slab, at)),
+        }
+    }
+    let offsets: Vec<usize> = starts.iter().map(|(_, at)| at / 64).collect();
+    let colours = (bytes - figures.objects_per_slab * figures.size) / 64 + 1;
+    assert!(colours > 1 && offsets.len() == 12, "{colours} colours, {offsets:?}");
+    assert!(offsets.windows(2).all(|pair| pair[1] == (pair[0] + 1) % colours), "{colours} colours, {offsets:?}");
     for object in objects {
         // SAFETY: the object is live and this test's.
-        unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
+        unsafe { HEAP.kmem_cache_free(id, object, 0) }.expect("an object of the cache");
+    }
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+}
+
+/// What SLAB's alien caches are for: frees on one node of what lies on another come home in batches.
+fn alien_objects() {
+    let cache = HEAP.kmem_cache_create("alien", 200, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let id = cache.cache();
+    let node = memory::nodes() - 1;
+    let of_node = |_| HEAP.slab().alloc_node(&I386, HEAP.pages(), id.get(), Gfp::KERNEL, node);
+    let objects: Vec<*mut u8> = (0..300).map(of_node).collect();
+    assert!(objects.iter().all(|object| I386.page(I386.pfn(*object).expect("low memory")).node() == node));
+    for object in objects {
+        // SAFETY: the object is live and this test's.
+        unsafe { HEAP.kmem_cache_free(id, object, 0) }.expect("an object of the cache");
+    }
+    HEAP.slab().flush(&I386, HEAP.pages(), Some(id.get()));
+    let figures = stats("alien").expect("the cache");
+    assert_eq!((figures.in_use, figures.in_sheaves, figures.partial), (0, 0, 0), "all are back in slabs of their node");
+    if let Err(violation) = HEAP.verify() {
+        panic!("{violation}");
     }
     assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
 }

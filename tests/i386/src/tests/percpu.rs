@@ -16,7 +16,7 @@ pub const TESTS: &[Test] = &[
     ("J1 J2 each CPU has its copy of a static variable, set up like the template", statics),
     ("J3 J4 get_cpu_var keeps the CPU, put_cpu_var gives it back", get_and_put),
     ("J5 J6 J7 dynamic variables: a copy for each CPU, apart", dynamics),
-    ("J8 counting in the main loop and in interrupts loses nothing", counting),
+    ("J1 J3 J8 counting in the main loop and in interrupts loses nothing, wherever they come", counting),
 ];
 
 per_cpu! {
@@ -78,6 +78,9 @@ fn dynamics() {
 }
 
 static TICKS: AtomicU32 = AtomicU32::new(0);
+/// Ticks that found the CPU kept by whom they interrupted, and that did not: a scheduler would have let another thread run in the latter.
+static KEPT: AtomicU32 = AtomicU32::new(0);
+static FREE: AtomicU32 = AtomicU32::new(0);
 static COUNTER: AtomicPtr<PerCpu<'static, I386, u32>> = AtomicPtr::new(core::ptr::null_mut());
 
 /// `this_cpu_add`, on a static variable and on a dynamic one.
@@ -92,6 +95,9 @@ fn count() {
 }
 
 fn tick() {
+    // Its own interrupt counts one.
+    let found = if preempt_count() > 1 { &KEPT } else { &FREE };
+    found.fetch_add(1, Relaxed);
     count();
     TICKS.fetch_add(1, Relaxed);
 }
@@ -107,9 +113,17 @@ fn counting() {
     interrupt::on_tick(Some(tick));
     let other = smp::run(1, |n| (0..n).for_each(|_| count()), 50_000);
     let mut counted = if other { 50_000 } else { 0 };
-    while TICKS.load(Relaxed) < 30 {
+    while TICKS.load(Relaxed) < 30 || FREE.load(Relaxed) == 0 {
         count();
         counted += 1;
+    }
+    // The CPU kept for longer than a tick takes.
+    {
+        let _kept = START.get();
+        let before = KEPT.load(Relaxed);
+        while KEPT.load(Relaxed) < before + 3 {
+            core::hint::spin_loop();
+        }
     }
     smp::wait_idle(1);
     interrupt::on_tick(None);

@@ -62,6 +62,11 @@ mod exchange {
         }
 
         #[inline]
+        pub fn compare_exchange_weak(&self, old: u64, new: u64, good: Ordering, bad: Ordering) -> Result<u64, u64> {
+            self.0.compare_exchange(old, new, good, bad)
+        }
+
+        #[inline]
         pub fn fetch_update(
             &self,
             good: Ordering,

@@ -199,6 +199,7 @@ pub fn oops(frame: &Frame, esp: u32, what: core::fmt::Arguments<'_>) -> ! {
 // usize slabwright_copy(u8 *to, const u8 *from, usize len): what could not be copied.
 global_asm!(
     ".pushsection .text",
+    ".globl slabwright_copy",
     "slabwright_copy:",
     "push edi",
     "push esi",

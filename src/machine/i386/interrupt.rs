@@ -75,6 +75,7 @@ impl Frame {
 global_asm!(
     ".pushsection .text",
     ".balign 16",
+    ".globl slabwright_stubs",
     "slabwright_stubs:",
     ".set slabwright_vector, 0",
     ".rept 256",

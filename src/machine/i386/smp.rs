@@ -22,6 +22,9 @@ const TRAMPOLINE: usize = 0x8000;
 global_asm!(
     ".pushsection .boot, \"awx\"",
     ".code16",
+    // Rust names them from other object files.
+    ".globl slabwright_trampoline, slabwright_trampoline_end",
+    ".globl slabwright_other_cr3, slabwright_other_cr4, slabwright_other_stack",
     "slabwright_trampoline:",
     "jmp 4f",
     ".balign 4",

@@ -12,6 +12,7 @@ use super::percpu::{self, SEGMENTS};
 // void slabwright_leave_user(u32 esp): returns from the above.
 global_asm!(
     ".pushsection .text",
+    ".globl slabwright_enter_user, slabwright_leave_user",
     "slabwright_enter_user:",
     "push ebp",
     "push ebx",

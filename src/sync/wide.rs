@@ -116,6 +116,7 @@ mod exchange {
             );
             assert_eq!(word.fetch_min(9, Relaxed), 7);
             assert_eq!((word.compare_exchange(6, 1, Relaxed, Relaxed), word.load(Relaxed)), (Err(7), 7));
+            assert_eq!((word.compare_exchange_weak(6, 1, Relaxed, Relaxed), word.load(Relaxed)), (Err(7), 7));
             assert_eq!((word.fetch_update(Relaxed, Relaxed, |_| None), word.load(Relaxed)), (Err(7), 7));
             assert_eq!((word.fetch_update(Relaxed, Relaxed, |n| Some(n * 2)), word.load(Relaxed)), (Ok(7), 14));
         }

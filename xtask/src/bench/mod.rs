@@ -2,7 +2,7 @@
 //!
 //! Each workload is one run of a program under one allocator, all preloaded as shared libraries in the same way: those written for this
 //! project (`benches/workloads.c`, `benches/containers.cc`) and real programs (`benches/programs`). A round runs a workload under each
-//! allocator in turn, so that what disturbs the machine disturbs all of them. Reported are medians.
+//! allocator in turn, beginning with another one each time, so that what disturbs the machine disturbs all of them. Reported are medians.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -39,6 +39,8 @@ const OWN: &str = "slabwright";
 
 /// Most seconds for one run.
 const LIMIT: u64 = 300;
+/// MiB made ready for a run of which nothing is known yet, and at most.
+const WARM: (usize, usize) = (256, 4096);
 
 /// What one run cost.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -161,14 +163,19 @@ fn machine() -> String {
     format!("{cpus} CPUs ({model}), {gib:.0} GiB, Linux {}", file("/proc/sys/kernel/osrelease").trim())
 }
 
-/// Runs one workload `rounds` times under each allocator; the costs, or what went wrong.
+/// Runs one workload `rounds` times under each allocator; the costs, or what went wrong. Each round begins with another allocator, and
+/// each run with memory that the machine has at hand (`benches/warm.c`).
 fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator], csv: &mut String) -> Result<Row> {
+    let warm = compile("warm.c")?;
+    let mut needed = WARM.0;
     let result = shell::target().join("bench/result");
     let Workload { group, name, .. } = workload;
     let mut cells: Vec<std::result::Result<Vec<Cost>, String>> = allocators.iter().map(|_| Ok(Vec::new())).collect();
     for round in 0..rounds {
-        for (allocator, cell) in allocators.iter().zip(&mut cells) {
+        for at in (0..allocators.len()).map(|at| (at + round) % allocators.len()) {
+            let (allocator, cell) = (&allocators[at], &mut cells[at]);
             let Ok(costs) = cell else { continue };
+            shell::run(Command::new(&warm).arg(needed.to_string()))?;
             if std::io::stderr().is_terminal() {
                 eprint!("\r{place} {name:<24} round {} of {rounds}, {:<16}", round + 1, allocator.name);
                 std::io::stderr().flush()?;
@@ -176,6 +183,7 @@ fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator]
             match workload.measure(allocator, &result) {
                 Ok(cost) => {
                     let Cost { time, cpu, peak, last, .. } = &cost;
+                    needed = needed.max(*peak as usize / 1024 * 5 / 4).min(WARM.1);
                     writeln!(csv, "{group},{name},{},{round},{time},{cpu},{peak},{last}", allocator.name)?;
                     costs.push(cost);
                 }

@@ -212,12 +212,15 @@ unsafe fn dealloc_with_flags(p: Ptr, size: usize, flags: c_int) {
     unsafe { if flags & 0x3f == 0 { dealloc_sized(p, size) } else { dealloc(p) } }
 }
 
+/// glibc's; other C libraries have no such call.
+const M_TRIM_THRESHOLD: c_int = -1;
+
 /// `mallopt`: 1 for the parameters that glibc knows. Of them `M_TRIM_THRESHOLD` has an effect: so much free memory stays in any
 /// case, and with a negative value all of it until it is old. The others tune what is not here: arenas, bins, a heap that
 /// grows at its end (`M_MMAP_THRESHOLD`, `M_MMAP_MAX`, `M_TOP_PAD`, `M_ARENA_MAX`, …). What they cannot change is no error,
 /// as in glibc. `M_PERTURB` would cost every allocation, `M_CHECK_ACTION` does nothing in glibc either.
 fn set_option(option: c_int, value: c_int) -> c_int {
-    if option == libc::M_TRIM_THRESHOLD {
+    if option == M_TRIM_THRESHOLD {
         heap::set_retained(u64::try_from(value).unwrap_or(u64::MAX));
     }
     matches!(option, -8..=-1 | 1..=4) as c_int
@@ -231,6 +234,21 @@ fn print_statistics() {
     crate::process::with_error_output(|out| heap::write_stats(out));
 }
 
+/// glibc's `struct mallinfo2`, and with `c_int` `struct mallinfo`.
+#[repr(C)]
+pub struct Mallinfo<T> {
+    arena: T,
+    ordblks: T,
+    smblks: T,
+    hblks: T,
+    hblkhd: T,
+    usmblks: T,
+    fsmblks: T,
+    uordblks: T,
+    fordblks: T,
+    keepcost: T,
+}
+
 /// `mallinfo2`, and in `int` `mallinfo`. As in glibc, large blocks (vmalloc areas) count in `hblks` and `hblkhd` only.
 ///
 /// | field | what |
@@ -242,14 +260,14 @@ fn print_statistics() {
 /// | `usmblks` | 0, as in glibc |
 /// | `uordblks`, `fordblks` | bytes handed out, and the rest of `arena` |
 /// | `keepcost` | bytes of free memory that `malloc_trim` could give back now |
-fn totals() -> libc::mallinfo2 {
+fn totals() -> Mallinfo<usize> {
     let stats = heap::stats();
     let slab = &stats.slab;
     let bytes = |pages: u64| pages as usize * PAGE_SIZE;
     let arena = bytes(stats.pages_in_use) + bytes(stats.pages_free);
     let runs = bytes(stats.pages_in_use).saturating_sub(slab.slab_bytes + slab.in_sheaves_runs);
     let used = runs + slab.in_use_bytes;
-    libc::mallinfo2 {
+    Mallinfo {
         arena,
         ordblks: stats.free_blocks.iter().sum::<u64>() as usize,
         smblks: 0,
@@ -263,10 +281,10 @@ fn totals() -> libc::mallinfo2 {
     }
 }
 
-fn totals_in_int() -> libc::mallinfo {
+fn totals_in_int() -> Mallinfo<c_int> {
     let wide = totals();
     let int = |value: usize| c_int::try_from(value).unwrap_or(c_int::MAX);
-    libc::mallinfo {
+    Mallinfo {
         arena: int(wide.arena),
         ordblks: int(wide.ordblks),
         smblks: int(wide.smblks),
@@ -306,7 +324,7 @@ unsafe fn write_info(options: c_int, stream: *mut libc::FILE) -> c_int {
     0
 }
 
-fn write_xml(out: &mut dyn Write, stats: &slabwright_core::mm::Stats, totals: &libc::mallinfo2) -> fmt::Result {
+fn write_xml(out: &mut dyn Write, stats: &slabwright_core::mm::Stats, totals: &Mallinfo<usize>) -> fmt::Result {
     writeln!(out, "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>")?;
     for (order, &count) in stats.free_blocks.iter().enumerate().filter(|(_, count)| **count > 0) {
         let size = PAGE_SIZE << order;
@@ -382,8 +400,8 @@ export! {
     malloc_stats() = print_statistics;
     malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int = write_info;
     mallopt(option: c_int, value: c_int) -> c_int = set_option;
-    mallinfo() -> libc::mallinfo = totals_in_int;
-    mallinfo2() -> libc::mallinfo2 = totals;
+    mallinfo() -> Mallinfo<c_int> = totals_in_int;
+    mallinfo2() -> Mallinfo<usize> = totals;
 }
 
 // Names that glibc's own parts and old programs call.
@@ -398,7 +416,7 @@ export! {
     __libc_valloc(size: usize) -> Ptr = page_aligned;
     __libc_pvalloc(size: usize) -> Ptr = whole_pages;
     __libc_mallopt(option: c_int, value: c_int) -> c_int = set_option;
-    __libc_mallinfo() -> libc::mallinfo = totals_in_int;
+    __libc_mallinfo() -> Mallinfo<c_int> = totals_in_int;
     __posix_memalign(out: *mut Ptr, align: usize, size: usize) -> c_int = posix_aligned;
 }
 

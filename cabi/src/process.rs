@@ -45,7 +45,7 @@ unsafe extern "C" {
 }
 
 /// Destructors of this library run before those of others. A handler registered while `exit` runs the
-/// destructors is called after them all, so that is where the last word is said.
+/// destructors is called after them all, so that is where the last word is said. (musl calls none then.)
 extern "C" fn at_fini() {
     heap::end_reports();
     let options = heap::options();
@@ -53,7 +53,8 @@ extern "C" fn at_fini() {
         return;
     }
     // SAFETY: a function of the C library; no library is named, so unloading one does not call the handler.
-    if unsafe { __cxa_atexit(at_exit, core::ptr::null_mut(), core::ptr::null_mut()) } != 0 {
+    let register = || unsafe { __cxa_atexit(at_exit, core::ptr::null_mut(), core::ptr::null_mut()) };
+    if cfg!(not(target_env = "gnu")) || register() != 0 {
         at_exit(core::ptr::null_mut());
     }
 }

@@ -69,7 +69,7 @@ impl<M: Machine> Mm<M> {
             return head.map_or(ptr::null_mut(), |head| self.run_block(m.virt(head), count, size, align));
         }
         // What was kept may lie anywhere and hold no memory.
-        let any = node.is_none() && !gfp.is_low() && !gfp.no_fault();
+        let any = node.is_none() && !gfp.is_low() && !gfp.no_fault() && !TINY;
         let count = match run_class(count) {
             0 => count,
             _ if !any => count,
@@ -199,11 +199,7 @@ impl<M: Machine> Mm<M> {
         let pfn = m.pfn(address).ok_or(Defect::Foreign)?;
         let page = m.page(pfn);
         match page.kind() {
-            Kind::Slab if TINY && Slob::<M>::owns(page) => match self.slob.usable(m, address, may_block) {
-                Some(usable) => usable.map(Block::Tiny),
-                // Whom this one interrupted has the lock; it is looked at more closely later.
-                None => Ok(Block::Tiny(0)),
-            },
+            Kind::Slab if TINY && Slob::<M>::owns(page) => self.slob.usable(m, address, may_block).map(Block::Tiny),
             Kind::Slab => self.slab.cache_of(m, address, may_block).map(Block::Object),
             Kind::Run => {
                 let range = PfnRange::new(pfn, page.word() as u32);

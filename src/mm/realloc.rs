@@ -114,7 +114,11 @@ impl<M: Machine> Mm<M> {
                         return Next::Done(moved.as_ptr());
                     }
                 }
-                Ok(Block::Tiny(usable)) if size <= usable && size > usable / 2 => return Next::Done(block),
+                Ok(Block::Tiny(usable))
+                    if size <= usable && size > usable / 2 && (size < 16 || block.addr().is_multiple_of(16)) =>
+                {
+                    return Next::Done(block);
+                }
                 Ok(Block::Object(id)) => {
                     let usable = self.slab.object_size(id);
                     if size <= usable && size > usable / 2 {

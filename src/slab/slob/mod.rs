@@ -132,13 +132,7 @@ impl<M: Frames> Blocks<'_, M> {
 
     /// Units of the block at `address`.
     fn units_at(&self, address: *const u8) -> Result<u16, Defect> {
-        let at = address.addr() % PAGE_SIZE;
-        if at < UNIT || !at.is_multiple_of(UNIT) {
-            return Err(Defect::Interior);
-        }
-        // SAFETY: a word of a page that is the allocator's, in front of the address.
-        let header = unsafe { address.wrapping_sub(UNIT).cast::<u32>().read() };
-        let (unit, units) = ((at / UNIT - 1) as u16, header as u16);
+        let unit = (address.addr() % PAGE_SIZE / UNIT).wrapping_sub(1) as u16;
         let mut free = self.get(self.first());
         while let Some(block) = free {
             if (block.at..block.at + block.units).contains(&unit) {
@@ -146,7 +140,7 @@ impl<M: Frames> Blocks<'_, M> {
             }
             free = self.get(block.next);
         }
-        if header & !0xffff != MARK || units < 2 || unit + units > UNITS { Err(Defect::Interior) } else { Ok(units) }
+        header_units(address)
     }
 
     /// Puts the block at `address` back, merged with its neighbours.
@@ -173,6 +167,18 @@ impl<M: Frames> Blocks<'_, M> {
         self.page().set_refs(self.page().refs() + u32::from(units));
         Ok(())
     }
+}
+
+/// Units of the block at `address` as its header says, which does not change while the block is in use.
+fn header_units(address: *const u8) -> Result<u16, Defect> {
+    let at = address.addr() % PAGE_SIZE;
+    if at < UNIT || !at.is_multiple_of(UNIT) {
+        return Err(Defect::Interior);
+    }
+    // SAFETY: a word of a page that is the allocator's, in front of the address.
+    let header = unsafe { address.wrapping_sub(UNIT).cast::<u32>().read() };
+    let (end, units) = (at / UNIT - 1 + (header & 0xffff) as usize, header as u16);
+    if header & !0xffff != MARK || units < 2 || end > UNITS.into() { Err(Defect::Interior) } else { Ok(units) }
 }
 
 impl<M: Machine> Slob<M> {
@@ -274,11 +280,14 @@ impl<M: Machine> Slob<M> {
     /// Bytes that may be used of the block at `address`, which lies in a page of these.
     ///
     /// # Errors
-    /// [`Defect::Interior`], [`Defect::DoubleFree`]. `None`: the lock is not to be had.
-    pub fn usable(&self, m: &M, address: *const u8, may_block: bool) -> Option<Result<usize, Defect>> {
-        let pfn = m.pfn(address)?;
-        let _lists = self.lists.acquire(m, may_block)?;
-        Some((Blocks { m, pfn }).units_at(address).map(|units| (usize::from(units) - 1) * UNIT))
+    /// [`Defect::Interior`], [`Defect::DoubleFree`]; where the lock is not to be had not all are noticed.
+    pub fn usable(&self, m: &M, address: *const u8, may_block: bool) -> Result<usize, Defect> {
+        let pfn = m.pfn(address).ok_or(Defect::Foreign)?;
+        let units = match self.lists.acquire(m, may_block) {
+            Some(_lists) => Blocks { m, pfn }.units_at(address)?,
+            None => header_units(address)?,
+        };
+        Ok((usize::from(units) - 1) * UNIT)
     }
 
     /// Frees the block at `address`, which lies in a page of these; false, and nothing done, where the lock may not be waited for.

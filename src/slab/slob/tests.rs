@@ -60,7 +60,7 @@ fn blocks_of_all_sizes_come_and_go() {
                 continue;
             }
             assert_eq!(block.addr() % align, 0);
-            let usable = w.slob.usable(&w.m, block, true).unwrap().unwrap();
+            let usable = w.slob.usable(&w.m, block, true).unwrap();
             assert!(usable >= size && usable < size + UNIT);
             let at = block.expose_provenance();
             assert!(live.range(..at).next_back().is_none_or(|(before, (size, _))| before + size <= at), "overlap");

@@ -86,12 +86,12 @@ pub fn page_fault(frame: &mut Frame) {
     match do_page_fault(&mut Here, fault) {
         Outcome::Again => {}
         Outcome::Fixup(to) => frame.eip = to,
-        Outcome::Signal(_) => user::end(frame, address),
+        Outcome::Signal(signal) => user::end(frame, address, Some(signal)),
         Outcome::Oops(what) => oops(frame, frame.esp(), format_args!("{what} at {address:#010x} ({code})")),
     }
 }
 
-/// The task on this CPU. It has no areas yet, so a fault of its own is a mistake.
+/// The task on this CPU.
 struct Here;
 
 impl Faulting for Here {
@@ -102,19 +102,19 @@ impl Faulting for Here {
     }
 
     fn is_atomic(&self) -> bool {
-        percpu::preempt_count() > 0
+        !user::is_served()
     }
 
-    fn find_area(&self, _address: usize) -> Option<Area> {
-        None
+    fn find_area(&self, address: usize) -> Option<Area> {
+        user::with_task(|task| task.areas().find(address)).flatten()
     }
 
-    fn grow(&mut self, _area: Area, _address: usize) -> bool {
-        false
+    fn grow(&mut self, area: Area, address: usize) -> bool {
+        user::with_task(|task| task.areas().grow(area.start, address)).unwrap_or(false)
     }
 
-    fn make_present(&mut self, _area: Area, _fault: Fault) -> Result<(), Signal> {
-        Err(Signal::Bus)
+    fn make_present(&mut self, area: Area, fault: Fault) -> Result<(), Signal> {
+        user::with_task(|task| task.make_present(area, fault)).unwrap_or(Err(Signal::NoArea))
     }
 
     fn fixups(&self) -> &[Fixup] {
@@ -125,7 +125,7 @@ impl Faulting for Here {
 /// The handler of the other exceptions.
 pub fn exception(frame: &mut Frame) {
     if frame.is_user() {
-        user::end(frame, 0);
+        user::end(frame, 0, None);
     }
     if !fixup(frame) {
         let name = NAMES.get(frame.vector as usize).copied().unwrap_or("exception");

@@ -1,4 +1,5 @@
-//! Going to ring 3 and back. There are no tasks yet: a CPU enters ring 3 like a call, and the first system call or fault ends it.
+//! Going to ring 3 and back. There is no scheduler yet: a CPU enters ring 3 like a call, and the first system call ends it, or a fault
+//! that its [`Task`] has no answer to.
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
@@ -6,6 +7,7 @@ use core::arch::global_asm;
 use super::cpu::{self, Segments};
 use super::interrupt::Frame;
 use super::percpu::{self, SEGMENTS};
+use crate::paging::{Area, Areas, Fault, Signal};
 
 // void slabwright_enter_user(u32 eip, u32 esp, u32 *kernel_stack): the stack pointer is kept where the processor takes it from when it
 // comes back, so that what is above stays.
@@ -75,10 +77,74 @@ pub struct End {
     pub eip: u32,
     /// What was in eax.
     pub eax: u32,
+    /// What is wrong with the access that faulted.
+    pub signal: Option<Signal>,
+}
+
+/// Areas of a task, at most.
+pub const AREAS: usize = 8;
+
+/// What ring 3 may touch, and who makes it present. (Whole address spaces, which fill themselves, will stand here.)
+pub struct Task<'a> {
+    areas: Areas<AREAS>,
+    pager: &'a mut dyn FnMut(Area, Fault) -> Result<(), Signal>,
 }
 
 crate::per_cpu! {
-    static END: End = End { vector: 0, error: 0, address: 0, eip: 0, eax: 0 };
+    static END: End = End { vector: 0, error: 0, address: 0, eip: 0, eax: 0, signal: None };
+    /// Address of the [`Task`] that runs; 0 for none.
+    static TASK: usize = 0;
+}
+
+impl<'a> Task<'a> {
+    /// A task without areas. `pager` is called in the handler of page faults, with interrupts off, when an area allows an access for which
+    /// there is no page.
+    pub fn new(pager: &'a mut dyn FnMut(Area, Fault) -> Result<(), Signal>) -> Task<'a> {
+        Task { areas: Areas::new(), pager }
+    }
+
+    /// Its areas.
+    pub fn areas(&mut self) -> &mut Areas<AREAS> {
+        &mut self.areas
+    }
+
+    /// Makes the page of a fault in `area` present.
+    ///
+    /// # Errors
+    /// What the pager says.
+    pub(super) fn make_present(&mut self, area: Area, fault: Fault) -> Result<(), Signal> {
+        (self.pager)(area, fault)
+    }
+
+    /// [`run`], with faults in its areas served.
+    pub fn run(&mut self, eip: usize, esp: usize) -> End {
+        percpu::preempt_disable();
+        // SAFETY: this CPU's copy, on which this thread stays.
+        let before = unsafe { TASK.this().replace((&raw mut *self).expose_provenance()) };
+        let end = run(eip, esp);
+        // SAFETY: as above.
+        unsafe { TASK.this().write(before) };
+        percpu::preempt_enable();
+        end
+    }
+}
+
+/// Gives `body` the task that runs on this CPU, if there is one. For the handler of page faults.
+pub(super) fn with_task<R>(body: impl FnOnce(&mut Task<'_>) -> R) -> Option<R> {
+    // SAFETY: this CPU's copy. The task is lent to `Task::run`, below which this runs, and nobody else looks at it meanwhile: faults of
+    // the kernel itself find it in use only while they are about its own areas, which `is_served` rules out.
+    unsafe {
+        let task = core::ptr::with_exposed_provenance_mut::<Task<'static>>(TASK.this().read());
+        task.as_mut().map(|task| body(task))
+    }
+}
+
+/// Whether faults on this CPU are for a task to serve: one runs, and nothing else holds the CPU.
+pub(super) fn is_served() -> bool {
+    // SAFETY: this CPU's copy.
+    let runs = unsafe { TASK.this().read() } != 0;
+    // Held by `Task::run` and by `run`.
+    runs && percpu::preempt_count() == 2
 }
 
 /// Runs ring 3 from `eip` on the stack below `esp` until a system call or a fault, in the address space in use.
@@ -94,11 +160,11 @@ pub fn run(eip: usize, esp: usize) -> End {
 }
 
 /// Goes back to where ring 3 was entered from.
-pub fn end(frame: &Frame, address: usize) -> ! {
+pub fn end(frame: &Frame, address: usize, signal: Option<Signal>) -> ! {
     let Frame { vector, error, eip, eax, .. } = *frame;
     // SAFETY: the frame is one from ring 3, so `run` waits on this CPU, its stack as it left it.
     unsafe {
-        END.this().write_volatile(End { vector, error, address, eip, eax });
+        END.this().write_volatile(End { vector, error, address, eip, eax, signal });
         slabwright_leave_user(Segments::kernel_stack(SEGMENTS.this()).read_volatile())
     }
 }
@@ -106,6 +172,6 @@ pub fn end(frame: &Frame, address: usize) -> ! {
 /// The handler of the one system call there is: the end.
 pub fn system_call(frame: &Frame) {
     if frame.is_user() {
-        end(frame, 0);
+        end(frame, 0, None);
     }
 }

@@ -6,10 +6,10 @@ use slabwright::gfp::Gfp;
 use slabwright::machine::i386::fault::{copy_checked, faults, fixups, read_byte, search_exception_table, write_byte};
 use slabwright::machine::i386::fixmap::{FixedAddress, clear_fixmap, set_fixmap};
 use slabwright::machine::i386::paging::{self, Space};
-use slabwright::machine::i386::user::{self, End};
+use slabwright::machine::i386::user::{self, End, Task};
 use slabwright::machine::i386::{I386, cpu, interrupt, memory};
 use slabwright::machine::{Frames, Mapping};
-use slabwright::paging::{FaultCode, Flags};
+use slabwright::paging::{Access, Area, FaultCode, Flags, Signal};
 use slabwright::types::{PAGE_SIZE, Pfn, PhysAddr};
 
 use super::Test;
@@ -18,6 +18,7 @@ use crate::kernel::HEAP;
 pub const TESTS: &[Test] = &[
     ("O1 X1 faults of the kernel: codes 0, 2 and 3", kernel_codes),
     ("O1 O2 O3 O4 faults of ring 3: codes 4 to 7", user_codes),
+    ("O2 O3 O4 O5 areas of a program: faults are served in them, and end it outside or against their rights", areas),
     ("O2 ring 3 may not run what is the kernel's alone", privileged),
     ("O5 a fault in the handler's way back: many in a row", many),
     ("O12 vmalloc fault: a space made before sees a mapping made later", vmalloc_fault),
@@ -91,8 +92,7 @@ fn user_reads(address: usize) -> End {
 
 /// Writes 42 to `address` in ring 3, reads it back, and ends with a system call.
 fn user_writes(address: usize) -> End {
-    let a = (address as u32).to_le_bytes();
-    in_ring_3(&[0xb8, 42, 0, 0, 0, 0xa3, a[0], a[1], a[2], a[3], 0x31, 0xc0, 0xa1, a[0], a[1], a[2], a[3], 0xcd, 0x80])
+    in_ring_3(&write_and_read(address))
 }
 
 fn user_codes() {
@@ -111,6 +111,73 @@ fn user_codes() {
         assert_eq!((end.vector, end.address, end.error & 7), (14, address, code), "{end:?}");
     }
     expect(CONSTANT, u | p | w);
+}
+
+/// The machine code of "write 42 to `address`, read it back into eax, end with a system call".
+fn write_and_read(address: usize) -> [u8; 19] {
+    let a = (address as u32).to_le_bytes();
+    [0xb8, 42, 0, 0, 0, 0xa3, a[0], a[1], a[2], a[3], 0x31, 0xc0, 0xa1, a[0], a[1], a[2], a[3], 0xcd, 0x80]
+}
+
+/// Runs ring 3 in a space with a page of code and, without pages, areas of data, of constants, and of a stack that grows; one page is at hand
+/// for faults. How it ended, the pages served, and where the stack begins then.
+fn in_areas(address: usize) -> (End, usize, usize) {
+    let rights = Access::READ.with(Access::WRITE);
+    let code = page(Gfp::KERNEL.with(Gfp::ZERO));
+    // The second is only there for the table that the third may need.
+    let frames = [code, page(Gfp::KERNEL), page(Gfp::KERNEL.with(Gfp::ZERO))];
+    let program = write_and_read(address);
+    // SAFETY: the page is this test's, and the program fits.
+    unsafe { I386.virt(code).copy_from_nonoverlapping(program.as_ptr(), program.len()) };
+    let space = Space::new().expect("a table");
+    space.map(CODE, code, Flags::NONE).expect("tables");
+    space.map(DATA + 64 * PAGE_SIZE, frames[1], Flags::NONE).expect("tables");
+    let mut served = 0;
+    let mut pager = |_: Area, fault: slabwright::paging::Fault| {
+        served += 1;
+        let at = fault.address & !(PAGE_SIZE - 1);
+        if served > 1 { Err(Signal::Bus) } else { space.map(at, frames[2], Flags::WRITE).map_err(|_| Signal::Bus) }
+    };
+    let mut task = Task::new(&mut pager);
+    for (start, pages, access) in [
+        (CODE, 1, Access::READ.with(Access::EXEC)),
+        (DATA, 2, rights),
+        (DATA + 4 * PAGE_SIZE, 1, Access::READ),
+        (DATA + 16 * PAGE_SIZE, 2, rights.with(Access::GROWS_DOWN)),
+    ] {
+        assert!(task.areas().insert(Area { start, end: start + pages * PAGE_SIZE, access }));
+    }
+    let end = space.with(|| task.run(CODE, DATA + 18 * PAGE_SIZE));
+    let stack = task.areas().as_slice()[3].start;
+    drop(task);
+    drop(space);
+    frames.into_iter().for_each(free);
+    (end, served, stack)
+}
+
+fn areas() {
+    let stack = DATA + 16 * PAGE_SIZE;
+    for (address, begins) in [(DATA + 8, stack), (DATA + PAGE_SIZE + 8, stack), (stack - 100, stack - PAGE_SIZE)] {
+        let (end, served, begin) = in_areas(address);
+        assert_eq!(
+            (end.vector, end.eax, served, begin),
+            (interrupt::SYSTEM_CALL, 42, 1, begins),
+            "{address:#x}: {end:?}"
+        );
+    }
+    for (address, signal) in [
+        (DATA + 2 * PAGE_SIZE, Signal::NoArea),
+        (DATA + 18 * PAGE_SIZE, Signal::NoArea),
+        // The stack does not grow to where the next area ends.
+        (DATA + 5 * PAGE_SIZE + 8, Signal::NoArea),
+        (DATA + 4 * PAGE_SIZE, Signal::NotAllowed),
+        (CODE + 8, Signal::NotAllowed),
+        (memory::high_memory() - PAGE_SIZE, Signal::NoArea),
+    ] {
+        let (end, served, begin) = in_areas(address);
+        let found = (end.vector, end.address, end.signal, served, begin);
+        assert_eq!(found, (14, address, Some(signal), 0, stack), "{end:?}");
+    }
 }
 
 fn privileged() {

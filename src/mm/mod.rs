@@ -218,6 +218,8 @@ impl<M: Machine> Mm<M> {
             up
         });
         if starter && phase == Phase::Up {
+            // So that a handler that interrupts the first growth finds something.
+            self.bracket(Gfp::KERNEL, |gfp| self.fill_reserve(gfp));
             (self.hooks.after)(self);
         }
         phase == Phase::Up
@@ -517,7 +519,7 @@ impl<M: Machine> Mm<M> {
         if gfp.may_block() && gfp.may_io() {
             self.drain_deferred();
             self.age();
-            self.fill_reserve();
+            self.fill_reserve(Gfp::NOIO);
         }
         let result = body(gfp);
         if self.pages.has_excess() && gfp.may_block() && gfp.may_io() {
@@ -615,8 +617,8 @@ impl<M: Machine> Mm<M> {
 
     /// Keeps objects at hand for handlers, if there is memory left.
     #[inline]
-    fn fill_reserve(&self) {
-        let gfp = Gfp::NOIO | Gfp::NORETRY;
+    fn fill_reserve(&self, gfp: Gfp) {
+        let gfp = gfp | Gfp::NORETRY;
         if TINY {
             return;
         }

@@ -50,6 +50,8 @@ impl Reserve {
         for slot in self.slots.iter().filter(|slot| slot.load(Ordering::Relaxed) == 0) {
             let object = make();
             if object.is_null() {
+                // Perhaps there is memory the next time.
+                self.short.store(true, Ordering::Relaxed);
                 return;
             }
             // Release, pairs with the Acquire in `take`.

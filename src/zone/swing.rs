@@ -78,10 +78,10 @@ impl Swing {
         level < self.peak / 2
     }
 
-    /// Whether it is less than an eighth.
+    /// Whether it is less than a quarter.
     #[inline]
     pub fn has_fallen_far(&self, level: u64) -> bool {
-        level < self.peak / 8
+        level < self.peak / 4
     }
 
     /// What demand may be expected to regrow.

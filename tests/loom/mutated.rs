@@ -62,6 +62,9 @@ pub mod atomic {
                 pub fn store(&self, value: $value, ordering: Ordering) {
                     self.0.store(value, weaken(ordering));
                 }
+                pub fn fetch_or(&self, value: $value, ordering: Ordering) -> $value {
+                    self.0.fetch_or(value, weaken(ordering))
+                }
                 pub fn swap(&self, value: $value, ordering: Ordering) -> $value {
                     let old = self.0.swap(value, weaken(ordering));
                     if Mutant::NoSleepers.on() && old == 2 { 1 } else { old }

@@ -135,7 +135,7 @@ pub(super) fn with_task<R>(body: impl FnOnce(&mut Task<'_>) -> R) -> Option<R> {
     // the kernel itself find it in use only while they are about its own areas, which `is_served` rules out.
     unsafe {
         let task = core::ptr::with_exposed_provenance_mut::<Task<'static>>(TASK.this().read());
-        task.as_mut().map(|task| body(task))
+        task.as_mut().map(body)
     }
 }
 

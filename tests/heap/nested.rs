@@ -72,8 +72,8 @@ fn interrupted<F: Flavour>(seed: u64, one_in: usize) {
 #[test]
 fn handlers_interrupt_everything() {
     for seed in seeds(6) {
-        interrupted::<Lent>(seed, 40);
-        interrupted::<Hosted>(seed, 40);
+        interrupted::<Lent>(seed, 25);
+        interrupted::<Hosted>(seed, 25);
     }
 }
 

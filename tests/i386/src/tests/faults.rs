@@ -149,7 +149,6 @@ fn in_areas(address: usize) -> (End, usize, usize) {
     }
     let end = space.with(|| task.run(CODE, DATA + 18 * PAGE_SIZE));
     let stack = task.areas().as_slice()[3].start;
-    drop(task);
     drop(space);
     frames.into_iter().for_each(free);
     (end, served, stack)

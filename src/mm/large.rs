@@ -211,7 +211,7 @@ impl<M: Machine> Mm<M> {
                 }
             }
             Kind::Tail | Kind::Offline => Err(self.tail_defect(pfn)),
-            Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd => Err(Defect::DoubleFree),
+            kind if kind.is_free() => Err(Defect::DoubleFree),
             _ => Err(Defect::Foreign),
         }
     }
@@ -225,7 +225,7 @@ impl<M: Machine> Mm<M> {
             let Some(head) = m.pfn(at.wrapping_sub(back * PAGE_SIZE)) else { break };
             match m.page(head).kind() {
                 Kind::Tail | Kind::Offline => {}
-                Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row => return Defect::DoubleFree,
+                kind if kind.is_free() => return Defect::DoubleFree,
                 _ => return Defect::Interior,
             }
         }

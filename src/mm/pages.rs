@@ -195,7 +195,7 @@ impl<M: Machine> Mm<M> {
     /// What a free of a page of this kind is.
     fn page_defect(&self, pfn: Pfn, kind: Kind) -> Defect {
         match kind {
-            Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd => Defect::DoubleFree,
+            kind if kind.is_free() => Defect::DoubleFree,
             Kind::Tail | Kind::Offline => self.tail_defect(pfn),
             _ => Defect::Foreign,
         }

@@ -48,6 +48,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a frame that says so is free, or on its way: who frees it does so for the second time.
+    pub const fn is_free(self) -> bool {
+        matches!(self, Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd)
+    }
+
+    /// Whether a frame that says so heads nothing that could be freed.
+    pub const fn heads_nothing(self) -> bool {
+        matches!(self, Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp | Kind::Row | Kind::RowEnd)
+    }
+
     const fn from(raw: u8) -> Kind {
         match raw {
             1 => Kind::Buddy,

@@ -241,7 +241,7 @@ impl<M: Machine> Slab<M> {
     fn recall(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
         let (mut objects, mut free) = (0, 0);
         for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
-            let slabs = node.slabs.lock(m);
+            let slabs = node.locked(m);
             objects += slabs.slabs as usize * self.layout(id).objects as usize;
             free += slabs.free as usize;
         }

@@ -135,7 +135,7 @@ impl<M: Machine> PageAllocator<M> {
         let page = m.page(pfn);
         let range = PfnRange::block(pfn, order);
         match page.kind() {
-            Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp | Kind::Row | Kind::RowEnd => return true,
+            kind if kind.heads_nothing() => return true,
             // A slab marks every page of its block.
             Kind::Slab => range.iter().for_each(|p| m.page(p).set_kind(Kind::Tail, Order::ZERO)),
             _ => {}
@@ -287,9 +287,10 @@ impl<M: Machine> PageAllocator<M> {
         let lowmem = if kind < request.top { self.lowmem_reserve(node, kind, request.top) } else { 0 };
         let mut zone = cell.lock.acquire(m, request.gfp.may_block()).ok_or(Refused::Busy)?;
         let taken = self.take_locked(m, cell, &mut zone, request, mark, lowmem, extra);
-        let other =
-            mark == Mark::Low && may_grow(request) && !cell.exhausted.load(Relaxed) || M::LENT && request.no_fault();
-        if matches!(taken, Err(Refused::Empty)) && !other && zone.rows.free_pages() > 0 {
+        let grows = mark == Mark::Low && may_grow(request) && !cell.exhausted.load(Relaxed);
+        let reserve_only = M::LENT && request.no_fault();
+        let rows_help = !grows && !reserve_only && zone.rows.free_pages() > 0;
+        if matches!(taken, Err(Refused::Empty)) && rows_help {
             self.flush_rows(m, &mut zone);
             return self.take_locked(m, cell, &mut zone, request, mark, lowmem, extra);
         }

@@ -1,9 +1,9 @@
 //! Page frames: zones, the buddy system, per-CPU page lists, watermarks, growth and return to the system.
 //!
 //! A request walks its *zonelist* (nodes by distance, in each node the zones from the highest that suits downwards) and takes
-//! a block (or, for a run of pages, a part of a row) from the first zone that keeps its watermark. When none does, the slow path grows a zone (`m.grow`), goes
-//! down to the min mark and the reserves, drains the per-CPU lists, gives idle memory back where the budget is what lacks, and
-//! returns `None` in the end: never a panic, never a wait for another thread's memory.
+//! a block (or, for a run of pages, a part of a row) from the first zone that keeps its watermark. When none does, the slow
+//! path grows a zone (`m.grow`), goes down to the min mark and the reserves, drains the per-CPU lists, gives idle memory back
+//! where the budget is what lacks, and returns `None` in the end: never a panic, never a wait for another thread's memory.
 //!
 //! Locks, outer to inner: `pcp` > `zone`. No zone lock is held while another is taken (but for `fork`), and none during a
 //! system call. The algorithms (`buddy`, `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.

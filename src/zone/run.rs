@@ -50,16 +50,13 @@ impl<M: Machine> PageAllocator<M> {
             let whole = self.grouping.load(Relaxed);
             let row = zone.new_row(&view, request, whole).ok_or(Refused::Empty)?;
             let (at, fresh) = row.place(pages);
-            let charged = charge(fresh);
-            let rest =
-                if charged { [row.cut(0, at), row.cut(at + pages, row.range.pages - at - pages)] } else { [row; 2] };
-            let count = if charged { 2 } else { 1 };
-            for part in rest.iter().take(count).filter(|part| part.range.pages > 0) {
-                zone.put_run(&view, part.range, part.contents);
-            }
-            if !charged {
+            if !charge(fresh) {
+                zone.put_run(&view, row.range, row.contents);
                 self.settle(clean, zone.clean_pages());
                 return Err(Refused::Budget);
+            }
+            for part in [row.cut(0, at), row.cut(at + pages, row.range.pages - at - pages)] {
+                zone.put_run(&view, part.range, part.contents);
             }
             let run = row.cut(at, pages);
             zone.rows.isolate(&view, run);
@@ -76,7 +73,7 @@ impl<M: Machine> PageAllocator<M> {
     /// Frees a run. Failure as for [`PageAllocator::free_pages`].
     pub fn free_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
         let head = m.page(range.start);
-        if matches!(head.kind(), Kind::Offline | Kind::Buddy | Kind::Tail | Kind::Pcp | Kind::Row | Kind::RowEnd) {
+        if head.kind().heads_nothing() {
             return true;
         }
         let Some(cell) = self.cell_of(head) else { return true };

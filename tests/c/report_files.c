@@ -80,6 +80,22 @@ static char *read_file(const char *path) {
     return text;
 }
 
+// A child with its reports in `directory`, once it is ready. It reads what is written to `down`, and writes to `up`.
+static pid_t start(const char *name, const char *directory, const char *mode, int down[2], int up[2]) {
+    CHECK(!pipe2(down, O_CLOEXEC) && !pipe2(up, O_CLOEXEC));
+    pid_t pid = fork();
+    if (!pid) {
+        setenv("SLABWRIGHT_PROC", directory, 1);
+        dup2(down[0], 0);
+        dup2(up[1], 1);
+        execl("/proc/self/exe", name, mode, NULL);
+        _exit(99);
+    }
+    char ready;
+    CHECK(read(up[0], &ready, 1) == 1);
+    return pid;
+}
+
 int main(int argc, char **argv) {
     if (argc > 1)
         return child(argv[1]);
@@ -94,17 +110,7 @@ int main(int argc, char **argv) {
     };
     for (int status = 0; status < 2; status++) {
         int down[2], up[2];
-        CHECK(!pipe2(down, O_CLOEXEC) && !pipe2(up, O_CLOEXEC));
-        pid_t pid = fork();
-        if (!pid) {
-            setenv("SLABWRIGHT_PROC", directory, 1);
-            dup2(down[0], 0);
-            dup2(up[1], 1);
-            execl("/proc/self/exe", argv[0], status ? "status" : "plain", NULL);
-            _exit(99);
-        }
-        char ready;
-        CHECK(read(up[0], &ready, 1) == 1);
+        pid_t pid = start(argv[0], directory, status ? "status" : "plain", down, up);
         for (int round = 0; round < 20; round++)
             for (size_t n = 0; n < sizeof NAMES / sizeof *NAMES; n++) {
                 snprintf(path, sizeof path, "%s/%d/%s", directory, pid, NAMES[n][0]);
@@ -133,17 +139,7 @@ int main(int argc, char **argv) {
     char other[200];
     for (int round = 0; round < 2; round++) {
         int down[2], up[2];
-        CHECK(!pipe2(down, O_CLOEXEC) && !pipe2(up, O_CLOEXEC));
-        pid_t pid = fork();
-        if (!pid) {
-            setenv("SLABWRIGHT_PROC", directory, 1);
-            dup2(down[0], 0);
-            dup2(up[1], 1);
-            execl("/proc/self/exe", argv[0], "plain", NULL);
-            _exit(99);
-        }
-        char ready;
-        CHECK(read(up[0], &ready, 1) == 1);
+        pid_t pid = start(argv[0], directory, "plain", down, up);
         snprintf(path, sizeof path, "%s/%d/slabinfo", directory, pid);
         read_file(path);
         if (round == 0) {

@@ -27,7 +27,7 @@ DEFINE_PER_CPU(unsigned char, small);
 static DEFINE_PER_CPU(struct pair, pairs) = {1, 2};
 static unsigned long *words;
 static unsigned short *shorts;
-static volatile unsigned long handled;
+static unsigned long handled;
 
 #define THREADS 6
 #define ROUNDS 200000
@@ -38,7 +38,8 @@ static void handler(int signal) {
     // An interrupt on this CPU finds the copy as it is, and leaves it whole.
     get_cpu_ptr(words)[0]++;
     put_cpu_ptr(words);
-    handled += 2;
+    // Two threads may be in here at once.
+    __atomic_fetch_add(&handled, 2, __ATOMIC_RELAXED);
 }
 
 static void *add(void *seed) {

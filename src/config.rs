@@ -17,7 +17,7 @@ pub struct Options {
     pub limit_bytes: u64,
     /// Whether defects end the program after their report.
     pub abort: bool,
-    /// Whether pageblocks beyond the first megabytes are advised to be huge pages.
+    /// Whether huge pages are used where pageblocks turn out to be filled.
     pub huge_pages: bool,
     /// Whether the whole heap is checked at exit.
     pub verify: bool,
@@ -130,7 +130,7 @@ pub static TABLE: &[OptionInfo] = &[
     option!("LIMIT", Bytes limit_bytes: u64, "bytes", u64::MAX, "most memory the heap may use; 0 is no limit but the system's"),
     option!("RETAIN", Bytes retain_bytes: u64, "bytes", u64::MAX, "free memory that stays whether or not the program is known to want it again"),
     option!("DECAY", Number decay_ms: u32, "ms", u32::MAX, "how long free memory stays with the process before it goes back"),
-    option!("HUGE_PAGES", flag huge_pages, "advise the system to use huge pages beyond the first megabytes"),
+    option!("HUGE_PAGES", flag huge_pages, "use huge pages where pageblocks turn out to be filled"),
     option!("RSEQ", flag rseq, "use restartable sequences where the system has them"),
     option!("FAKE_NODES", Number fake_nodes: u32, "nodes", 4, "memory nodes to pretend to have, for tests; 0: those of the system"),
     option!("RESERVE", Bytes reserve_bytes: u64, "bytes", 1u64 << 32, "kept populated for GFP_ATOMIC once it is used"),

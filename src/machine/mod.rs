@@ -216,6 +216,15 @@ pub unsafe trait Frames {
     /// Makes sure that `range` is backed, so that touching it takes no page fault. Best effort. *Syscall.*
     fn populate(&self, range: PfnRange);
 
+    /// Says whether a pageblock, none of whose pages is backed, is to be backed as one huge page. Cheap where that was said of it
+    /// before. *Syscall.*
+    fn advise_frames(&self, _block: PfnRange, _huge: bool) {}
+
+    /// How many frames of `range` are backed, as far as the machine knows. *Syscall.*
+    fn backed(&self, range: PfnRange) -> u32 {
+        range.pages
+    }
+
     /// Whether [`Frames::discard`] gives anything back (a host that lends memory) or frames are simply owned.
     const LENT: bool;
 

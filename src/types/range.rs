@@ -12,6 +12,9 @@ pub struct PfnRange {
 }
 
 impl PfnRange {
+    /// No frames.
+    pub const EMPTY: PfnRange = PfnRange { start: Pfn(0), pages: 0 };
+
     /// `pages` frames from `start`.
     #[inline]
     pub const fn new(start: Pfn, pages: u32) -> PfnRange {
@@ -34,6 +37,12 @@ impl PfnRange {
     #[inline]
     pub const fn bytes(self) -> usize {
         (self.pages as usize) << PAGE_SHIFT
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.pages == 0
     }
 
     /// Whether `pfn` lies inside.

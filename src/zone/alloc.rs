@@ -47,6 +47,8 @@ pub(super) struct Taken {
     pub range: PfnRange,
     /// Their state bits.
     pub state: u32,
+    /// The pageblocks that were opened for them: none of their pages held memory.
+    pub opened: PfnRange,
 }
 
 /// Why a zone did not serve a request.
@@ -213,10 +215,33 @@ impl<M: Machine> PageAllocator<M> {
                 listed.or_else(|| self.slow(m, &request, ended)).or_else(|| self.take_emergency(m, &request))?
             }
         };
+        if !taken.opened.is_empty() && may_grow(&request) {
+            self.open(m, &taken);
+        }
         if let Some(bin) = bin {
             self.stash(m, &request, &mut taken, &extra, bin);
         }
         Some(taken)
+    }
+
+    /// Says whether the pageblocks that were opened for a request are to be huge pages.
+    #[cold]
+    fn open(&self, m: &M, taken: &Taken) {
+        let Some(cell) = self.cell_of(m.page(taken.range.start)) else { return };
+        let list = self.blocks.get(taken.range.start);
+        for at in taken.opened.iter().step_by(PAGEBLOCK_PAGES as usize) {
+            let look = cell.lock.lock(m).phases.of(list).look();
+            let seen = look.map(|block| m.backed(PfnRange::block(block, Order::PAGEBLOCK)));
+            let mut zone = cell.lock.lock(m);
+            let used = zone.used();
+            let phase = zone.phases.of(list);
+            if let Some(backed) = seen {
+                phase.learn(backed);
+            }
+            let huge = phase.open(at, used);
+            drop(zone);
+            m.advise_frames(PfnRange::block(at, Order::PAGEBLOCK), huge);
+        }
     }
 
     /// Takes frames from a zone that keeps its low mark, without trying harder.
@@ -310,7 +335,6 @@ impl<M: Machine> PageAllocator<M> {
     ) -> Result<Taken, Refused> {
         let view = self.view(m);
         let pages = request.pages;
-        let taken = |(pfn, state)| Taken { range: PfnRange::new(pfn, pages), state };
         if request.no_fault() {
             if let Some(found) = zone.buddy.find(&view, request.order, pages, MigrateType::HighAtomic, Want::Backed) {
                 let block = zone.buddy.take(&view, found, pages);
@@ -319,7 +343,7 @@ impl<M: Machine> PageAllocator<M> {
                 }
                 cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
                 zone.allocs += 1;
-                return Ok(taken(block));
+                return Ok(Taken { range: PfnRange::new(block.0, pages), state: block.1, opened: PfnRange::EMPTY });
             }
             // What counts as backed elsewhere may hold pages that were never touched.
             if M::LENT {
@@ -377,6 +401,7 @@ impl<M: Machine> PageAllocator<M> {
                 want = Want::Backed;
             }
         }
+        let opened = zone.buddy.opens(&view, found, cut);
         let block = zone.buddy.take(&view, found, cut);
         zone.allocs += 1;
         let used = zone.used();
@@ -390,7 +415,7 @@ impl<M: Machine> PageAllocator<M> {
                 extra.add(zone.buddy.take(&view, found, pages).0);
             }
         }
-        Ok(taken(block))
+        Ok(Taken { range: PfnRange::new(block.0, pages), state: block.1, opened })
     }
 
     /// Pages of a zone that a request for a higher zone must leave.

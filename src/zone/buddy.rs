@@ -353,6 +353,20 @@ impl Buddy {
         }
     }
 
+    /// The pageblocks that taking `pages` pages of what was found would open: free as a whole, and no page of them holds memory.
+    pub fn opens(&self, map: &impl Map, found: Found, pages: u32) -> PfnRange {
+        let Found { block, order, at, .. } = found;
+        let extent = Extent::unpack(map.page(block).refs());
+        let blocks = (0..order.pages()).step_by(PAGEBLOCK_PAGES as usize).filter(|from| {
+            let inside = at < from + PAGEBLOCK_PAGES && *from < at + pages;
+            order >= Order::PAGEBLOCK && inside && extent.cut(*from, PAGEBLOCK_PAGES).is_empty()
+        });
+        blocks.fold(PfnRange::EMPTY, |all, from| match all.pages {
+            0 => PfnRange::block(block.add(from), Order::PAGEBLOCK),
+            pages => PfnRange::new(all.start, pages + PAGEBLOCK_PAGES),
+        })
+    }
+
     /// Takes `pages` pages of what was found, gives back what is around them, and returns them with their state bits. They are
     /// [`Kind::Isolated`] then: off the lists, nobody's yet.
     pub fn take(&mut self, map: &impl Map, found: Found, pages: u32) -> (Pfn, u32) {

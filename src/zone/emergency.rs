@@ -167,7 +167,7 @@ impl<M: Machine> PageAllocator<M> {
             self.emergency.put(m, range, page);
             return None;
         }
-        Some(Taken { range, state: 0 })
+        Some(Taken { range, state: 0, opened: PfnRange::EMPTY })
     }
 
     /// Fills the pool up to `goal` pages from what is free on `node`. Called with leave to enter the system.

@@ -55,7 +55,7 @@ impl<M: Machine> PageAllocator<M> {
             return None;
         }
         let range = PfnRange::new(pcp.pop(bin, |p| m.page(p))?, pages);
-        Some(Taken { range, state: m.page(range.start).flags() & STATE })
+        Some(Taken { range, state: m.page(range.start).flags() & STATE, opened: PfnRange::EMPTY })
     }
 
     /// The zone whose lists serve a request: the highest that suits, but not an empty one above NORMAL.

@@ -18,6 +18,7 @@ mod extent;
 mod fallback;
 mod lists;
 mod percpu;
+mod phase;
 mod raw;
 mod reclaim;
 mod rows;
@@ -40,6 +41,7 @@ pub use watermark::Watermarks;
 use self::buddy::{Buddy, Event, Map, STATE};
 use self::budget::Budget;
 use self::emergency::Emergency;
+use self::phase::Phases;
 use self::raw::{BlockMap, Owner, PcpTable};
 use self::rows::Rows;
 use crate::config::Options;
@@ -71,6 +73,8 @@ struct Zone {
     frees: u64,
     /// Of the pages in use.
     swing: Swing,
+    /// Which pageblocks are to be huge pages.
+    phases: Phases,
     /// Backed free pages up to which strewn ones are left alone.
     quiet: u64,
     /// Pages that are on their way back to the system: neither free nor in use.
@@ -100,6 +104,7 @@ impl Cell {
             allocs: 0,
             frees: 0,
             swing: Swing::new(),
+            phases: Phases::new(),
             quiet: 0,
             away: 0,
         };

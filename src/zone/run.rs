@@ -41,6 +41,7 @@ impl<M: Machine> PageAllocator<M> {
         let clean = zone.clean_pages();
         let blank = request.want == Want::Zero && pages >= ZERO_ROW;
         let charge = |fresh: u32| fresh == 0 || self.budget.try_charge(u64::from(fresh), mark, request.gfp);
+        let mut opened = PfnRange::EMPTY;
         let (run, fresh) = if let Some(fit) = zone.rows.find(&view, pages, blank) {
             if !charge(fit.fresh) {
                 return Err(Refused::Budget);
@@ -48,7 +49,8 @@ impl<M: Machine> PageAllocator<M> {
             (zone.rows.take(&view, fit, pages), fit.fresh)
         } else {
             let whole = self.grouping.load(Relaxed);
-            let row = zone.new_row(&view, request, whole).ok_or(Refused::Empty)?;
+            let (row, new) = zone.new_row(&view, request, whole).ok_or(Refused::Empty)?;
+            opened = new;
             let (at, fresh) = row.place(pages);
             if !charge(fresh) {
                 zone.put_run(&view, row.range, row.contents);
@@ -67,7 +69,7 @@ impl<M: Machine> PageAllocator<M> {
         zone.allocs += 1;
         let used = zone.used();
         zone.swing.at(used);
-        Ok(Taken { range: run.range, state: run.contents.state() })
+        Ok(Taken { range: run.range, state: run.contents.state(), opened })
     }
 
     /// Frees a run. Failure as for [`PageAllocator::free_pages`].
@@ -221,8 +223,8 @@ impl Zone {
         }
     }
 
-    /// A new row, off the lists: a pageblock where there are enough of them (`whole`) and one is free, at least what the request needs.
-    fn new_row(&mut self, map: &impl Map, request: &Request, whole: bool) -> Option<Row> {
+    /// A new row, off the lists, and the pageblocks opened for it: a pageblock where there are enough of them (`whole`) and one is free, at least what the request needs.
+    fn new_row(&mut self, map: &impl Map, request: &Request, whole: bool) -> Option<(Row, PfnRange)> {
         let (list, want) = (request.list, request.want);
         let mut order = if whole { request.order.max(Order::PAGEBLOCK) } else { request.order };
         let found = loop {
@@ -235,7 +237,8 @@ impl Zone {
             }
             order = order.down().filter(|less| *less >= request.order)?;
         };
+        let opened = self.buddy.opens(map, found, order.pages());
         let (start, contents) = self.buddy.carve(map, found, order.pages());
-        Some(Row { range: PfnRange::new(start, order.pages()), contents })
+        Some((Row { range: PfnRange::new(start, order.pages()), contents }, opened))
     }
 }

@@ -15,10 +15,10 @@ use core::sync::atomic::{
 };
 
 use super::reservation::{gate, map_at, open, sparse};
-use super::{Linux, limits, reservation, sys};
-use crate::machine::{Frames, MAX_NODES, ZoneKind};
+use super::{Linux, advice, limits, reservation, sys};
+use crate::machine::{Frames, MAX_NODES, Mapping, ZoneKind};
 use crate::page::Page;
-use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, PfnRange};
+use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
 
 /// Frames below 4 GiB, numbered by their address.
 pub const LOW_PAGES: u32 = 1 << 20;
@@ -28,8 +28,6 @@ const DMA_BYTES: usize = 16 << 20;
 const CHUNK: usize = PAGE_SIZE << MAX_ORDER;
 /// Largest step of the geometric growth.
 const STEP_MAX: usize = 64 << 20;
-/// Start of the arena that is left to small pages, so that small programs stay small.
-const SMALL_START: usize = 4 << 20;
 /// Sizes of each of the two windows that are tried: 16 TiB, 1 TiB, 64 GiB and 8 GiB altogether.
 const WINDOWS: [usize; 4] = [8 << 40, 512 << 30, 32 << 30, 4 << 30];
 /// Places for a sparse map, for lack of a reservation that finds one: far from where the kernel maps on its own (the top)
@@ -84,7 +82,6 @@ static LOW_ONLINE: [AtomicU32; LOW_BYTES / PAGEBLOCK_SIZE / 32] =
 /// Where the next probe for DMA32 memory starts.
 static LOW_NEXT: AtomicUsize = AtomicUsize::new(1 << 31);
 pub(super) static HUGE: AtomicBool = AtomicBool::new(true);
-static HUGE_ADVISED: AtomicBool = AtomicBool::new(false);
 
 const fn round_up(value: usize, unit: usize) -> usize {
     value.next_multiple_of(unit)
@@ -204,19 +201,6 @@ pub(super) fn vmalloc_window() -> Range<usize> {
     start..start + len
 }
 
-/// Advises huge pages for `[at, at + len)`, or for the whole of the window it lies in, once, where that is reserved: one
-/// call then serves for ever, and no VMA is split by it later.
-fn advise_huge(at: usize, len: usize, whole: Range<usize>, done: &AtomicBool) {
-    if !HUGE.load(Relaxed) {
-        return;
-    }
-    if sparse() {
-        let _ = sys::madvise(at, len, libc::MADV_HUGEPAGE);
-    } else if !done.swap(true, Relaxed) {
-        let _ = sys::madvise(whole.start, whole.len(), libc::MADV_HUGEPAGE);
-    }
-}
-
 /// Whether huge pages are advised (option).
 pub(super) fn huge_pages() -> bool {
     HUGE.load(Relaxed)
@@ -273,11 +257,6 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
         match opened {
             Ok(()) => {
                 limits::bind(at, bytes, node);
-                if end > SMALL_START {
-                    let base = MAP.arena.load(Relaxed);
-                    let whole = base + SMALL_START..base + MAP.window.load(Relaxed);
-                    advise_huge(at, bytes, whole, &HUGE_ADVISED);
-                }
                 // Release, pairs with the Acquire loads of `online`: the arrays are readable so far.
                 MAP.online.fetch_max(end, Release);
                 return Some(start);
@@ -483,6 +462,21 @@ unsafe impl Frames for Linux {
             // SAFETY: the range is the caller's; adding 0 keeps the contents whoever else writes there.
             unsafe { (*start.add(page * PAGE_SIZE).cast::<AtomicU32>()).fetch_or(0, Relaxed) };
         }
+    }
+
+    fn advise_frames(&self, block: PfnRange, huge: bool) {
+        if HUGE.load(Relaxed) && block.start.0 >= LOW_PAGES {
+            advice::set(
+                self.virt(block.start).expose_provenance(),
+                (block.start.0 - LOW_PAGES) / PAGEBLOCK_PAGES,
+                huge,
+            );
+        }
+    }
+
+    fn backed(&self, range: PfnRange) -> u32 {
+        let backed = |at: Pfn| self.backed_pages(self.virt(at).expose_provenance()).0 as u32;
+        range.iter().step_by(PAGEBLOCK_PAGES as usize).map(backed).sum()
     }
 
     fn budget(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `memory` | address map, growth, giving back ([`Frames`](super::Frames)) |
 //! | `reservation` | reserved addresses, and giving them back where they are rationed |
+//! | `advice` | which pageblocks are to be huge pages |
 //! | `remap` | the vmalloc window, moving populations ([`Mapping`](super::Mapping)) |
 //! | `percpu`, `rseq`, `static_rseq`, `membarrier`, `tls` | rows of sheaves ([`PerCpu`](super::PerCpu)) |
 //! | `local` | per-CPU data of the program |
@@ -18,6 +19,7 @@
 //! The state is the process's: [`Linux`] is zero-sized and every value of it is the same machine.
 #![allow(unsafe_code)]
 
+mod advice;
 pub mod device;
 pub mod fork;
 mod limits;

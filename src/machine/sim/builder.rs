@@ -2,6 +2,7 @@
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex};
 use std::vec::Vec;
 use std::{format, vec};
@@ -193,6 +194,7 @@ impl<F: Flavour> Builder<F> {
             grown: Mutex::new(Vec::new()),
             slots: Mutex::new(vec![Slot::Unmapped; self.window >> F::SLOT_SHIFT]),
             advised: Mutex::new(vec![false; self.window >> F::SLOT_SHIFT]),
+            huge: Mutex::new(BTreeSet::new()),
             budget: self.budget,
             pressure: self.pressure,
             now: AtomicU64::new(1),

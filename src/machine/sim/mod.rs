@@ -35,6 +35,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::string::String;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::vec::Vec;
@@ -135,6 +136,8 @@ struct State {
     slots: Mutex<Vec<Slot>>,
     /// Slots of the window for which huge pages were asked.
     advised: Mutex<Vec<bool>>,
+    /// Pageblocks for which huge pages were asked, by their first frames.
+    huge: Mutex<BTreeSet<u32>>,
     budget: u64,
     pressure: u64,
     now: AtomicU64,
@@ -220,6 +223,11 @@ impl<F: Flavour> Simulated<F> {
     /// Whether huge pages were asked for at `address` of the window.
     pub fn is_advised(&self, address: usize) -> bool {
         locked(&self.state.advised)[self.slot(address)]
+    }
+
+    /// Pageblocks that are to be huge pages.
+    pub fn huge_blocks(&self) -> usize {
+        locked(&self.state.huge).len()
     }
 
     /// The frame mapped at `address` of the window, where slots show frames.
@@ -379,6 +387,19 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
                 self.state.memory.touch(address.addr());
             }
         }
+    }
+
+    fn advise_frames(&self, block: PfnRange, huge: bool) {
+        let mut blocks = locked(&self.state.huge);
+        if huge {
+            blocks.insert(block.start.0);
+        } else {
+            blocks.remove(&block.start.0);
+        }
+    }
+
+    fn backed(&self, range: PfnRange) -> u32 {
+        self.backed_in(range)
     }
 
     const LENT: bool = F::LENT;

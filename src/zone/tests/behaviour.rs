@@ -393,3 +393,24 @@ fn threads_lose_no_frame() {
     );
     assert_eq!(stats.committed, stats.total(|zone| zone.managed - zone.free + zone.backed));
 }
+
+/// Pageblocks whose pages are all used are followed by huge pages; those of runs that are only begun by small ones.
+#[test]
+fn what_is_filled_gets_huge_pages() {
+    for touched in [1, 24] {
+        let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 12).build();
+        let z = boot(&m);
+        let touch = |pfn: Pfn, pages: u32| (0..pages).for_each(|page| m.populate(PfnRange::new(pfn.add(page), 1)));
+        for _ in 0..300 {
+            let run = z.alloc_run(&m, Gfp::KERNEL, 24, None).unwrap();
+            touch(run, touched);
+        }
+        assert_eq!(m.huge_blocks() > 5, touched == 24, "{touched} pages of each run: {}", m.huge_blocks());
+        let before = m.huge_blocks();
+        for _ in 0..6000 {
+            touch(z.alloc_page(&m, Gfp::KERNEL).unwrap(), 1);
+        }
+        assert!(m.huge_blocks() > before + 5, "pages are a phase of their own");
+        z.verify(&m).unwrap();
+    }
+}

@@ -1,0 +1,149 @@
+//! Which pageblocks are to be huge pages: pure bookkeeping, no machine.
+//!
+//! Where a pageblock is filled, as slabs fill theirs, a huge page is one fault instead of 512, and random accesses need a
+//! fraction of the translations. Where parts of it are handed out and not used, as with blocks of which a program only writes the
+//! beginning, it is memory for nothing. Pageblocks of page runs and of slabs are kept apart by their migrate type anyway, so
+//! each type goes through its own *phases*: its first pageblocks have small pages; when another one is opened, the one before the
+//! last is looked at. If that turns out full, the new one is to be a huge page, and so are those that follow, but for one
+//! in [`PROBE_EVERY`], which stays small to be looked at. If not, they have small pages.
+//!
+//! Measured (2 CPUs, medians of 3 runs in turn: CPU seconds, MiB resident at most): huge pages from 4 MiB of addresses on, which came
+//! first; these phases; no huge pages; and jemalloc 5.3 and tcmalloc 2.10, which have none.
+//!
+//! | workload | all | phases | none | jemalloc | tcmalloc |
+//! |---|---|---|---|---|---|
+//! | 100 000 live blocks, sizes as measured, first byte written | 0.30, 91 | 0.26, 55 | 0.28, 52 | 0.17, 45 | 0.16, 46 |
+//! | a million of them | 2.58, 742 | 0.67, 406 | 0.91, 405 | 0.52, 329 | 0.56, 326 |
+//! | a million of 16 to 64 bytes | 0.61, 56 | 0.63, 56 | 0.72, 56 | 0.35, 58 | 0.39, 60 |
+//! | 60 blocks of 64 KiB to 2 MiB in turn, first byte written | 0.08, 105 | 0.12, 64 | 0.12, 63 | 0.15, 61 | 0.07, 37 |
+//! | the same, every page written | 0.05, 104 | 0.09, 104 | 0.12, 102 | 0.16, 99 | 0.08, 103 |
+
+use super::MigrateType;
+use crate::types::{PAGEBLOCK_PAGES, Pfn};
+
+/// A pageblock in so many stays small, to be looked at.
+const PROBE_EVERY: u32 = 16;
+/// Huge pages come from so many pageblocks in use on: what the last one wastes is a small part then.
+const WORTH: u64 = 4;
+/// Pages of a full pageblock that may lack: the last slabs of many caches are on their way to be filled.
+const LACKING: u32 = PAGEBLOCK_PAGES / 16;
+
+/// The phases of one type of pageblocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Phase {
+    /// Pageblocks with small pages that were opened last, the younger one first.
+    small: [Option<Pfn>; 2],
+    /// Pageblocks seen full of late, less those that were not.
+    score: i8,
+    /// Pageblocks opened since the last probe.
+    unprobed: u32,
+}
+
+impl Phase {
+    /// Nothing was seen.
+    pub const fn new() -> Phase {
+        Phase { small: [None; 2], score: 0, unprobed: 0 }
+    }
+
+    /// The pageblock to look at before another one is opened. It is not to be looked at again.
+    pub fn look(&mut self) -> Option<Pfn> {
+        self.small[1].take()
+    }
+
+    /// A pageblock was looked at, of which `backed` pages hold memory.
+    pub fn learn(&mut self, backed: u32) {
+        match backed {
+            // It went back.
+            0 => {}
+            full if full >= PAGEBLOCK_PAGES - LACKING => self.score = (self.score + 1).min(2),
+            _ => self.score = -1,
+        }
+    }
+
+    /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page.
+    pub fn open(&mut self, block: Pfn, used: u64) -> bool {
+        self.unprobed += 1;
+        let huge =
+            self.score > 0 && used >= WORTH * u64::from(PAGEBLOCK_PAGES) && !self.unprobed.is_multiple_of(PROBE_EVERY);
+        if !huge {
+            self.small = [Some(block), self.small[0]];
+        }
+        huge
+    }
+}
+
+/// The phases of a zone.
+#[derive(Clone, Copy, Debug)]
+pub struct Phases([Phase; 2]);
+
+impl Phases {
+    /// Nothing was seen.
+    pub const fn new() -> Phases {
+        Phases([Phase::new(); 2])
+    }
+
+    /// That of pageblocks of type `list`: page runs, or all else.
+    pub fn of(&mut self, list: MigrateType) -> &mut Phase {
+        &mut self.0[usize::from(list == MigrateType::Movable)]
+    }
+}
+
+impl Default for Phases {
+    fn default() -> Phases {
+        Phases::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u32 = PAGEBLOCK_PAGES;
+
+    /// Opens pageblock `nth`, once those before turned out to have `backed` pages.
+    fn open(phase: &mut Phase, nth: u32, backed: u32) -> bool {
+        if phase.look().is_some() {
+            phase.learn(backed);
+        }
+        phase.open(Pfn(nth * ALL), 100 * u64::from(ALL))
+    }
+
+    #[test]
+    fn full_pageblocks_are_followed_by_huge_pages() {
+        let mut phase = Phase::new();
+        let huge: u32 = (0..100).map(|nth| u32::from(open(&mut phase, nth, ALL - LACKING))).sum();
+        assert!((90..98).contains(&huge), "{huge} of 100");
+    }
+
+    #[test]
+    fn others_are_not() {
+        let mut phase = Phase::new();
+        assert!((0..100).all(|nth| !open(&mut phase, nth, ALL - LACKING - 1)));
+    }
+
+    #[test]
+    fn one_that_is_not_full_ends_the_phase_once_it_is_seen() {
+        let mut phase = Phase::new();
+        (0..10).for_each(|nth| _ = open(&mut phase, nth, ALL));
+        let huge: u32 = (10..100).map(|nth| u32::from(open(&mut phase, nth, 40))).sum();
+        assert!(huge < 3 * PROBE_EVERY, "{huge}");
+    }
+
+    #[test]
+    fn the_one_being_filled_is_not_looked_at_and_none_twice() {
+        let mut phase = Phase::new();
+        assert_eq!(phase.look(), None);
+        phase.open(Pfn(0), 0);
+        assert_eq!(phase.look(), None);
+        phase.open(Pfn(ALL), 0);
+        assert_eq!((phase.look(), phase.look()), (Some(Pfn(0)), None));
+    }
+
+    #[test]
+    fn small_heaps_have_small_pages() {
+        let mut phase = Phase::new();
+        phase.learn(ALL);
+        assert!(!phase.open(Pfn(0), WORTH * u64::from(ALL) - 1));
+        assert!(phase.open(Pfn(ALL), WORTH * u64::from(ALL)));
+    }
+}

@@ -3,13 +3,14 @@
 mod cell;
 mod deferred;
 mod lock;
+mod stack;
 mod startup;
 pub mod wide;
 
 pub use crossbeam_utils::CachePadded;
 pub use deferred::Deferred;
 pub use lock::{Fork, Guard, Lock, Park};
-
+pub use stack::Stack;
 pub use startup::{Phase, Startup};
 
 /// The atomics of protocols that loom models. Descriptors of static size use `core::sync::atomic` themselves:

@@ -1,12 +1,11 @@
 //! The emergency pool: populated blocks that are had without a lock.
 //!
 //! An atomic request may come from a handler that interrupted the holder of a zone's lock, or from a thread before which that holder
-//! does not run. Neither may wait. So half of the reserve lies here, on a stack for each order, linked through the descriptors. A block is
-//! popped by one compare-exchange of frame number and tag together: the tag is another one after every exchange, so that a head
-//! which went and came back meanwhile is noticed. A larger block is split by pushing its other half. Nothing merges here: small
-//! blocks are exchanged for large ones of the zone, of which half of the pool should be.
+//! does not run. Neither may wait. So half of the reserve lies here, on a stack for each order, linked through the descriptors. A larger block
+//! is split by pushing its other half. Nothing merges here: small blocks are exchanged for large ones of the zone, of which half of the pool
+//! should be.
 
-use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::alloc::{Request, Taken};
 use super::buddy::Want;
@@ -14,7 +13,7 @@ use super::{MigrateType, PageAllocator, Zone, buddy};
 use crate::gfp::Gfp;
 use crate::machine::{Frames, Machine};
 use crate::page::{Kind, Page, flag};
-use crate::sync::wide::AtomicU64;
+use crate::sync::Stack;
 use crate::types::{Order, Pfn, PfnRange};
 
 /// The largest order kept, that of the largest slabs.
@@ -28,8 +27,8 @@ const BALANCED: usize = 2;
 
 /// The stacks.
 pub(super) struct Emergency {
-    /// By order: the first block's frame number, and above it the tag.
-    heads: [AtomicU64; LARGEST.index() + 1],
+    /// By order; blocks are numbered by their first frames.
+    stacks: [Stack; LARGEST.index() + 1],
     /// Pages on all of them.
     pages: AtomicU32,
     /// Pages in blocks of the largest order.
@@ -38,14 +37,10 @@ pub(super) struct Emergency {
     goal: AtomicU32,
 }
 
-const fn head(pfn: Pfn, tag: u64) -> u64 {
-    tag << 32 | pfn.0 as u64
-}
-
 impl Emergency {
     pub const fn new() -> Emergency {
         Emergency {
-            heads: [const { AtomicU64::new(head(Pfn::NONE, 0)) }; LARGEST.index() + 1],
+            stacks: [const { Stack::new() }; LARGEST.index() + 1],
             pages: AtomicU32::new(0),
             large: AtomicU32::new(0),
             goal: AtomicU32::new(0),
@@ -99,36 +94,13 @@ impl Emergency {
         page.set(flag::RESERVE);
         page.set_kind(Kind::Isolated, order);
         self.count(order);
-        let stack = &self.heads[order.index()];
-        let mut old = stack.load(Relaxed);
-        loop {
-            page.set_word(old & u64::from(u32::MAX));
-            // Release, pairs with the Acquire in `pop`: who has the block sees its descriptor.
-            match stack.compare_exchange(old, head(pfn, (old >> 32) + 1), Release, Relaxed) {
-                Ok(_) => return,
-                Err(now) => old = now,
-            }
-        }
+        self.stacks[order.index()].push(pfn.0, |next| page.set_word(u64::from(next)));
     }
 
     fn pop<M: Frames>(&self, m: &M, order: Order) -> Option<Pfn> {
-        let stack = &self.heads[order.index()];
-        let mut old = stack.load(Acquire);
-        loop {
-            let pfn = Pfn(old as u32);
-            if !pfn.is_some() {
-                return None;
-            }
-            // If somebody else has the block by now this is anything, and the exchange fails.
-            let next = Pfn(m.page(pfn).word() as u32);
-            match stack.compare_exchange(old, head(next, (old >> 32) + 1), Acquire, Acquire) {
-                Ok(_) => {
-                    self.discount(order);
-                    return Some(pfn);
-                }
-                Err(now) => old = now,
-            }
-        }
+        let pfn = self.stacks[order.index()].pop(|block| m.page(Pfn(block)).word() as u32)?;
+        self.discount(order);
+        Some(Pfn(pfn))
     }
 
     /// Takes in populated frames that nobody owns, of the zone and node that `home` is of.

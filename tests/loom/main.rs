@@ -3,7 +3,8 @@
 //! | module | what runs | mutants that must fail |
 //! |---|---|---|
 //! | `lock` | [`slabwright::sync::Lock`] itself | weakened orderings, a holder that forgets its sleepers |
-//! | `deferred` | [`slabwright::sync::Deferred`] itself | weakened orderings |
+//! | `deferred` | [`slabwright::sync::Deferred`] itself | weakened orderings, a list put back without a look |
+//! | `stack` | [`slabwright::sync::Stack`] itself | weakened orderings, a head without its tag |
 //! | `startup` | [`slabwright::sync::Startup`] itself | weakened orderings, a chain of wakes that is cut |
 //! | `sheaf` | a small model of the slab layer's sheaf exchange over restartable sections | commit before payload, exchange without comparing |
 //! | `drain` | a small model of taking another CPU's row | no barrier, giving the row back without Release |
@@ -26,6 +27,7 @@ mod lists;
 mod lock;
 mod mutated;
 mod sheaf;
+mod stack;
 mod startup;
 
 use loom::sync::{Condvar, Mutex};

@@ -16,6 +16,10 @@ pub enum Mutant {
     NoSleepers,
     /// Of all wakes only the first arrives.
     NoChain,
+    /// A head is compared without its tag.
+    NoTag,
+    /// Who expects nothing does not look.
+    NoLook,
 }
 
 std::thread_local! {
@@ -76,7 +80,11 @@ pub mod atomic {
                     done: Ordering,
                     failed: Ordering,
                 ) -> Result<$value, $value> {
-                    self.0.compare_exchange(old, new, weaken(done), weaken(failed))
+                    if Mutant::NoLook.on() && old == 0 {
+                        return Ok(self.0.swap(new, weaken(done)));
+                    }
+                    let tagless = |value: $value| if Mutant::NoTag.on() { value & u32::MAX as $value } else { value };
+                    self.0.compare_exchange(tagless(old), tagless(new), weaken(done), weaken(failed))
                 }
                 pub fn compare_exchange_weak(
                     &self,
@@ -92,6 +100,7 @@ pub mod atomic {
     }
 
     atomic!(AtomicU32, u32);
+    atomic!(AtomicU64, u64);
     atomic!(AtomicUsize, usize);
 }
 
@@ -101,5 +110,7 @@ pub mod cell;
 pub mod deferred;
 #[path = "../../src/sync/lock.rs"]
 pub mod lock;
+#[path = "../../src/sync/stack.rs"]
+pub mod stack;
 #[path = "../../src/sync/startup.rs"]
 pub mod startup;

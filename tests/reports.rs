@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use slabwright::api::VmArea;
 use slabwright::gfp::Gfp;
 use slabwright::machine::ZoneKind;
 use slabwright::machine::sim::{Flavour, Sim, SimBare, SimHosted, Simulated};
@@ -221,6 +222,18 @@ fn vmallocinfo_tells_mappings_from_areas() {
     assert!(line.starts_with(&format!("0x{:016x}-", view.addr())) && line.ends_with(" pages=2 vmap\n"), "{line}");
     mm.vunmap(view).unwrap();
     assert!(!text(&mm, Report::Vmallocinfo).contains("vmap\n"));
+    // By its type it knows who asked; so does an area, and it is the line of the caller.
+    // SAFETY: the frames stay until the end.
+    let (view, line) = (unsafe { VmArea::of_frames(&mm, &frames).unwrap() }, line!());
+    let area = VmArea::new(&mm, 5 << 12, Gfp::KERNEL).unwrap();
+    let lines = text(&mm, Report::Vmallocinfo);
+    assert!(lines.contains(&format!("  12288 {}:{line} pages=2 vmap\n", file!())), "{lines}");
+    assert!(lines.contains(&format!("  24576 {}:{} pages=5 vmalloc\n", file!(), line + 1)), "{lines}");
+    drop((view, area));
+    // The next one there is not theirs.
+    let bytes = mm.vmalloc_bytes(5 << 12, Gfp::KERNEL).unwrap();
+    assert!(!text(&mm, Report::Vmallocinfo).contains(file!()));
+    mm.vfree(bytes).unwrap();
     frames.iter().for_each(|pfn| mm.free_pages(*pfn, 0).unwrap());
 }
 

@@ -14,7 +14,7 @@ use slabwright_core::machine::{Context, Frames, Machine, PerCpu};
 use slabwright_core::mm::{Mempool, Named, PoolSource, ShrinkCall};
 use slabwright_core::page::Page;
 use slabwright_core::slab::{Constructor, SlabFlags};
-use slabwright_core::types::Pfn;
+use slabwright_core::types::{Caller, Pfn};
 
 use crate::libc_abi::{export, fail, or_no_memory};
 
@@ -413,23 +413,32 @@ export! {
     slw_kmem_freepages(cache: CachePtr, address: Ptr) = freepages;
 }
 
-/// Entry points that tell the function behind them, as its third argument, who called.
+/// Entry points that tell the function behind them who called, as the argument behind their own, whose register is named.
 macro_rules! with_caller {
-    ($($name:ident = $inner:path;)*) => {$(
+    ($($name:ident[$register:literal] = $inner:path;)*) => {$(
         /// # Safety
         /// As the kernel's function of this name asks.
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name() {
-            naked_asm!(".cfi_startproc", "mov rdx, qword ptr [rsp]", "jmp {inner}", ".cfi_endproc", inner = sym $inner)
+            naked_asm!(
+                ".cfi_startproc",
+                concat!("mov ", $register, ", qword ptr [rsp]"),
+                "jmp {inner}",
+                ".cfi_endproc",
+                inner = sym $inner,
+            )
         }
     )*};
 }
 
 with_caller! {
-    slw_kmem_cache_alloc = cache_alloc;
-    slw_kmem_cache_zalloc = cache_zalloc;
-    slw_kmem_cache_free = cache_free;
+    slw_kmem_cache_alloc["rdx"] = cache_alloc;
+    slw_kmem_cache_zalloc["rdx"] = cache_zalloc;
+    slw_kmem_cache_free["rdx"] = cache_free;
+    slw_vmalloc["rsi"] = vmalloc;
+    slw_vzalloc["rsi"] = vzalloc;
+    slw_ioremap["rdx"] = ioremap;
 }
 
 // Atomic contexts.
@@ -531,19 +540,22 @@ export! {
 
 // Mappings.
 
-fn vmalloc(size: usize) -> Ptr {
-    vmalloc_flags(size, Gfp::KERNEL)
+extern "C" fn vmalloc(size: usize, caller: usize) -> Ptr {
+    vmalloc_flags(size, Gfp::KERNEL, caller)
 }
 
-fn vmalloc_flags(size: usize, gfp: Gfp) -> Ptr {
+fn vmalloc_flags(size: usize, gfp: Gfp, caller: usize) -> Ptr {
     match mm().vmalloc_bytes(size, gfp) {
-        Ok(start) => start.cast(),
+        Ok(start) => {
+            mm().note_caller(start, Caller::Code(caller));
+            start.cast()
+        }
         Err(error) => refused(error),
     }
 }
 
-fn vzalloc(size: usize) -> Ptr {
-    vmalloc_flags(size, Gfp::KERNEL | Gfp::ZERO)
+extern "C" fn vzalloc(size: usize, caller: usize) -> Ptr {
+    vmalloc_flags(size, Gfp::KERNEL | Gfp::ZERO, caller)
 }
 
 fn vfree(address: Ptr) {
@@ -566,8 +578,8 @@ fn vunmap(address: *const c_void) {
     let _ = mm().vunmap(address.cast());
 }
 
-fn ioremap(physical: c_ulong, size: usize) -> Ptr {
-    match device::ioremap(physical, size) {
+extern "C" fn ioremap(physical: c_ulong, size: usize, caller: usize) -> Ptr {
+    match device::ioremap(physical, size, Caller::Code(caller)) {
         Ok(address) => address.cast(),
         Err(error) => refused(error),
     }
@@ -619,13 +631,10 @@ fn kunmap_atomic(address: *const c_void) {
 }
 
 export! {
-    slw_vmalloc(size: usize) -> Ptr = vmalloc;
-    slw_vzalloc(size: usize) -> Ptr = vzalloc;
     slw_vfree(address: Ptr) = vfree;
     slw_vmalloc_to_page(address: *const c_void) -> PagePtr = vmalloc_to_page;
     slw_vmap(pages: *const PagePtr, count: c_uint, flags: c_ulong, prot: c_ulong) -> Ptr = vmap;
     slw_vunmap(address: *const c_void) = vunmap;
-    slw_ioremap(physical: c_ulong, size: usize) -> Ptr = ioremap;
     slw_iounmap(address: *const c_void) = iounmap;
     slw_add_resource(physical: c_ulong, size: usize, fd: c_int, offset: c_ulong) -> c_int = add_resource;
     slw_kmap(page: PagePtr) -> Ptr = kmap;

@@ -9,7 +9,7 @@ use crate::error::AllocError;
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::mm::Mm;
-use crate::types::{PAGE_SIZE, Pfn};
+use crate::types::{Caller, PAGE_SIZE, Pfn};
 
 /// What an area stands on.
 enum Backing {
@@ -40,8 +40,10 @@ impl<'m, M: Machine> VmArea<'m, M> {
     ///
     /// # Errors
     /// As for [`Mm::vmalloc_bytes`].
+    #[track_caller]
     pub fn new(mm: &'m Mm<M>, bytes: usize, gfp: Gfp) -> Result<Self, AllocError> {
         let start = NonNull::new(mm.vmalloc_bytes(bytes, gfp)?).ok_or(AllocError::NoMemory)?;
+        mm.note_caller(start.as_ptr(), Caller::here());
         Ok(VmArea { mm, start, bytes: bytes.next_multiple_of(PAGE_SIZE), backing: Backing::Own })
     }
 
@@ -52,8 +54,10 @@ impl<'m, M: Machine> VmArea<'m, M> {
     ///
     /// # Errors
     /// As for [`Mm::vmap`]: in a process there is no such thing.
+    #[track_caller]
     pub unsafe fn of_frames(mm: &'m Mm<M>, frames: &[Pfn]) -> Result<Self, AllocError> {
         let start = NonNull::new(mm.vmap(frames)?).ok_or(AllocError::NoMemory)?;
+        mm.note_caller(start.as_ptr(), Caller::here());
         Ok(VmArea { mm, start, bytes: frames.len() * PAGE_SIZE, backing: Backing::Mapped })
     }
 

@@ -152,6 +152,7 @@ impl VmArea {
     ///
     /// # Errors
     /// As there.
+    #[track_caller]
     pub fn alloc(bytes: usize, gfp: Gfp) -> Result<VmArea, AllocError> {
         VmArea::new(mm(), bytes, gfp)
     }

@@ -7,14 +7,14 @@
 //! called under a lock of the core, nor for a request without [`Gfp::IO`](crate::gfp::Gfp::IO).
 #![allow(unsafe_code)]
 
-use core::fmt::Write;
+use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU8;
 
 use crate::error::Defect;
 use crate::page::Page;
 use crate::sync::Park;
-use crate::types::{Line, Pfn, PfnRange, PhysAddr};
+use crate::types::{Caller, Line, Pfn, PfnRange, PhysAddr};
 
 pub mod i386;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
@@ -248,6 +248,17 @@ pub enum Backing {
     Dirty,
 }
 
+/// A mapping of device memory.
+#[derive(Clone, Debug)]
+pub struct DeviceMapping {
+    /// Its addresses.
+    pub range: core::ops::Range<usize>,
+    /// What they are of.
+    pub physical: u64,
+    /// Who asked for it.
+    pub caller: Caller,
+}
+
 /// The address range of the vmalloc area and how frames get there.
 ///
 /// Hosted, a frame is the *population* of a 2 MiB slot: mapping one moves its population from the frame's own address (or
@@ -290,8 +301,8 @@ pub unsafe trait Mapping {
     /// *Syscall.*
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize>;
 
-    /// The `nth` mapping of device memory that lies outside of the window, and what it is of; for reports.
-    fn device_mapping(&self, _nth: usize) -> Option<(core::ops::Range<usize>, u64)> {
+    /// The `nth` mapping of device memory that lies outside of the window; for reports.
+    fn device_mapping(&self, _nth: usize) -> Option<DeviceMapping> {
         None
     }
 
@@ -374,6 +385,11 @@ pub trait Report {
     fn aborts(&self) -> bool;
     /// Ends the program after a defect was reported.
     fn abort(&self) -> !;
+    /// Writes where in the program `address` lies, as the kernel's `%pS` does: `function+0x1d/0x30 [library]`, or the bare number where that
+    /// is not known. The caller holds no lock. *Syscall.*
+    fn symbol(&self, address: usize, out: &mut dyn Write) -> fmt::Result {
+        write!(out, "{address:#x}")
+    }
     /// Whether it hears of every step of the buddy systems ([`Report::trace`]). Where not, which is everywhere but in tests, they cost
     /// nothing.
     const TRACES: bool = false;

@@ -4,7 +4,7 @@ use super::Mm;
 use crate::error::{AllocError, Defect};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::types::{PAGE_SIZE, Pfn};
+use crate::types::{Caller, PAGE_SIZE, Pfn};
 
 impl<M: Machine> Mm<M> {
     /// Contiguous addresses for `size` bytes over memory that need not be adjacent.
@@ -28,6 +28,11 @@ impl<M: Machine> Mm<M> {
             area
         });
         area.map(|area| area.as_ptr()).ok_or(AllocError::NoMemory)
+    }
+
+    /// Takes note of who asked for the area (or the mapping) that begins at `address`, which is the caller's: `vmallocinfo` names it.
+    pub fn note_caller(&self, address: *const u8, caller: Caller) {
+        self.bracket(Gfp::KERNEL, |_| self.vmalloc.note_caller(&self.machine, address.addr(), caller));
     }
 
     /// Frees what [`Mm::vmalloc_bytes`] returned; null is nothing.

@@ -46,7 +46,7 @@ use crate::page::Kind;
 use crate::paging::Level;
 use crate::paging::x86_64::{Slot, SlotState};
 use crate::sync::{Fork, Guard, Lock};
-use crate::types::{Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
+use crate::types::{Caller, Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use index::Index;
 use node::{Ref, State};
 use space::{Space, WATCHED, round_up};
@@ -94,6 +94,8 @@ pub struct Area {
     pub vmap: bool,
     /// Whether it was freed and is kept for reuse.
     pub retained: bool,
+    /// Who asked for it, if [`Vmalloc::note_caller`] was told.
+    pub caller: Caller,
 }
 
 impl Area {
@@ -112,6 +114,7 @@ impl Area {
             },
             vmap,
             retained: state == State::Retained,
+            caller: node.caller.get(),
         }
     }
 }
@@ -515,6 +518,7 @@ impl<M: Machine> Vmalloc<M> {
         let area = Self::find(m, &mut space, address.addr()).map_err(FreeError::Defect)?;
         let size = area.size.get();
         Self::withdraw(m, &mut space, area);
+        area.caller.set(Caller::Unknown);
         // Not in `withdraw`, where a realloc would be a swing.
         let busy = space.figures.busy_bytes as u64;
         space.swing.at(busy);
@@ -740,6 +744,13 @@ impl<M: Machine> Vmalloc<M> {
             found += 1;
         }
         found
+    }
+
+    /// Takes note of who asked for the area that begins at `address`.
+    pub fn note_caller(&self, m: &M, address: usize, caller: Caller) {
+        if let Some(area) = self.space.lock(m).areas.at(address) {
+            area.caller.set(caller);
+        }
     }
 
     /// Whether the lock is held.

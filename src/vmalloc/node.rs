@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 
 use super::tree::Links;
 use super::usage::Usage;
-use crate::types::PAGE_SIZE;
+use crate::types::{Caller, PAGE_SIZE};
 
 /// What an address range is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +39,8 @@ pub struct Node {
     /// When it was freed, in milliseconds.
     pub stamp: Cell<u64>,
     pub state: Cell<State>,
+    /// Who asked for it, of areas that somebody said so of.
+    pub caller: Cell<Caller>,
     /// How it is used, as far as that is known; `Dense`, also where it is only expected: huge pages were asked for, beyond the probe.
     pub usage: Cell<Usage>,
     /// The part whose pages tell how the area is used, as offsets of whole slots; empty where none does, or it was looked at.
@@ -65,6 +67,7 @@ impl Node {
             charged: Cell::new(0),
             stamp: Cell::new(0),
             state: Cell::new(State::Free),
+            caller: Cell::new(Caller::Unknown),
             usage: Cell::new(Usage::Unknown),
             probe: Cell::new((0, 0)),
             links: [Links::new(), Links::new()],
@@ -144,6 +147,7 @@ impl Pool {
     /// Takes a node back that is in no tree.
     pub fn put(&mut self, node: Ref) {
         node.state.set(State::Free);
+        node.caller.set(Caller::Unknown);
         node.mapped.set(0);
         node.size.set(0);
         node.charged.set(0);

@@ -284,6 +284,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         to.usage.set(area.usage.get());
         to.probe.set(area.probe.get());
+        to.caller.set(area.caller.get());
         let mut space = self.space.lock(m);
         let shared = self.survey(m, &mut space, from, part).shared && copied == 0;
         space.index.update(m, target, len, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
@@ -301,6 +302,7 @@ impl<M: Machine> Vmalloc<M> {
     fn move_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> Option<Ref> {
         let mapped = size.next_multiple_of(Self::SLOT);
         let to = self.open(m, pages, size, mapped + Self::GUARD, Self::SLOT, gfp)?;
+        to.caller.set(area.caller.get());
         let (from, target) = (area.start.get(), to.start.get());
         let has = area.mapped.get();
         let added = mapped - has;

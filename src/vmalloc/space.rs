@@ -7,6 +7,7 @@ use super::index::Index;
 use super::node::{Pool, Ref, State};
 use super::tree::{BY_ADDRESS, BY_SIZE, Tree};
 use super::usage::{History, Usage};
+use crate::types::Caller;
 use crate::zone::Swing;
 
 /// Sums over all areas, and counts of events.
@@ -197,6 +198,7 @@ impl Space {
             spare.start.set(start);
             spare.len.set(len + behind_len);
             spare.state.set(State::Free);
+            spare.caller.set(Caller::Unknown);
             spare.size.set(0);
             spare.mapped.set(0);
             spare.usage.set(Usage::Unknown);

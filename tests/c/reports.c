@@ -1,6 +1,7 @@
 // The reports, read as the programs of procps read the kernel's.
 /* rows: B3 B13 D2 D3 D9 G2 H1 */
 //: modes: so archive static
+//: flags: -rdynamic
 #define SLW_KERNEL_NAMES
 #include <slabwright.h>
 
@@ -132,12 +133,58 @@ static void zones(void) {
     CHECK(normal == 1 && highmem == 0);
 }
 
+// Not static, so that the loader knows them; what they return to is in them.
+void *ask_for_area(size_t size);
+void *ask_for_area(size_t size) {
+    void *area = vmalloc(size);
+    CHECK(area);
+    return area;
+}
+
+volatile char *ask_for_device(void);
+volatile char *ask_for_device(void) {
+    volatile char *device = ioremap(0xfee00000, 4096);
+    CHECK(device);
+    return device;
+}
+
+// The caller, as the kernel names it: "ask_for_area+0x12/0x34", where there is a loader to ask; else the address.
+static int is_caller(const char *text, const char *function, const void *start) {
+    unsigned long offset, size;
+    void *address;
+    int used = 0;
+    size_t len = strlen(function);
+    if (!strcmp(getenv("MODE"), "static"))
+        return sscanf(text, " %p %n", &address, &used) == 1 && used > 0 && (size_t)((char *)address - (char *)start) < 200;
+    return text[0] == ' ' && !strncmp(text + 1, function, len) && sscanf(text + 1 + len, "+0x%lx/0x%lx %n", &offset, &size, &used) == 2 &&
+           used > 0 && 0 < offset && offset <= size && size < 200;
+}
+
+static void callers(void) {
+    char *area = ask_for_area(5 << 20), *same, *rest, *line;
+    int found = 0;
+    for (rest = report("vmallocinfo"); (line = next_line(&rest));) {
+        void *start;
+        int used;
+        CHECK(sscanf(line, "%p-%*p %*d%n", &start, &used) == 1);
+        if (start == area) {
+            CHECK(is_caller(line + used, "ask_for_area", ask_for_area) && strstr(line + used, " pages=1280 vmalloc"));
+            found++;
+        }
+    }
+    CHECK(found == 1);
+    // Its next owner did not call that function.
+    vfree(area);
+    same = malloc(5 << 20);
+    CHECK(same && !strstr(report("vmallocinfo"), "ask_for_area"));
+    free(same);
+}
+
 static void areas(void) {
     char *area = malloc(10 << 20);
     CHECK(area);
     int busy = 0, devices = 0;
-    volatile char *device = ioremap(0xfee00000, 4096);
-    CHECK(device);
+    volatile char *device = ask_for_device();
     for (int freed = 0; freed < 2; freed++) {
         char *rest = report("vmallocinfo"), *line;
         while ((line = next_line(&rest))) {
@@ -146,7 +193,7 @@ static void areas(void) {
             CHECK(sscanf(line, "%p-%p %ld%ln", &start, &end, &size, &used) == 3 && (char *)end - (char *)start == size);
             CHECK(line[18] == '-' && !strncmp(line + 19, "0x", 2));
             if (strstr(line + used, " phys=0x00000000fee00000 ioremap"))
-                devices += start == (void *)device && size == 4096;
+                devices += start == (void *)device && size == 4096 && is_caller(line + used, "ask_for_device", ask_for_device);
             else if (freed) // kept, if it did not go back to the system at once
                 CHECK(!strcmp(line + used, " unpurged vm_area"));
             else
@@ -195,6 +242,7 @@ int main(void) {
     slabinfo();
     zones();
     areas();
+    callers();
     memory();
     borders();
     return 0;

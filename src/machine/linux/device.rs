@@ -3,10 +3,13 @@
 //! identification at byte 0x20 and its version at 0x30, for code that wants some device.
 #![allow(unsafe_code)]
 
-use super::{Linux, sys};
+use core::ops::Range;
+
+use super::{locked, sys};
 use crate::error::AllocError;
+use crate::machine::DeviceMapping;
 use crate::sync::Lock;
-use crate::types::PAGE_SIZE;
+use crate::types::{Caller, PAGE_SIZE};
 
 /// Physical address of the simulated device.
 pub const APIC_BASE: u64 = 0xfee0_0000;
@@ -34,16 +37,17 @@ struct Mapping {
     len: usize,
     /// The physical address of `start`.
     physical: u64,
+    caller: Caller,
 }
 
-struct Table {
+pub(super) struct Table {
     resources: [Resource; RESOURCES],
     mappings: [Mapping; MAPPINGS],
 }
 
-static TABLE: Lock<Table> = Lock::new(Table {
+pub(super) static TABLE: Lock<Table> = Lock::new(Table {
     resources: [Resource { start: 0, len: 0, fd: -1, offset: 0 }; RESOURCES],
-    mappings: [Mapping { address: 0, start: 0, len: 0, physical: 0 }; MAPPINGS],
+    mappings: [Mapping { address: 0, start: 0, len: 0, physical: 0, caller: Caller::Unknown }; MAPPINGS],
 });
 
 fn add(table: &mut Table, new: Resource) -> Result<(), AllocError> {
@@ -70,7 +74,7 @@ pub fn add_resource(start: u64, len: u64, fd: i32, offset: u64) -> Result<(), Al
     {
         return Err(AllocError::Invalid);
     }
-    add(&mut TABLE.lock(&Linux), Resource { start, len, fd, offset })
+    locked(&TABLE, |mut table| add(&mut table, Resource { start, len, fd, offset }))
 }
 
 /// The simulated device, made at first use.
@@ -92,50 +96,55 @@ fn add_simulated(table: &mut Table) -> Result<(), AllocError> {
     add(table, Resource { start: APIC_BASE, len: PAGE_SIZE as u64, fd: fd as i32, offset: 0 })
 }
 
-/// Maps `[physical, physical + len)`, shared with all who map it.
+/// Maps `[physical, physical + len)`, shared with all who map it. `caller` is shown in reports.
 ///
 /// # Errors
 /// [`AllocError::Invalid`]: no resource holds all of it. [`AllocError::NoMemory`].
-pub fn ioremap(physical: u64, len: usize) -> Result<*mut u8, AllocError> {
+pub fn ioremap(physical: u64, len: usize, caller: Caller) -> Result<*mut u8, AllocError> {
     let end = physical.checked_add(len as u64).filter(|_| len > 0).ok_or(AllocError::Invalid)?;
-    let mut table = TABLE.lock(&Linux);
+    locked(&TABLE, |mut table| map(&mut table, physical..end, caller))
+}
+
+fn map(table: &mut Table, wanted: Range<u64>, caller: Caller) -> Result<*mut u8, AllocError> {
     let find = |table: &Table| {
-        let holds = |r: &&Resource| r.len != 0 && r.start <= physical && end <= r.start + r.len;
+        let holds = |r: &&Resource| r.len != 0 && r.start <= wanted.start && wanted.end <= r.start + r.len;
         table.resources.iter().find(holds).copied()
     };
-    let mut found = find(&table);
-    if found.is_none() && (APIC_BASE..APIC_BASE + PAGE_SIZE as u64).contains(&physical) {
-        add_simulated(&mut table)?;
-        found = find(&table);
+    let mut found = find(table);
+    if found.is_none() && (APIC_BASE..APIC_BASE + PAGE_SIZE as u64).contains(&wanted.start) {
+        add_simulated(table)?;
+        found = find(table);
     }
     let resource = found.ok_or(AllocError::Invalid)?;
     let place = table.mappings.iter().position(|mapping| mapping.address == 0).ok_or(AllocError::NoMemory)?;
-    let inside = (physical as usize) % PAGE_SIZE;
-    let bytes = (inside + len).next_multiple_of(PAGE_SIZE);
-    let offset = resource.offset + (physical - resource.start) - inside as u64;
+    let inside = wanted.start as usize % PAGE_SIZE;
+    let physical = wanted.start - inside as u64;
+    let len = ((wanted.end - physical) as usize).next_multiple_of(PAGE_SIZE);
+    let offset = resource.offset + (physical - resource.start);
     let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
     // SAFETY: a new mapping at an address of the kernel's choice.
     let mapped = unsafe {
-        sys::call(libc::SYS_mmap, [0, bytes, prot, libc::MAP_SHARED as usize, resource.fd as usize, offset as usize])
+        sys::call(libc::SYS_mmap, [0, len, prot, libc::MAP_SHARED as usize, resource.fd as usize, offset as usize])
     };
     let start = mapped.map_err(|_| AllocError::NoMemory)?;
-    table.mappings[place] = Mapping { address: start + inside, start, len: bytes, physical: physical - inside as u64 };
+    table.mappings[place] = Mapping { address: start + inside, start, len, physical, caller };
     Ok(core::ptr::with_exposed_provenance_mut(start + inside))
 }
 
-/// The `nth` mapping, and what it is of.
-pub(super) fn mapping(nth: usize) -> Option<(core::ops::Range<usize>, u64)> {
-    let table = TABLE.lock(&Linux);
-    let mapping = table.mappings.iter().filter(|mapping| mapping.address != 0).nth(nth)?;
-    Some((mapping.start..mapping.start + mapping.len, mapping.physical))
+/// The `nth` mapping.
+pub(super) fn mapping(nth: usize) -> Option<DeviceMapping> {
+    let found = locked(&TABLE, |table| table.mappings.iter().filter(|mapping| mapping.address != 0).nth(nth).copied());
+    let Mapping { start, len, physical, caller, .. } = found?;
+    Some(DeviceMapping { range: start..start + len, physical, caller })
 }
 
 /// Takes an [`ioremap`] back; false where nothing was mapped there so.
 pub fn iounmap(address: *const u8) -> bool {
-    let mut table = TABLE.lock(&Linux);
-    let here = |mapping: &&mut Mapping| mapping.address != 0 && mapping.address == address.addr();
-    let Some(mapping) = table.mappings.iter_mut().find(here) else { return false };
-    sys::munmap(mapping.start, mapping.len);
-    mapping.address = 0;
-    true
+    locked(&TABLE, |mut table| {
+        let here = |mapping: &&mut Mapping| mapping.address != 0 && mapping.address == address.addr();
+        let Some(mapping) = table.mappings.iter_mut().find(here) else { return false };
+        sys::munmap(mapping.start, mapping.len);
+        mapping.address = 0;
+        true
+    })
 }

@@ -11,6 +11,7 @@
 //! | [`fork`], `vfork` | children |
 //! | [`proc`] | reports as files |
 //! | `text` | the allocator's code, populated |
+//! | `symbol` | names of functions, for reports |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | [`device`] | device memory: `ioremap` of files |
 //! | `limits`, `setup` | budgets, CPUs, nodes, clock, random bits; all of it for a look |
@@ -34,6 +35,7 @@ mod reservation;
 mod rseq;
 mod setup;
 mod static_rseq;
+mod symbol;
 mod sys;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
@@ -42,10 +44,12 @@ mod text;
 mod tls;
 mod vfork;
 
+use core::fmt::{self, Write};
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::{Context, Machine, Report};
 use crate::config::Options;
+use crate::sync::{Guard, Lock};
 
 pub use memory::LOW_PAGES;
 pub use remap::can_move;
@@ -95,6 +99,14 @@ impl Linux {
     }
 }
 
+/// Takes a lock of the machine's own, and counts the caller in: a handler that comes in meanwhile, and forks, knows that it must not wait.
+fn locked<T, R>(lock: &Lock<T>, body: impl FnOnce(Guard<'_, T, Linux>) -> R) -> R {
+    Linux.enter();
+    let result = body(lock.lock(&Linux));
+    Linux.leave();
+    result
+}
+
 impl Context for Linux {
     #[inline]
     fn enter(&self) -> u32 {
@@ -133,6 +145,10 @@ impl Context for Linux {
 }
 
 impl Report for Linux {
+    fn symbol(&self, address: usize, out: &mut dyn Write) -> fmt::Result {
+        symbol::write(address, out)
+    }
+
     fn line(&self, text: &str) {
         let newline = b"\n";
         let parts = [

@@ -15,7 +15,7 @@ use core::sync::atomic::{
 };
 
 use super::{Linux, limits, memory, reservation, sys};
-use crate::machine::{Frames, Mapping};
+use crate::machine::{DeviceMapping, Frames, Mapping};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn};
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -370,7 +370,7 @@ unsafe impl Mapping for Linux {
         if done == len { Ok(()) } else { Err(done) }
     }
 
-    fn device_mapping(&self, nth: usize) -> Option<(core::ops::Range<usize>, u64)> {
+    fn device_mapping(&self, nth: usize) -> Option<DeviceMapping> {
         super::device::mapping(nth)
     }
 

@@ -30,6 +30,7 @@ pub enum Report {
     /// Zones: free pages, marks, bounds, what is kept from whom, the CPUs' page lists.
     Zoneinfo,
     /// vmalloc areas and `vmap` mappings by address, those that were freed and are kept as `unpurged vm_area`s; then, in a process, device memory.
+    /// Each with its caller: a function of the program, or a line of its source where that is Rust. Large blocks of `malloc` have none.
     Vmallocinfo,
     /// What lies where: zones (`System RAM`) and the allocator's tables. Hosted these are addresses of the process.
     Iomem,

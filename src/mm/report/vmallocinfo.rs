@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use crate::machine::Machine;
 use crate::mm::Mm;
-use crate::types::PAGE_SHIFT;
+use crate::types::{Caller, PAGE_SHIFT};
 use crate::vmalloc::Area;
 
 /// Areas copied at a time.
@@ -21,6 +21,7 @@ impl<M: Machine> Mm<M> {
             for area in &areas[..found] {
                 from = area.start + area.len;
                 write!(out, "0x{:0DIGITS$x}-0x{from:0DIGITS$x} {:>7}", area.start, area.len)?;
+                self.caller(area.caller, out)?;
                 let pages = area.size >> PAGE_SHIFT;
                 match (area.retained, area.vmap) {
                     (true, _) => out.write_str(" unpurged vm_area\n")?,
@@ -33,10 +34,24 @@ impl<M: Machine> Mm<M> {
             }
         }
         for nth in 0.. {
-            let Some((range, physical)) = self.machine().device_mapping(nth) else { break };
-            let (start, end) = (range.start, range.end);
-            writeln!(out, "0x{start:0DIGITS$x}-0x{end:0DIGITS$x} {:>7} phys={physical:#018x} ioremap", end - start)?;
+            let Some(mapping) = self.machine().device_mapping(nth) else { break };
+            let (start, end) = (mapping.range.start, mapping.range.end);
+            write!(out, "0x{start:0DIGITS$x}-0x{end:0DIGITS$x} {:>7}", end - start)?;
+            self.caller(mapping.caller, out)?;
+            writeln!(out, " phys={:#018x} ioremap", mapping.physical)?;
         }
         Ok(())
+    }
+
+    /// Who asked, with a space in front.
+    fn caller(&self, caller: Caller, out: &mut dyn Write) -> fmt::Result {
+        match caller {
+            Caller::Unknown => Ok(()),
+            Caller::Code(address) => {
+                out.write_str(" ")?;
+                self.machine().symbol(address, out)
+            }
+            Caller::Source(place) => write!(out, " {}:{}", place.file(), place.line()),
+        }
     }
 }

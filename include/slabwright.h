@@ -80,8 +80,8 @@ int slw_verify(void) SLW_NOEXCEPT;
    ENOENT for another name, with EDEADLK in a handler that interrupted the allocator. */
 long slw_report(const char *name, char *buffer, size_t size) SLW_NOEXCEPT;
 int slw_report_fd(const char *name, int descriptor) SLW_NOEXCEPT;
-/* Keeps the reports as files in directory/PID from now on, filled when they are read, as SLABWRIGHT_PROC does from the program's start:
-   for a child of fork, too, which has none of its own without it. 0, or -1 with the system's errno. */
+/* Keeps the reports as files in directory/PID from now on, filled when they are read, as SLABWRIGHT_PROC does from the program's start. A child
+   of fork has files of its own a tenth of a second after it began. 0, or -1 with the system's errno; EBUSY: they are in another directory. */
 int slw_serve_reports(const char *directory) SLW_NOEXCEPT;
 
 /* "major.minor.patch" of the library. */

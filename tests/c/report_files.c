@@ -23,15 +23,53 @@ extern int slw_serve_reports(const char *directory) __attribute__((weak));
 
 static char *read_file(const char *path);
 
-static void serve_own(void) {
+static void own_path(char path[200]) {
+    snprintf(path, 200, "%s/%d/slabinfo", getenv("SLABWRIGHT_PROC"), getpid());
+}
+
+// A child of a fork has files of its own, after a moment by themselves.
+static void has_own(void) {
     char path[200];
-    snprintf(path, sizeof path, "%s/%d/slabinfo", getenv("SLABWRIGHT_PROC"), getpid());
-    CHECK(access(path, F_OK));
+    own_path(path);
+    for (int n = 0; n < 5; n++)
+        CHECK(!strncmp(read_file(path), "slabinfo - version: 2.1", 23));
+    exit(0);
+}
+
+// It may ask for them at once, and there is one set of them.
+static void asks_for_own(void) {
+    char path[200];
+    own_path(path);
     if (slw_serve_reports) {
-        CHECK(!slw_serve_reports(getenv("SLABWRIGHT_PROC")));
+        CHECK(!slw_serve_reports(getenv("SLABWRIGHT_PROC")) && !slw_serve_reports(getenv("SLABWRIGHT_PROC")));
+        CHECK(slw_serve_reports("/tmp") == -1 && errno == EBUSY);
+        CHECK(!strncmp(read_file(path), "slabinfo - version: 2.1", 23));
+        usleep(200000);
         CHECK(!strncmp(read_file(path), "slabinfo - version: 2.1", 23));
     }
     exit(0);
+}
+
+// Waits for a child that ends well.
+static void in_child(void (*what)(void)) {
+    int status;
+    pid_t forked = fork();
+    if (!forked) {
+        what();
+        exit(0);
+    }
+    CHECK(waitpid(forked, &status, 0) == forked && !status);
+}
+
+static void nothing(void) {
+}
+
+// Reads its parent's files until it is told to go.
+static void reads_on(void) {
+    char path[200];
+    snprintf(path, sizeof path, "%s/%d/slabinfo", getenv("SLABWRIGHT_PROC"), getppid());
+    for (;;)
+        read_file(path);
 }
 
 // Says that it is there, and ends when told.
@@ -44,17 +82,15 @@ static int child(const char *how) {
     CHECK(lowest == 3);
     for (int fd = 3; fd < 100; fd++)
         close(fd);
-    // A child of a fork leaves its parent's files alone.
-    pid_t forked = fork();
-    if (!forked)
-        exit(0);
-    int status;
-    CHECK(waitpid(forked, &status, 0) == forked && !status);
-    // It has none of its own until it asks for them.
-    forked = fork();
-    if (!forked)
-        serve_own();
-    CHECK(waitpid(forked, &status, 0) == forked && !status);
+    // A child of a fork leaves its parent's files alone, and does not hang, whatever the thread that it has not was at.
+    pid_t reader = fork();
+    if (!reader)
+        reads_on();
+    for (int n = 0; n < 200; n++)
+        in_child(nothing);
+    CHECK(!kill(reader, SIGKILL) && waitpid(reader, NULL, 0) == reader);
+    in_child(has_own);
+    in_child(asks_for_own);
     CHECK(write(1, "r", 1) == 1);
     char told;
     CHECK(read(0, &told, 1) == 1);

@@ -8,7 +8,8 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use super::{percpu, reservation, sys};
+use super::{Linux, device, percpu, proc, reservation, sys, tls};
+use crate::sync::Fork;
 use crate::types::PAGE_SIZE;
 
 static HANDLERS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
@@ -111,23 +112,43 @@ mod streams {
     pub(super) fn reset() {}
 }
 
+/// The fork that this thread is at, which was counted in for it.
+fn this_fork() -> Fork {
+    let depth = tls::get(tls::DEPTH);
+    Fork { token: tls::base() + depth as usize % 32, may_block: depth <= 1 }
+}
+
 extern "C" fn prepare() {
     streams::lock();
     run(0);
-    reservation::fork_prepare();
+    let fork = this_fork();
+    device::TABLE.lock_for_fork(&Linux, fork);
+    proc::PLACE.lock_for_fork(&Linux, fork);
+    reservation::fork_prepare(fork);
+}
+
+fn done() {
+    let fork = this_fork();
+    reservation::fork_done(fork);
+    // SAFETY: the fork is this thread's, or that of the one it is the copy of.
+    unsafe {
+        proc::PLACE.unlock_after_fork(&Linux, fork);
+        device::TABLE.unlock_after_fork(&Linux, fork);
+    }
 }
 
 extern "C" fn parent() {
-    reservation::fork_done();
+    done();
     run(1);
     streams::unlock();
 }
 
 extern "C" fn child() {
     generation();
-    reservation::fork_done();
+    done();
     run(2);
     streams::reset();
+    proc::after_fork();
 }
 
 /// Has `fork` call these: before it, after it in the parent, after it in the child (where rows are in order again by then).

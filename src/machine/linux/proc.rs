@@ -9,6 +9,10 @@
 //!
 //! A process that is killed leaves its FIFOs behind; the next one that comes to the same directory removes them.
 //!
+//! The child of a fork gets files of its own, by a thread that its handler starts and that waits a moment first: most children execute another
+//! program at once, or are gone. None in a child whose fork came from a handler that interrupted the allocator, nor in one that came about
+//! without the C library's `fork`.
+//!
 //! Rejected: a signal, which the program may use itself and whose handler could only try locks; a later slow path that writes the
 //! files, which an idle program never comes to.
 
@@ -16,8 +20,9 @@ use core::ffi::{CStr, c_void};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use super::Linux;
 use super::sys::{self, Errno};
+use super::{Linux, locked, tls};
+use crate::machine::Context;
 use crate::sync::Lock;
 
 /// What is in the files.
@@ -57,13 +62,23 @@ impl Write for Path {
     }
 }
 
-/// The directory with the files; empty before there are any and after they are gone. Held while files are made.
-static PLACE: Lock<Path> = Lock::new(Path::NONE);
-/// The process that it is for: a child of a fork has the memory, but not the thread.
+/// Where the files are.
+pub(super) struct Place {
+    /// Their directory, DIR/PID; empty before there are any and after they are gone.
+    path: Path,
+    /// Bytes of DIR.
+    directory: usize,
+}
+
+/// Held while files are made.
+pub(super) static PLACE: Lock<Place> = Lock::new(Place { path: Path::NONE, directory: 0 });
+/// The process that it is for, or whose end removed the files: a child of a fork has the memory, but not the thread.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 static FILES: AtomicPtr<Files> = AtomicPtr::new(core::ptr::null_mut());
 
 const CWD: usize = libc::AT_FDCWD as isize as usize;
+/// Milliseconds until the child of a fork has files.
+const MOMENT: usize = 100;
 /// The least that the thread needs with room for a report's figures.
 const STACK: usize = 256 << 10;
 
@@ -77,17 +92,12 @@ fn process() -> i32 {
     call(libc::SYS_getpid, [0; 4]).map_or(0, |pid| pid as i32)
 }
 
-/// Keeps `files` in `directory`/PID from now on, until [`end`]. Once in a process, and once more in a child of its fork, which has none of its
-/// own; to be called when the C library is up.
+/// Keeps `files` in `directory`/PID from now on, until [`end`]; to be called when the C library is up. Again, it has no effect, but in a child
+/// that has no files yet.
 ///
 /// # Errors
-/// Why the thread or the directory could not be made.
+/// Why the thread or the directory could not be made; `EBUSY`: they are kept in another directory.
 pub fn serve(directory: &[u8], files: &'static Files) -> Result<(), Errno> {
-    let mut place = PLACE.lock(&Linux);
-    if place.len > 0 && OWNER.load(Relaxed) == process() {
-        return Ok(());
-    }
-    *place = Path::NONE;
     let mut path = Path::NONE;
     if directory.first() != Some(&b'/') {
         // The program may go elsewhere. The call counts the zero.
@@ -95,33 +105,55 @@ pub fn serve(directory: &[u8], files: &'static Files) -> Result<(), Errno> {
         path.push(b"/")?;
     }
     path.push(directory)?;
+    let started = locked(&PLACE, |mut place| {
+        if place.path.len > 0 && OWNER.load(Relaxed) == process() {
+            let same = place.path.bytes[..place.directory] == path.bytes[..path.len];
+            return if same { Ok(false) } else { Err(Errno(libc::EBUSY)) };
+        }
+        FILES.store(core::ptr::from_ref(files).cast_mut(), Release);
+        settle(&mut place, path, files).map(|()| true)
+    })?;
+    if started { start_thread(run).inspect_err(|_| end()) } else { Ok(()) }
+}
+
+/// Makes this process's directory in `directory`.
+fn settle(place: &mut Place, directory: Path, files: &Files) -> Result<(), Errno> {
+    let mut path = directory;
     let _ = call(libc::SYS_mkdirat, [CWD, path.arg(), 0o755, 0]);
     sweep(&path, files);
-    let pid = process();
+    let (len, pid) = (path.len, process());
     write!(path, "/{pid}").map_err(|_| Errno(libc::ENAMETOOLONG))?;
     // Of a process that had the number before, or of this one before it executed another program.
     remove(&path, files);
     call(libc::SYS_mkdirat, [CWD, path.arg(), 0o700, 0])?;
-    *place = path;
-    FILES.store(core::ptr::from_ref(files).cast_mut(), Release);
+    *place = Place { path, directory: len };
     OWNER.store(pid, Relaxed);
-    drop(place);
-    start_thread().inspect_err(|_| end())
+    Ok(())
 }
 
-/// Removes the files.
+/// In the child of a fork: what its parent had it gets, too.
+pub(super) fn after_fork() {
+    let wanted = OWNER.load(Relaxed) != 0 && tls::get(tls::DEPTH) == 0;
+    if wanted && locked(&PLACE, |place| place.path.len > 0) {
+        // Without a thread it has none.
+        let _ = start_thread(run_later);
+    }
+}
+
+/// Removes the files; those of a process that ends in a handler which interrupted their making stay.
 pub fn end() {
-    if OWNER.load(Relaxed) != process() {
-        return;
+    let nested = Linux.enter() > 0;
+    if let Some(mut place) = PLACE.acquire(&Linux, !nested) {
+        // SAFETY: `serve` stored a `&'static`.
+        if let Some(files) = unsafe { FILES.load(Acquire).as_ref() }
+            && OWNER.swap(process(), Relaxed) == process()
+            && place.path.len > 0
+        {
+            remove(&place.path, files);
+        }
+        place.path = Path::NONE;
     }
-    let mut place = PLACE.lock(&Linux);
-    // SAFETY: `serve` stored a `&'static`.
-    if let Some(files) = unsafe { FILES.load(Acquire).as_ref() }
-        && place.len > 0
-    {
-        remove(&place, files);
-        *place = Path::NONE;
-    }
+    Linux.leave();
 }
 
 /// Removes what processes left in `directory` that are no more.
@@ -175,7 +207,7 @@ fn remove(directory: &Path, files: &Files) {
     let _ = call(libc::SYS_unlinkat, [CWD, directory.arg(), libc::AT_REMOVEDIR as usize, 0]);
 }
 
-fn start_thread() -> Result<(), Errno> {
+fn start_thread(run: extern "C" fn(*mut c_void) -> *mut c_void) -> Result<(), Errno> {
     // SAFETY: plain calls of the C library on this frame's objects; the thread inherits the mask, which is then restored.
     let error = unsafe {
         let mut all: libc::sigset_t = core::mem::zeroed();
@@ -206,6 +238,21 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
     core::ptr::null_mut()
 }
 
+extern "C" fn run_later(none: *mut c_void) -> *mut c_void {
+    let _ = call(libc::SYS_poll, [0, 0, MOMENT, 0]);
+    // SAFETY: `serve` stored a `&'static`, in this process or in the one that it is a copy of.
+    let Some(files) = (unsafe { FILES.load(Acquire).as_ref() }) else { return none };
+    let settled = locked(&PLACE, |mut place| {
+        // The program may have asked for them itself, or be at its end.
+        if OWNER.load(Relaxed) == process() {
+            return false;
+        }
+        let mut directory = Path::NONE;
+        directory.push(&place.path.bytes[..place.directory]).and_then(|()| settle(&mut place, directory, files)).is_ok()
+    });
+    if settled { run(none) } else { none }
+}
+
 /// Most files.
 const MOST: usize = 16;
 
@@ -216,7 +263,7 @@ fn attend(files: &Files) -> Result<(), Errno> {
     let watch = call(libc::SYS_inotify_init1, [libc::IN_CLOEXEC as usize, 0, 0, 0])?;
     {
         let place = PLACE.lock(&Linux);
-        call(libc::SYS_inotify_add_watch, [watch, place.arg(), (libc::IN_OPEN | libc::IN_ONLYDIR) as usize, 0])?;
+        call(libc::SYS_inotify_add_watch, [watch, place.path.arg(), (libc::IN_OPEN | libc::IN_ONLYDIR) as usize, 0])?;
     }
     let mut open = [usize::MAX; MOST];
     for (nth, slot) in open.iter_mut().enumerate().take(files.names.len()) {
@@ -245,11 +292,11 @@ fn attend(files: &Files) -> Result<(), Errno> {
 /// Puts a new FIFO in the place of `name`, open for both ends.
 fn make(name: &str) -> Result<usize, Errno> {
     let place = PLACE.lock(&Linux);
-    if place.len == 0 {
+    if place.path.len == 0 {
         return Err(Errno(libc::ENOENT));
     }
     let [hidden, path] = ["/.", "/"].map(|prefix| {
-        let mut path = Path { bytes: place.bytes, len: place.len };
+        let mut path = Path { bytes: place.path.bytes, len: place.path.len };
         // Names are short.
         let _ = write!(path, "{prefix}{name}");
         path

@@ -64,21 +64,16 @@ pub(super) fn gate() -> Option<Guard<'static, (), Linux>> {
     Some(guard)
 }
 
-fn this_fork() -> Fork {
-    let depth = tls::get(tls::DEPTH);
-    Fork { token: tls::base() + depth as usize % 32, may_block: depth <= 1 }
-}
-
 /// Takes the gate before a `fork`, as the last lock of all.
-pub(super) fn fork_prepare() {
-    GATE.lock_for_fork(&Linux, this_fork());
+pub(super) fn fork_prepare(fork: Fork) {
+    GATE.lock_for_fork(&Linux, fork);
     HOLDER.store(tls::base(), Relaxed);
 }
 
 /// Gives it back after a `fork`, in parent and child.
-pub(super) fn fork_done() {
+pub(super) fn fork_done(fork: Fork) {
     // SAFETY: the fork is this thread's, or that of the one it is the copy of.
-    unsafe { GATE.unlock_after_fork(&Linux, this_fork()) }
+    unsafe { GATE.unlock_after_fork(&Linux, fork) }
 }
 
 /// In a child: the gate's holder may be a thread that it does not have.

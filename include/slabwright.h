@@ -242,7 +242,8 @@ void slw_kunmap(slw_page *page) SLW_NOEXCEPT;
 void *slw_kmap_atomic(slw_page *page) SLW_NOEXCEPT;
 void slw_kunmap_atomic(const void *address) SLW_NOEXCEPT;
 
-/* Pools: so many elements are kept back that a request that may wait never fails; it waits for one to come back. */
+/* Pools: so many elements are kept back that a request that may wait never fails; it waits for one to come back. With GFP_ATOMIC, and to give
+   elements back, handlers may use them, whatever they interrupted, as far as the pool's own functions allow that. */
 slw_mempool_t *slw_mempool_create(int least, void *(*alloc)(slw_gfp_t gfp, void *data), void (*release)(void *element, void *data),
                                   void *data) SLW_NOEXCEPT;
 slw_mempool_t *slw_mempool_create_kmalloc_pool(int least, size_t size) SLW_NOEXCEPT;

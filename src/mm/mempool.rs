@@ -1,14 +1,16 @@
 //! Memory pools: some elements kept back, so that a request that may wait never fails (Ingo Molnár's `mm/mempool.c`).
+//!
+//! The kernel's pool has a lock with interrupts off. Here each place for an element is taken and filled by one exchange, so that handlers may use
+//! a pool whatever they interrupted, and no other thread's fate matters to them.
 #![allow(unsafe_code)]
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use super::Mm;
 use crate::error::AllocError;
 use crate::gfp::Gfp;
 use crate::machine::Machine;
-use crate::sync::Lock;
 
 /// Makes an element with the flags given; null where it cannot.
 pub type PoolAlloc = unsafe extern "C" fn(gfp: u32, data: *mut u8) -> *mut u8;
@@ -29,8 +31,8 @@ pub struct PoolSource {
 /// A pool; behind it in memory lie the elements that it keeps.
 #[repr(C)]
 pub struct Mempool {
-    /// Elements kept at this moment.
-    kept: Lock<usize>,
+    /// Places behind it that are empty, or more: counted before one is emptied, and after it was filled.
+    lacking: AtomicUsize,
     least: usize,
     source: PoolSource,
     /// Changes with every element that comes back.
@@ -39,16 +41,42 @@ pub struct Mempool {
     waiting: AtomicU32,
 }
 
-// SAFETY: the elements behind it are guarded by `kept`; `source` is constant, and its functions are called from any thread by contract.
+// SAFETY: the places behind it are atomics; `source` is constant, and its functions are called from any thread by contract.
 unsafe impl Sync for Mempool {}
 // SAFETY: likewise.
 unsafe impl Send for Mempool {}
 
 impl Mempool {
-    /// The place of the `n`-th kept element.
-    fn slot(&self, n: usize) -> *mut *mut u8 {
-        let behind = ptr::from_ref(self).wrapping_add(1).cast::<*mut u8>();
-        behind.cast_mut().wrapping_add(n)
+    /// The places of the kept elements.
+    fn places(&self) -> &[AtomicPtr<u8>] {
+        let behind = ptr::from_ref(self).wrapping_add(1).cast();
+        // SAFETY: `mempool_create` made so many behind the pool, null at first.
+        unsafe { core::slice::from_raw_parts(behind, self.least) }
+    }
+
+    /// Puts an element by, if the pool lacks one.
+    fn keep(&self, element: *mut u8) -> bool {
+        // Acquire and Release: who takes it sees what was written to it.
+        let fill = |place: &AtomicPtr<u8>| {
+            place.compare_exchange(ptr::null_mut(), element, Ordering::Release, Ordering::Relaxed).is_ok()
+        };
+        let kept = self.lacking.load(Ordering::Relaxed) > 0 && self.places().iter().any(fill);
+        if kept {
+            self.lacking.fetch_sub(1, Ordering::Relaxed);
+        }
+        kept
+    }
+
+    /// A kept element, or null.
+    fn take(&self) -> *mut u8 {
+        // Before: who frees the element that this one gets must not find the pool full.
+        self.lacking.fetch_add(1, Ordering::Relaxed);
+        let full = self.places().iter().filter(|place| !place.load(Ordering::Relaxed).is_null());
+        let taken = full.map(|place| place.swap(ptr::null_mut(), Ordering::Acquire)).find(|element| !element.is_null());
+        if taken.is_none() {
+            self.lacking.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken.unwrap_or(ptr::null_mut())
     }
 
     /// Elements it keeps at least.
@@ -68,11 +96,11 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn mempool_create(&self, least: usize, source: PoolSource) -> Result<NonNull<Mempool>, AllocError> {
         self.admit(Gfp::KERNEL)?;
         let bytes = least.checked_mul(size_of::<usize>()).and_then(|b| b.checked_add(size_of::<Mempool>()));
-        let memory = self.kmalloc(bytes.ok_or(AllocError::Invalid)?, Gfp::KERNEL);
+        let memory = self.kmalloc(bytes.ok_or(AllocError::Invalid)?, Gfp::KERNEL | Gfp::ZERO);
         let pool: NonNull<Mempool> = NonNull::new(memory.cast()).ok_or(AllocError::NoMemory)?;
-        let new =
-            Mempool { kept: Lock::new(0), least, source, returned: AtomicU32::new(0), waiting: AtomicU32::new(0) };
-        // SAFETY: new memory of that size, aligned to 16; the source is the caller's promise.
+        let [returned, waiting] = [0; 2].map(AtomicU32::new);
+        let new = Mempool { lacking: AtomicUsize::new(least), least, source, returned, waiting };
+        // SAFETY: new memory of that size, aligned to 16, with null behind the pool; the source is the caller's promise.
         unsafe {
             pool.write(new);
             for _ in 0..least {
@@ -81,35 +109,10 @@ impl<M: Machine> Mm<M> {
                     self.mempool_destroy(pool);
                     return Err(AllocError::NoMemory);
                 }
-                let _ = self.keep_element(pool.as_ref(), element);
+                pool.as_ref().keep(element);
             }
         }
         Ok(pool)
-    }
-
-    /// Puts an element by, if the pool lacks one.
-    ///
-    /// # Safety
-    /// The element is the caller's to give.
-    unsafe fn keep_element(&self, pool: &Mempool, element: *mut u8) -> bool {
-        let mut kept = pool.kept.lock(&self.machine);
-        if *kept == pool.least {
-            return false;
-        }
-        // SAFETY: there are `least` places behind the pool, guarded by the lock.
-        unsafe { pool.slot(*kept).write(element) };
-        *kept += 1;
-        true
-    }
-
-    fn take_element(&self, pool: &Mempool, gfp: Gfp) -> *mut u8 {
-        let Some(mut kept) = pool.kept.acquire(&self.machine, gfp.may_block()) else { return ptr::null_mut() };
-        if *kept == 0 {
-            return ptr::null_mut();
-        }
-        *kept -= 1;
-        // SAFETY: as in `keep_element`; the place holds an element.
-        unsafe { pool.slot(*kept).read() }
     }
 
     /// An element: a new one if that is easy, else a kept one, else a new one the hard way. A request that may block then waits
@@ -129,7 +132,7 @@ impl<M: Machine> Mm<M> {
         }
         loop {
             let seen = pool.returned.load(Ordering::Acquire);
-            let element = self.take_element(pool, gfp);
+            let element = pool.take();
             if !element.is_null() || !gfp.may_block() {
                 return element;
             }
@@ -154,12 +157,10 @@ impl<M: Machine> Mm<M> {
         if element.is_null() {
             return;
         }
-        // SAFETY: the caller's condition.
-        unsafe {
-            if !self.keep_element(pool, element) {
-                (pool.source.free)(element, pool.source.data);
-                return;
-            }
+        if !pool.keep(element) {
+            // SAFETY: promised when the pool was made; the element is given up.
+            unsafe { (pool.source.free)(element, pool.source.data) };
+            return;
         }
         pool.returned.fetch_add(1, Ordering::SeqCst);
         if pool.waiting.load(Ordering::SeqCst) > 0 {
@@ -175,7 +176,7 @@ impl<M: Machine> Mm<M> {
         // SAFETY: the caller's condition: the pool is this call's alone.
         unsafe {
             loop {
-                let element = self.take_element(pool.as_ref(), Gfp::KERNEL);
+                let element = pool.as_ref().take();
                 if element.is_null() {
                     break;
                 }

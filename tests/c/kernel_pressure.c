@@ -6,11 +6,14 @@
 //: run: SLABWRIGHT_LIMIT=64M pools
 //: run: pools
 //: run: waiting
+//: run: interrupted
 #define SLW_KERNEL_NAMES
 #include <slabwright.h>
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/time.h>
 
 #include "check.h"
 
@@ -92,6 +95,43 @@ static void unmake(void *element, void *data) {
     kfree(element);
 }
 
+// Has elements, which are nobody else's meanwhile, and gives them back.
+static void use_pool(int most) {
+    int *mine[4], n = 0;
+    while (n < most && (mine[n] = mempool_alloc(pool, GFP_ATOMIC))) {
+        CHECK(*mine[n] == 0);
+        *mine[n++] = 1;
+    }
+    while (n-- > 0) {
+        *mine[n] = 0;
+        mempool_free(mine[n], pool);
+    }
+}
+
+static volatile sig_atomic_t handled;
+
+static void handler(int signal) {
+    static int *mine;
+    (void)signal;
+    // What it has from before goes back first.
+    if (mine) {
+        *mine = 0;
+        mempool_free(mine, pool);
+    }
+    mine = handled < 2999 ? mempool_alloc(pool, GFP_ATOMIC) : NULL;
+    if (mine) {
+        CHECK(*mine == 0);
+        *mine = 1;
+    }
+    handled++;
+}
+
+static void *other_thread(void *unused) {
+    while (handled < 3000)
+        use_pool(1);
+    return unused;
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     const char *what = argv[1];
@@ -155,6 +195,43 @@ int main(int argc, char **argv) {
         mempool_destroy(objects);
         CHECK(kmem_cache_destroy(cache) == 0);
         mempool_destroy(NULL);
+    } else if (!strcmp(what, "interrupted")) {
+        // A pool is for handlers, too, whatever they interrupt.
+        pool = mempool_create(4, make, unmake, &may_make);
+        CHECK(pool);
+        for (int n = 0; n < 4; n++) {
+            CHECK((held[n] = mempool_alloc(pool, GFP_KERNEL)));
+            *(int *)held[n] = 0;
+        }
+        may_make = 0;
+        for (int n = 0; n < 4; n++) {
+            int *kept = mempool_alloc(pool, GFP_KERNEL);
+            CHECK(kept);
+            *kept = 0;
+            mempool_free(held[n], pool);
+            held[n] = kept;
+        }
+        for (int n = 0; n < 4; n++)
+            mempool_free(held[n], pool);
+        struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+        struct itimerval timer = {{0, 200}, {0, 200}}, stop = {{0, 0}, {0, 0}};
+        sigset_t alarms;
+        sigemptyset(&alarms);
+        sigaddset(&alarms, SIGALRM);
+        pthread_t thread;
+        CHECK(!sigaction(SIGALRM, &action, NULL) && !pthread_sigmask(SIG_BLOCK, &alarms, NULL));
+        CHECK(!pthread_create(&thread, NULL, other_thread, NULL) && !pthread_sigmask(SIG_UNBLOCK, &alarms, NULL));
+        CHECK(!setitimer(ITIMER_REAL, &timer, NULL));
+        while (handled < 3000)
+            use_pool(2);
+        CHECK(!setitimer(ITIMER_REAL, &stop, NULL));
+        pthread_join(thread, NULL);
+        for (int n = 0; n < 4; n++)
+            CHECK((held[n] = mempool_alloc(pool, GFP_ATOMIC)));
+        CHECK(!mempool_alloc(pool, GFP_ATOMIC));
+        for (int n = 0; n < 4; n++)
+            mempool_free(held[n], pool);
+        mempool_destroy(pool);
     } else {
         pool = mempool_create(2, make, unmake, &may_make);
         may_make = 0;

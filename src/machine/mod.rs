@@ -45,8 +45,8 @@ pub enum ZoneKind {
 
 /// Number of [`ZoneKind`]s.
 pub const NR_ZONES: usize = 5;
-/// Most nodes the core keeps apart; a machine folds further ones.
-pub const MAX_NODES: usize = 4;
+/// Most nodes the core keeps apart; a machine folds further ones. Where memory is little what each needs weighs: then there is one.
+pub const MAX_NODES: usize = if cfg!(all(feature = "slob", not(any(test, feature = "sim")))) { 1 } else { 4 };
 /// Cache ids that have a word in the per-CPU rows: 1 to 255. Id 0 is no cache.
 pub const MAX_CACHES: usize = 256;
 

@@ -177,7 +177,11 @@ impl<M: Machine> Mm<M> {
             return ptr::null_mut();
         }
         if TINY && size <= slob::MAX {
-            return self.alloc_tiny(size, 16, gfp);
+            let block = self.alloc_tiny(size, 16, gfp);
+            if !block.is_null() {
+                return block;
+            }
+            // Whom we interrupted has the lock: a whole page, then.
         }
         if TINY || size > MAX_SMALL {
             return if size <= Order::MAX.bytes() { self.alloc_run(size, 1, gfp, None) } else { ptr::null_mut() };

@@ -2,8 +2,8 @@
 
 use core::fmt::{self, Write};
 
-use super::Mm;
 use super::reserve::Reserve;
+use super::{Mm, TINY};
 use crate::machine::Machine;
 use crate::slab::SlabStats;
 use crate::types::{NR_ORDERS, PAGE_SIZE};
@@ -112,6 +112,9 @@ impl<M: Machine> Mm<M> {
             }
         });
         result?;
+        if TINY {
+            writeln!(out, "first fit: {} pages", self.slob.pages())?;
+        }
         let stats = self.stats();
         let zones = self.pages.stats(m);
         write!(out, "{zones}")?;

@@ -24,8 +24,8 @@ pub struct Options {
     pub memory: String,
     /// QEMU's `-smp`.
     pub cpus: u32,
-    /// Three-level page tables.
-    pub pae: bool,
+    /// What the image is built with.
+    pub features: Vec<&'static str>,
     /// Whether the BIOS tells of the CPUs by ACPI's tables, else by those of the MultiProcessor Specification.
     pub acpi: bool,
     /// The kernel's command line.
@@ -34,7 +34,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { memory: "64M".to_owned(), cpus: 2, pae: false, acpi: true, append: String::new() }
+        Options { memory: "64M".to_owned(), cpus: 2, features: Vec::new(), acpi: true, append: String::new() }
     }
 }
 
@@ -58,9 +58,17 @@ fn has_sources() -> bool {
     })
 }
 
-/// The folder of builds: of its own, for another compiler and other features.
-fn folder(pae: bool) -> PathBuf {
-    shell::target().join(if pae { "i386-pae" } else { "i386" })
+/// Three-level page tables.
+pub const PAE: &str = "pae";
+/// Small blocks by first fit.
+pub const SLOB: &str = "slob";
+/// What the compiler must refuse.
+const BAD: &str = "no-such-fixmap";
+
+/// The folder of builds: of its own, for another compiler and other features. What is refused leaves nothing in it.
+fn folder(features: &[&str]) -> PathBuf {
+    let features: Vec<&str> = features.iter().copied().filter(|feature| *feature != BAD).collect();
+    shell::target().join([&["i386"], &features[..]].concat().join("-"))
 }
 
 /// A command of cargo's on the image, by the compiler that has a `core` for it.
@@ -82,7 +90,7 @@ fn cargo(command: &str, features: &[&str]) -> Result<Command> {
         cargo.current_dir(shell::root());
     }
     cargo.args([command, "--quiet", "--package", "slabwright-i386", "--profile", "kernel", "--target", TARGET]);
-    cargo.args(["--features", &features.join(",")]).arg("--target-dir").arg(folder(features.contains(&"pae")));
+    cargo.args(["--features", &features.join(",")]).arg("--target-dir").arg(folder(features));
     cargo.env("RUSTFLAGS", "-C relocation-model=static");
     if !own {
         cargo.arg("-Zbuild-std=core,alloc,compiler_builtins");
@@ -91,21 +99,16 @@ fn cargo(command: &str, features: &[&str]) -> Result<Command> {
     Ok(cargo)
 }
 
-/// The features of an image.
-fn features(pae: bool) -> &'static [&'static str] {
-    if pae { &["pae"] } else { &[] }
-}
-
 /// Builds the image; its path.
-pub fn build(pae: bool) -> Result<PathBuf> {
-    shell::run(&mut cargo("build", features(pae))?)?;
-    let image = folder(pae).join(TARGET).join("kernel/slabwright-i386");
+pub fn build(features: &[&str]) -> Result<PathBuf> {
+    shell::run(&mut cargo("build", features)?)?;
+    let image = folder(features).join(TARGET).join("kernel/slabwright-i386");
     if image.exists() { Ok(image) } else { Err(format!("the build left no {}", image.display()).into()) }
 }
 
 /// No warning in the image, and in the machine that it runs on.
-fn lint(pae: bool) -> Result {
-    let mut clippy = cargo("clippy", features(pae))?;
+fn lint(features: &[&str]) -> Result {
+    let mut clippy = cargo("clippy", features)?;
     clippy.args(["--", "-D", "warnings", "-D", "clippy::undocumented_unsafe_blocks"]);
     shell::run(&mut clippy)
 }
@@ -142,18 +145,18 @@ fn boot(image: &Path, options: &Options, limit: Duration, each: impl Fn(&str)) -
     let mut qemu = Command::new("qemu-system-i386");
     qemu.args(["-accel", "tcg", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
     // With PAE 36 bits of physical address, which this processor has only when asked.
-    qemu.args(["-cpu", if options.pae { "qemu32,+pse36" } else { "qemu32" }]);
+    qemu.args(["-cpu", if options.features.contains(&PAE) { "qemu32,+pse36" } else { "qemu32" }]);
     qemu.args(["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-    // The older tables name only the first CPU of a package. The image is told how many CPUs there are, and who says so, so that
-    // one that does not start is a failure.
-    let (cpus, append) = (options.cpus, &options.append);
+    // The older tables name only the first CPU of a package. The image is told what there is, and who says so, so that a CPU that does
+    // not start, or memory that is not found, is a failure.
+    let Options { memory, cpus, append, .. } = options;
     let (machine, topology, tables) = if options.acpi {
         ("pc", format!("sockets=1,cores={cpus}"), "acpi")
     } else {
         ("pc,acpi=off", format!("sockets={cpus},cores=1"), "mp")
     };
-    qemu.args(["-machine", machine, "-m", &options.memory, "-smp", &format!("cpus={cpus},{topology},threads=1")]);
-    qemu.args(["-append", &format!("cpus={cpus} tables={tables} {append}"), "-kernel"]).arg(image);
+    qemu.args(["-machine", machine, "-m", memory, "-smp", &format!("cpus={cpus},{topology},threads=1")]);
+    qemu.args(["-append", &format!("memory={memory} cpus={cpus} tables={tables} {append}"), "-kernel"]).arg(image);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = qemu.spawn().map_err(|e| format!("qemu-system-i386: {e} (Debian's package qemu-system-x86)"))?;
     let stdout = child.stdout.take().expect("stdout is piped");
@@ -201,30 +204,38 @@ fn last(run: &Run) -> &str {
 
 /// Builds, boots, shows the console; success only where the image said so.
 pub fn i386(options: &Options) -> Result<ExitCode> {
-    let image = build(options.pae)?;
+    let image = build(&options.features)?;
     let run = boot(&image, options, LIMIT, |line| println!("{line}"))?;
     judge(&run)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A machine that the self-tests run on: memory, CPUs, page tables, who tells of the CPUs, command line.
-type Machine = (&'static str, u32, bool, bool, &'static str);
+/// A machine that the self-tests run on: memory, CPUs, what the image is built with, whether ACPI tells of the CPUs, command line.
+type Machine = (&'static str, u32, &'static [&'static str], bool, &'static str);
 
 const MACHINES: &[Machine] = &[
-    ("16M", 1, false, true, ""),
+    ("16M", 1, &[], true, ""),
     LAID_OUT,
-    ("512M", 2, false, false, "numa=fake=2"),
-    ("2G", 2, false, true, ""),
-    ("64M", 2, true, true, "lowmem=24M"),
-    ("4608M", 1, true, true, ""),
+    ("512M", 2, &[], false, "numa=fake=2"),
+    ("2G", 2, &[], true, ""),
+    TINY,
+    ("16M", 2, &[SLOB], true, ""),
+    ("64M", 2, &[PAE], true, "lowmem=24M"),
+    ("4608M", 1, &[PAE], true, ""),
 ];
 
+/// What images are built with.
+const IMAGES: &[&[&str]] = &[&[], &[SLOB], &[PAE]];
+
+/// The smallest one: of its memory the BIOS has 128 KiB, the image 808 KiB, what boot sets aside 236 KiB; 99 pages are left.
+const TINY: Machine = ("2M", 2, &[SLOB], true, "");
+
 /// The one whose memory layout is in `tests/i386/memorylayout.txt`.
-const LAID_OUT: Machine = ("64M", 2, false, true, "lowmem=32M movablecore=12M");
+const LAID_OUT: Machine = ("64M", 2, &[], true, "lowmem=32M movablecore=12M");
 
 impl Options {
-    fn of(&(memory, cpus, pae, acpi, append): &Machine) -> Options {
-        Options { memory: memory.to_owned(), cpus, pae, acpi, append: append.to_owned() }
+    fn of(&(memory, cpus, features, acpi, append): &Machine) -> Options {
+        Options { memory: memory.to_owned(), cpus, features: features.to_vec(), acpi, append: append.to_owned() }
     }
 }
 
@@ -244,10 +255,10 @@ const STAGES: &[&str] = &[
     "Node 0, zone Dma ",
     "ok S1 ",
     "cache ",
-    "kmalloc-8 ",
-    "kmalloc-8k ",
-    "Node 0, zone Dma ",
 ];
+/// And what comes behind, without and with first fit.
+const CLASSES: &[&str] = &["kmalloc-8 ", "kmalloc-8k ", "Node 0, zone Dma "];
+const FIRST_FIT: &[&str] = &["first fit: ", "Node 0, zone Dma "];
 
 /// Boots that must be taken for failures: the command line, which asks for it, QEMU's status, and what lines of the console begin with, in
 /// this order. The names that begin with rows show these.
@@ -295,27 +306,29 @@ const FAILURES: &[(&str, &str, Option<i32>, &[&str])] = &[
 /// Tests of what is seen from outside only: of the compiler, and of a boot without PAE.
 const BAD_INDEX: &str = "I12 a fixed address that does not exist is refused by the compiler";
 const LAYOUT: &str = "L9 the memory layout is that of tests/i386/memorylayout.txt";
+const IN_LITTLE: &str = "G20 first fit in 2 MiB, on two CPUs: every suite but what needs megabytes";
 
 /// The part `i386` of the tests: every self-test of the image on every machine, and that failures are noticed.
 pub fn test() -> Outcome {
     let mut outcome = Outcome::default();
-    for pae in [false, true] {
-        let image = match build(pae) {
+    for features in IMAGES {
+        let with: String = features.iter().map(|feature| format!(" with {feature}")).collect();
+        let image = match build(features) {
             Ok(image) => image,
             Err(error) => {
-                outcome.add(if pae { "build with PAE" } else { "build" }, Err(error));
+                outcome.add(&format!("build{with}"), Err(error));
                 continue;
             }
         };
-        outcome.add(if pae { "clippy with PAE" } else { "clippy" }, lint(pae));
-        outcome.add("no instruction of the coprocessor", no_coprocessor(&image));
-        for machine in MACHINES.iter().filter(|machine| machine.2 == pae) {
+        outcome.add(&format!("clippy{with}"), lint(features));
+        outcome.add(&format!("no instruction of the coprocessor{with}"), no_coprocessor(&image));
+        for machine in MACHINES.iter().filter(|machine| machine.2 == *features) {
             let (memory, cpus, _, _, append) = machine;
-            let name = format!("{memory}, {cpus} CPUs{} {append}", if pae { " PAE" } else { "" });
+            let name = format!("{memory}, {cpus} CPUs{with} {append}");
             match boot(&image, &Options::of(machine), LIMIT, |_| {}) {
                 Ok(run) => {
                     let passed = run.console.iter().filter(|line| line.starts_with("ok ")).count();
-                    outcome.add(&format!("{name}: {passed} self-tests"), succeeded(&run));
+                    outcome.add(&format!("{name}: {passed} self-tests"), succeeded(&run, features));
                     // Each is a test; the run as a whole was counted already.
                     outcome.passed += passed.saturating_sub(1);
                     if *machine == LAID_OUT {
@@ -325,7 +338,7 @@ pub fn test() -> Outcome {
                 Err(error) => outcome.add(&name, Err(error)),
             }
         }
-        if !pae {
+        if features.is_empty() {
             outcome.add(BAD_INDEX, refuses_bad_index());
             FAILURES.iter().for_each(|failure| outcome.add(failure.0, is_noticed(&image, failure)));
         }
@@ -335,19 +348,22 @@ pub fn test() -> Outcome {
 
 /// The tests that passed without PAE: the image's own on every machine, and those of what is seen from outside.
 pub fn passed() -> Result<BTreeSet<String>> {
-    let image = build(false)?;
     let mut all = BTreeSet::new();
-    for machine in MACHINES.iter().filter(|machine| !machine.2) {
-        let run = boot(&image, &Options::of(machine), LIMIT, |_| {})?;
-        succeeded(&run)?;
+    for machine in MACHINES.iter().filter(|machine| !machine.2.contains(&PAE)) {
+        let run = boot(&build(machine.2)?, &Options::of(machine), LIMIT, |_| {})?;
+        succeeded(&run, machine.2)?;
         all.extend(run.console.iter().filter_map(|line| line.strip_prefix("ok ")).map(str::to_owned));
         if *machine == LAID_OUT {
             is_laid_out(&run)?;
             all.insert(LAYOUT.to_owned());
         }
+        if *machine == TINY {
+            all.insert(IN_LITTLE.to_owned());
+        }
     }
     refuses_bad_index()?;
     all.insert(BAD_INDEX.to_owned());
+    let image = build(&[])?;
     for failure in FAILURES {
         is_noticed(&image, failure)?;
         all.insert(failure.0.to_owned());
@@ -356,11 +372,12 @@ pub fn passed() -> Result<BTreeSet<String>> {
 }
 
 /// Whether all is well: the status says so, as many self-tests passed as were named, and the console shows what it should.
-fn succeeded(run: &Run) -> Result {
+fn succeeded(run: &Run, features: &[&str]) -> Result {
     judge(run)?;
     let named = run.console.iter().filter(|line| line.starts_with("ok ")).count();
     counted(run, named)?;
-    shows(run, STAGES)
+    let end = if features.contains(&SLOB) { FIRST_FIT } else { CLASSES };
+    shows(run, &[STAGES, end].concat())
 }
 
 /// Whether lines that begin with these are on the console, in this order.
@@ -390,7 +407,7 @@ fn begin_of(line: &str) -> &str {
 
 /// That an index beyond the fixed addresses ends in an error of the compiler's, of its own words.
 fn refuses_bad_index() -> Result {
-    let output = cargo("check", &["no-such-fixmap"])?.output()?;
+    let output = cargo("check", &[BAD])?.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Err("it was compiled".into())

@@ -32,7 +32,7 @@ cargo xtask COMMAND
   coverage                 which rows of tests/rows.tsv have a test that passes; the others are open
   i386                     build and boot the bare-metal image under QEMU
       --memory SIZE        its memory (64M); --cpus N, its CPUs (2)
-      --pae                page tables of three levels
+      --pae                page tables of three levels; --slob, small blocks by first fit
       --append TEXT        its command line: lowmem=SIZE, movablecore=SIZE, numa=fake=N, maxcpus=N
 ";
 
@@ -99,7 +99,8 @@ fn command() -> Result<ExitCode> {
                 match arg {
                     Long("memory") => options.memory = args.value()?.string()?,
                     Long("cpus") => options.cpus = args.value()?.parse()?,
-                    Long("pae") => options.pae = true,
+                    Long("pae") => options.features.push(i386::PAE),
+                    Long("slob") => options.features.push(i386::SLOB),
                     Long("append") => options.append = args.value()?.string()?,
                     other => return Err(other.unexpected().into()),
                 }

@@ -183,7 +183,7 @@ pub fn option<R>(name: &str, f: impl FnOnce(Option<&str>) -> R) -> R {
 }
 
 /// A number of bytes with K, M or G behind it.
-fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
         "" => 0,

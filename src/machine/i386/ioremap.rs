@@ -59,8 +59,8 @@ const REACH: u64 = if cfg!(feature = "pae") { 1 << 36 } else { 1 << 32 };
 /// where no entry can name what is asked for, and for ordinary memory.
 pub fn ioremap(physical: PhysAddr, len: usize) -> Option<*mut u8> {
     let end = physical.0.checked_add(len as u64).filter(|end| len > 0 && *end <= REACH)?;
-    // Memory is cached through other mappings: the two would disagree. The first MiB is devices' and BIOS's.
-    let is_memory = |memory: Range<u64>| memory.start.max(1 << 20) < memory.end.min(end) && physical.0 < memory.end;
+    // Memory is cached through other mappings: the two would disagree.
+    let is_memory = |memory: Range<u64>| memory.start < end && physical.0 < memory.end;
     if MEMBLOCK.lock(&I386).memory().any(is_memory) {
         return None;
     }

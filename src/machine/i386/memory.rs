@@ -55,9 +55,8 @@ pub fn init(memory_end: u64, low: u64, options: &Options) {
     let frames = (memory_end >> PAGE_SHIFT).next_multiple_of(u64::from(Order::MAX.pages()));
     let map_bytes = frames * size_of::<Page>() as u64;
     let mut block = MEMBLOCK.lock(&I386);
-    let limits = super::boot::image().end..low;
-    let map = block.alloc(map_bytes, PAGE_SIZE as u64, limits.clone()).expect("no low memory for the memmap");
-    let classes = block.alloc(low >> PAGE_SHIFT, PAGE_SIZE as u64, limits).expect("no low memory for the page classes");
+    let map = block.alloc(map_bytes, PAGE_SIZE as u64, 0..low).expect("no low memory for the memmap");
+    let classes = block.alloc(low >> PAGE_SHIFT, PAGE_SIZE as u64, 0..low).expect("no low memory for the page classes");
     let (map, classes) = (phys_to_virt(map), phys_to_virt(classes));
     // SAFETY: the memblock just gave the memory, which the direct map reaches; zero is a valid value of both.
     unsafe {

@@ -131,7 +131,7 @@ pub fn fill_pool(count: usize, limit: u64) {
     let mut block = MEMBLOCK.lock(&I386);
     let (_off, mut pool) = take_pool();
     for _ in 0..count {
-        let page = block.alloc(PAGE_SIZE as u64, PAGE_SIZE as u64, 1 << 20..limit).expect("no memory for page tables");
+        let page = block.alloc(PAGE_SIZE as u64, PAGE_SIZE as u64, 0..limit).expect("no memory for page tables");
         // SAFETY: the memblock just gave the page, which is mapped.
         unsafe { ptr::with_exposed_provenance_mut::<u8>(PAGE_OFFSET + page as usize).write_bytes(0, PAGE_SIZE) };
         Hardware { pool: Some(&mut pool) }.free(Level::Pte, Pfn((page >> PAGE_SHIFT) as u32));

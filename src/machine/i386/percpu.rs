@@ -171,7 +171,7 @@ pub fn init(cpus: usize) {
     let cpus = cpus.clamp(1, MAX_CPUS);
     for (cpu, slot) in OFFSETS.iter().enumerate().take(cpus) {
         // CPUs do not share cache lines.
-        let limits = super::boot::image().end..(memory::high_memory() - super::layout::PAGE_OFFSET) as u64;
+        let limits = 0..(memory::high_memory() - super::layout::PAGE_OFFSET) as u64;
         let area = MEMBLOCK.lock(&I386).alloc(len as u64, 64, limits).expect("no memory for per-CPU variables");
         let area = memory::phys_to_virt(area);
         let offset = area.wrapping_sub(start.addr());

@@ -134,7 +134,7 @@ pub fn start_others() {
         high((&raw const slabwright_other_cr3).addr()).cast::<u32>().write_volatile(cpu::cr3());
         high((&raw const slabwright_other_cr4).addr()).cast::<u32>().write_volatile(cpu::cr4());
         for (number, id) in APIC_IDS.iter().enumerate().take(percpu::cpus()).skip(1) {
-            let limits = super::boot::image().end..(memory::high_memory() - PAGE_OFFSET) as u64;
+            let limits = 0..(memory::high_memory() - PAGE_OFFSET) as u64;
             let stack = MEMBLOCK.lock(&I386).alloc(STACK as u64, PAGE_SIZE as u64, limits);
             let top = stack::map(number, PhysAddr(stack.expect("no memory for a CPU's stack")));
             high((&raw const slabwright_other_stack).addr()).cast::<u32>().write_volatile(top as u32);

@@ -14,7 +14,8 @@ use slabwright::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn};
 use super::Test;
 use crate::kernel::HEAP;
 
-pub const TESTS: &[Test] = &[
+/// These need megabytes.
+pub const ROOMY: &[Test] = &[
     ("A2 contents move, their frame is used anew", moved),
     ("D8 compaction makes a block of order 9 of a fragmented zone", compacted),
 ];

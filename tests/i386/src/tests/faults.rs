@@ -237,11 +237,13 @@ fn vmalloc_fault() {
 }
 
 fn partial_copies() {
-    let (source, target) = (HEAP.alloc(3 << 20), HEAP.alloc(2 * PAGE_SIZE));
+    const BYTES: usize = 4 * PAGE_SIZE;
+    let source = HEAP.vmalloc_bytes(BYTES, Gfp::KERNEL).expect("an area");
+    let target = HEAP.alloc(2 * PAGE_SIZE);
     // SAFETY: both blocks are this test's. The source ends where its guard page begins.
     unsafe {
-        source.write_bytes(0x11, 3 << 20);
-        let end = source.addr() + (3 << 20);
+        source.write_bytes(0x11, BYTES);
+        let end = source.addr() + BYTES;
         for left in [0, 1, 17, 4000] {
             let len = 5000;
             assert_eq!(copy_checked(target.addr(), end - len + left, len), left, "reading");

@@ -17,7 +17,7 @@ use slabwright::types::{PAGE_SIZE, PhysAddr};
 use super::Test;
 use crate::kernel::HEAP;
 
-pub const TESTS: &[Test] = &[("L9 B14 memory layout: each thing lies where the address map says", memory_layout)];
+pub const ROOMY: &[Test] = &[("L9 B14 memory layout: each thing lies where the address map says", memory_layout)];
 
 static CONSTANT: u32 = 5;
 static INITIALISED: AtomicU32 = AtomicU32::new(5);

@@ -55,6 +55,17 @@ fn high_page() -> Pfn {
     page(Gfp::KERNEL.with(Gfp::HIGHMEM))
 }
 
+/// Bytes of an area.
+const AREA: usize = 12 * PAGE_SIZE;
+
+fn area() -> *mut u8 {
+    HEAP.vmalloc_bytes(AREA, Gfp::KERNEL).expect("an area")
+}
+
+fn vfree(area: *mut u8) {
+    HEAP.vfree(area).expect("an area of this test's");
+}
+
 fn kmap_local(pfn: Pfn) -> KmapGuard<'static, I386> {
     api::kmap_local(&HEAP, pfn).expect("a slot")
 }
@@ -63,14 +74,14 @@ fn scattered() {
     // No area of before is to serve.
     HEAP.trim();
     // Every other page of a block is taken, so that what is free there is scattered.
-    let block = HEAP.alloc_pages(Gfp::KERNEL.with(Gfp::HIGHMEM), 8, None).expect("a block");
-    HEAP.free_pages(block, 8).expect("it was just allocated");
-    let held: Vec<Pfn> = (0..200).map(|_| high_page()).collect();
+    let block = HEAP.alloc_pages(Gfp::KERNEL.with(Gfp::HIGHMEM), 5, None).expect("a block");
+    HEAP.free_pages(block, 5).expect("it was just allocated");
+    let held: Vec<Pfn> = (0..30).map(|_| high_page()).collect();
     held.iter().step_by(2).for_each(|pfn| free(*pfn));
-    let size = 3 << 20;
-    let area = HEAP.alloc(size);
+    HEAP.pages().drain(&I386);
+    let area = area();
     assert!(I386.window().contains(&area.addr()));
-    let frames: Vec<Pfn> = (0..size / PAGE_SIZE)
+    let frames: Vec<Pfn> = (0..AREA / PAGE_SIZE)
         .map(|n| paging::translate(area.addr() + n * PAGE_SIZE).expect("it is mapped").frame)
         .collect();
     assert!(frames.windows(2).any(|pair| pair[1].0 != pair[0].0 + 1), "the frames happen to be adjacent");
@@ -84,56 +95,45 @@ fn scattered() {
         let found = unsafe { view.as_ptr().cast::<u32>().read_volatile() };
         assert_eq!(found, n as u32, "the table says otherwise than the hardware");
     }
-    // SAFETY: the area is live and this test's.
-    unsafe { HEAP.free(area) };
+    vfree(area);
     held.iter().skip(1).step_by(2).for_each(|pfn| free(*pfn));
 }
 
 fn guarded() {
-    let (a, b) = (HEAP.alloc(3 << 20), HEAP.alloc(3 << 20));
+    let (a, b) = (area(), area());
     for area in [a, b] {
-        let end = area.addr() + (3 << 20);
+        let end = area.addr() + AREA;
         assert_eq!(fault::read_byte(end - 1).map(|_| ()), Some(()));
         assert_eq!(fault::read_byte(end), None, "behind the area there is something");
         assert_eq!(fault::faults().address, end);
     }
-    // SAFETY: both are live and this test's.
-    unsafe {
-        HEAP.free(a);
-        HEAP.free(b);
-    }
+    vfree(a);
+    vfree(b);
 }
 
 fn lazy() {
     HEAP.trim();
-    let area = HEAP.alloc(3 << 20);
-    // SAFETY: the area is live and this test's.
-    unsafe {
-        area.write(1);
-        HEAP.free(area);
-    }
+    let first = area();
+    vfree(first);
     assert!(HEAP.vmalloc().stats(&I386).retained >= 1);
-    assert!(paging::translate(area.addr()).is_some(), "it stays mapped for a while");
-    let again = HEAP.alloc(3 << 20);
-    assert_eq!(again, area, "and serves the next request");
-    // SAFETY: as above.
-    unsafe { HEAP.free(again) };
+    assert!(paging::translate(first.addr()).is_some(), "it stays mapped for a while");
+    let again = area();
+    assert_eq!(again, first, "and serves the next request");
+    vfree(again);
     HEAP.trim();
     assert_eq!(HEAP.vmalloc().stats(&I386).retained, 0);
-    assert_eq!(fault::read_byte(area.addr()), None, "the translation outlived the mapping");
+    assert_eq!(fault::read_byte(first.addr()), None, "the translation outlived the mapping");
 }
 
 fn by_pages() {
-    let area = HEAP.alloc(3 << 20);
+    let area = area();
     let found = paging::translate(area.addr()).expect("it is mapped");
     assert_eq!(found.level, slabwright::paging::Level::Pte);
     let low = HEAP.alloc(100);
     assert_eq!(paging::translate(low.addr()).expect("it is mapped").level, slabwright::paging::Level::Pmd);
-    // SAFETY: both are live and this test's.
-    unsafe {
-        HEAP.free(low);
-        HEAP.free(area);
-    }
+    // SAFETY: the block is live and this test's.
+    unsafe { HEAP.free(low) };
+    vfree(area);
 }
 
 fn second_view() {
@@ -204,7 +204,7 @@ fn read_elsewhere(at: usize) -> Option<u8> {
 
 fn purged_elsewhere() {
     // Few pages are forgotten one by one, many by dropping all.
-    for pages in [3, 200] {
+    for pages in [3, 40] {
         HEAP.trim();
         for round in 1..=4u8 {
             // Twice, so that the addresses are those of the round before, and its frames another's.
@@ -221,12 +221,11 @@ fn purged_elsewhere() {
             frames.into_iter().for_each(free);
         }
         // The same through vmalloc.
-        let area = HEAP.alloc(3 << 20);
+        let area = area();
         // SAFETY: the area is live and this test's.
         unsafe { area.write_volatile(0x66) };
         assert_eq!(read_elsewhere(area.addr()), Some(0x66));
-        // SAFETY: as above.
-        unsafe { HEAP.free(area) };
+        vfree(area);
         HEAP.trim();
         assert_eq!(read_elsewhere(area.addr()), None, "the other CPU's translation outlived the area");
     }

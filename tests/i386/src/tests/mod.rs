@@ -9,20 +9,23 @@ mod mappings;
 mod objects;
 mod pages;
 mod percpu;
+mod slob;
 mod smp;
 mod tables;
 
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-use slabwright::machine::i386::memory;
+use slabwright::machine::i386::{I386, boot as machine, memory};
 use slabwright::printk;
 
 /// A self-test: its name and its body.
 type Test = (&'static str, fn());
 
+/// Whether small blocks come from first fit, and not from size classes and sheaves.
+pub const SLOB: bool = cfg!(feature = "slob");
+
 const SUITES: &[&[Test]] = &[
     boot::TESTS,
-    layout::TESTS,
     tables::TESTS,
     pages::TESTS,
     objects::TESTS,
@@ -30,9 +33,18 @@ const SUITES: &[&[Test]] = &[
     percpu::TESTS,
     faults::TESTS,
     smp::TESTS,
-    compact::TESTS,
     heap::TESTS,
+    if SLOB { slob::TESTS } else { objects::CLASSES },
+    if SLOB { &[] } else { smp::SHEAVES },
 ];
+
+/// What a machine of a few MiB leaves out, being too small for it.
+const ROOMY: &[&[Test]] = &[layout::ROOMY, pages::ROOMY, objects::ROOMY, compact::ROOMY, heap::ROOMY];
+
+/// Whether the machine is large enough for these.
+fn is_roomy() -> bool {
+    machine::MEMBLOCK.lock(&I386).total() >= 14 << 20
+}
 
 /// The test that runs.
 static CURRENT: AtomicPtr<&'static str> = AtomicPtr::new(core::ptr::null_mut());
@@ -46,12 +58,13 @@ pub fn current() -> Option<&'static str> {
 /// Runs all. Comes back if none failed.
 pub fn run() {
     let mut passed = 0;
-    for (name, test) in SUITES.iter().copied().flatten() {
+    let roomy = if is_roomy() { ROOMY } else { &[] };
+    for (name, test) in SUITES.iter().chain(roomy).copied().flatten() {
         CURRENT.store((&raw const *name).cast_mut(), Relaxed);
         test();
         printk!("ok {name}\n");
         // A test that fails, where the command line asks for it.
-        if slabwright::machine::i386::boot::option("fail", |how| how == Some("test")) {
+        if machine::option("fail", |how| how == Some("test")) {
             static NAME: &str = "a test that fails";
             CURRENT.store((&raw const NAME).cast_mut(), Relaxed);
             panic!("as asked for");

@@ -13,17 +13,15 @@ use slabwright::machine::i386::{I386, memory, paging, reports, set_aborts};
 use slabwright::machine::{Frames, Mapping};
 use slabwright::page::Kind;
 use slabwright::slab::classes::{MAX_SMALL, class_of, class_size};
-use slabwright::slab::{CacheStats, SlabFlags};
-use slabwright::types::PAGE_SIZE;
+use slabwright::slab::{CacheStats, SlabFlags, slob};
+use slabwright::types::{Order, PAGE_SIZE};
 
-use super::Test;
+use super::{SLOB, Test};
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
     ("F1 F3 every size from 0 to 4 MiB at the borders", every_size),
-    ("F4 D14 the general caches are the kernel's thirteen", general_caches),
     ("F2 misuse is reported: double, interior, foreign", misuse),
-    ("F3 F5 kmalloc is physically adjacent up to 4 MiB, and refuses what is larger", physically_adjacent),
     ("G1 G10 G11 G16 objects come back last in, first out", last_in_first_out),
     ("G2 the report counts slabs and objects, and names the cache", report),
     ("G3 a cache is told by its descriptor: name, size, alignment, flags, order", descriptor),
@@ -38,6 +36,18 @@ pub const TESTS: &[Test] = &[
     ("G21 a sheaf of objects of another node goes back to its own", alien_objects),
     ("F1 Vec, BTreeMap, String, Box live in the kernel", collections),
 ];
+
+/// Those that need megabytes.
+pub const ROOMY: &[Test] = &[
+    ("F3 F5 kmalloc is physically adjacent up to 4 MiB, and refuses what is larger", physically_adjacent),
+    ("F1 H1 a Vec of megabytes lies in vmalloc, and grows", large_vec),
+];
+
+/// Of small blocks in size classes.
+pub const CLASSES: &[Test] = &[("F4 D14 the general caches are the kernel's thirteen", general_caches)];
+
+/// Largest block that is not a run of pages.
+const MAX_BLOCK: usize = if SLOB { slob::MAX } else { MAX_SMALL };
 
 fn every_size() {
     let borders =
@@ -85,8 +95,8 @@ fn general_caches() {
 fn misuse() {
     set_aborts(false);
     let before = reports();
-    for size in [64, 20_000, 3 << 20] {
-        let block = HEAP.alloc(size);
+    let area = HEAP.vmalloc_bytes(20_000, Gfp::KERNEL).expect("an area");
+    for block in [HEAP.alloc(64), HEAP.alloc(20_000), area] {
         // SAFETY: misuse, which must be found out and change nothing.
         unsafe {
             HEAP.free(block.wrapping_add(24));
@@ -104,9 +114,11 @@ fn misuse() {
     }
 }
 
-/// Whether a small machine may have no frames left that are adjacent for so long.
+/// Whether no frames are free that are adjacent for so long, as on a small machine.
 fn may_lack(size: usize) -> bool {
-    size > 2 << 20 && memory::frames() < (32 << 20) / PAGE_SIZE as u32
+    let order = Order::holding(size.div_ceil(PAGE_SIZE)).expect("at most 4 MiB");
+    let stats = HEAP.pages().stats(&I386);
+    stats.total(|zone| zone.blocks[order.index()..].as_flattened().iter().map(|n| u64::from(*n)).sum()) == 0
 }
 
 /// That the frames behind a block follow each other.
@@ -130,10 +142,10 @@ fn physically_adjacent() {
         }
         assert_adjacent(block, size);
         let kind = I386.page(I386.pfn(block).expect("low memory")).kind();
-        assert_eq!(size > MAX_SMALL, kind == Kind::Run, "{size} bytes");
+        assert_eq!(size > MAX_BLOCK, kind == Kind::Run, "{size} bytes");
         block
     };
-    let small = [1, 100, 5000, MAX_SMALL, MAX_SMALL + 1, 100_000];
+    let small = [1, 100, MAX_BLOCK, MAX_BLOCK + 1, 5000, MAX_SMALL, MAX_SMALL + 1, 100_000];
     for size in small.into_iter().chain([1 << 20, 2 << 20, (2 << 20) + 1, 3 << 20, MOST - 1, MOST]) {
         let block = from_a_run(size);
         // SAFETY: the block is null, or live and this test's.
@@ -354,7 +366,8 @@ fn placements() {
         (32, SlabFlags::NO_MERGE.with(SlabFlags::OFF_SLAB)),
     ] {
         let cache = HEAP.kmem_cache_create("placed", size, 0, flags, None).expect("a cache");
-        let objects: Vec<*mut u8> = (0..300).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
+        let count = 300.min((96 << 10) / size);
+        let objects: Vec<*mut u8> = (0..count).map(|_| HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0)).collect();
         for (n, object) in objects.iter().enumerate() {
             assert!(!object.is_null());
             // SAFETY: a live object of this test's.
@@ -452,17 +465,20 @@ fn alien_objects() {
 
 fn collections() {
     let mut map = BTreeMap::new();
-    for n in 0..2000u32 {
+    for n in 0..1000u32 {
         map.insert(n.wrapping_mul(2_654_435_761), format!("the square of {n} is {}", n * n));
     }
     assert_eq!(map[&12u32.wrapping_mul(2_654_435_761)], "the square of 12 is 144");
     map.retain(|key, _| key % 2 == 0);
     let words: Vec<String> = map.into_values().collect();
+    let boxed = Box::new([1u8; 5 * PAGE_SIZE]);
+    assert!(boxed.iter().all(|byte| *byte == 1) && !words.is_empty());
+}
+
+fn large_vec() {
     let mut long = vec![0u32; 3 << 18];
     assert!(I386.window().contains(&long.as_ptr().addr()), "three megabytes come from vmalloc");
     long.iter_mut().enumerate().for_each(|(i, word)| *word = i as u32);
     long.resize(1 << 20, 7);
     assert!(long[..3 << 18].iter().enumerate().all(|(i, word)| *word == i as u32), "growing loses nothing");
-    let boxed = Box::new([1u8; 5 * PAGE_SIZE]);
-    assert!(boxed.iter().all(|byte| *byte == 1) && !words.is_empty());
 }

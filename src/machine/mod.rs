@@ -14,7 +14,7 @@ use core::sync::atomic::AtomicU8;
 use crate::error::Defect;
 use crate::page::Page;
 use crate::sync::Park;
-use crate::types::{Caller, Line, Pfn, PfnRange, PhysAddr};
+use crate::types::{Caller, Line, PAGEBLOCK_PAGES, Pfn, PfnRange, PhysAddr};
 
 pub mod i386;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
@@ -220,9 +220,9 @@ pub unsafe trait Frames {
     /// before. *Syscall.*
     fn advise_frames(&self, _block: PfnRange, _huge: bool) {}
 
-    /// How many frames of `range` are backed, as far as the machine knows. *Syscall.*
-    fn backed(&self, range: PfnRange) -> u32 {
-        range.pages
+    /// Which frames of the pageblock at `block` are backed, a bit each. *Syscall.*
+    fn backed(&self, _block: Pfn) -> [u64; PAGEBLOCK_PAGES as usize / 64] {
+        [u64::MAX; PAGEBLOCK_PAGES as usize / 64]
     }
 
     /// Whether [`Frames::discard`] gives anything back (a host that lends memory) or frames are simply owned.

@@ -52,7 +52,7 @@ use crate::gfp::Gfp;
 use crate::machine::{MAX_CACHES, Machine, Word, misuse, no_sheaf};
 use crate::page::{Kind, PageList, flag};
 use crate::sync::{Deferred, Fork, Lock};
-use crate::types::{Pfn, PfnRange};
+use crate::types::{PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::PageAllocator;
 
 /// Attempts at the rows before a request goes past them.
@@ -409,6 +409,8 @@ impl<M: Machine> Slab<M> {
         };
         let zone = if id >= FIRST_CREATED { self.caches[id as usize].shape().flags.gfp() } else { Gfp::NONE };
         let asked = gfp.without(Gfp::ZERO | Gfp::DMA | Gfp::DMA32 | Gfp::MOVABLE) | zone;
+        // Few large objects come back whole, as runs do, and of these, too, only the beginning may be written to.
+        let asked = if M::LENT && layout.size as usize > PAGE_SIZE { asked | Gfp::MOVABLE } else { asked };
         let Some(head) = pages.alloc_pages(m, asked, layout.order, Some(node)) else {
             if !map.is_null() {
                 self.free_objects(m, pages, &[map.addr()], gfp);

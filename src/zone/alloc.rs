@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::buddy::{STATE, Want};
+use super::buddy::{self, STATE, Want};
 use super::lists::Extra;
 use super::percpu::Bin;
 use super::watermark::{self, Mark, Watermarks};
@@ -231,12 +231,13 @@ impl<M: Machine> PageAllocator<M> {
         let list = self.blocks.get(taken.range.start);
         for at in taken.opened.iter().step_by(PAGEBLOCK_PAGES as usize) {
             let look = cell.lock.lock(m).phases.of(list).look();
-            let seen = look.map(|block| m.backed(PfnRange::block(block, Order::PAGEBLOCK)));
+            let seen = look.map(|block| (block, m.backed(block)));
             let mut zone = cell.lock.lock(m);
             let used = zone.used();
+            let seen = seen.map(|(block, backed)| buddy::count_backed(&self.view(m), block, &backed));
             let phase = zone.phases.of(list);
-            if let Some(backed) = seen {
-                phase.learn(backed);
+            if let Some(seen) = seen {
+                phase.learn(seen);
             }
             let huge = phase.open(at, used);
             drop(zone);
@@ -408,6 +409,7 @@ impl<M: Machine> PageAllocator<M> {
         zone.swing.at(used);
         if cut > pages {
             extra.chunk = Some(PfnRange::new(block.0, cut));
+            extra.dense = zone.phases.of(request.list).is_written();
         } else if found.room == 0 {
             for _ in 0..extra.wanted {
                 let more = zone.buddy.find(&view, request.order, pages, request.list, want);

@@ -659,6 +659,41 @@ pub fn blocks(range: PfnRange) -> impl Iterator<Item = (Pfn, Order)> {
     })
 }
 
+/// How the pages of a pageblock are used.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Used {
+    /// Pages that are backed, those of free blocks as well.
+    pub backed: u32,
+    /// Pages in use.
+    pub taken: u32,
+    /// Of these, backed.
+    pub written: u32,
+}
+
+/// Counts the pages of the pageblock at `start`, of which `backed` says which are backed. What is in use belongs to others, so it is a guess.
+pub fn count_backed(map: &impl Map, start: Pfn, backed: &[u64; PAGEBLOCK_PAGES as usize / 64]) -> Used {
+    let is_backed = |at: &u32| backed[*at as usize / 64] >> (at % 64) & 1 != 0;
+    let mut used = Used { backed: backed.iter().map(|word| word.count_ones()).sum(), ..Used::default() };
+    let mut at = 0;
+    while at < PAGEBLOCK_PAGES {
+        let page = map.page(start.add(at));
+        let (pages, taken) = match page.kind() {
+            Kind::Buddy => (page.order().pages(), false),
+            Kind::Row | Kind::Pcp => (page.word() as u32, false),
+            Kind::Run | Kind::Kept => (page.word() as u32, true),
+            Kind::Allocated | Kind::Slab | Kind::Table => (page.order().pages(), true),
+            _ => (1, false),
+        };
+        let end = at + pages.clamp(1, PAGEBLOCK_PAGES - at);
+        if taken {
+            used.taken += end - at;
+            used.written += (at..end).filter(is_backed).count() as u32;
+        }
+        at = end;
+    }
+    used
+}
+
 /// Pages of the pageblock around `pfn` that are free, and that are in use for something of the same mobility as `to`. What is
 /// in use belongs to others: its descriptors may change meanwhile, so the second number is a guess.
 fn census(map: &impl Map, pfn: Pfn, to: MigrateType, home: u32) -> (u32, u32) {

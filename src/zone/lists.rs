@@ -27,6 +27,8 @@ const STEP: u32 = 1024;
 pub(super) struct Extra {
     /// Blocks of the request's size wanted besides it.
     pub wanted: u32,
+    /// What is cut from a clean block is likely to be written to as a whole.
+    pub dense: bool,
     /// Cut from one clean block, whose first part is the request's: adjacent, in this range.
     pub chunk: Option<PfnRange>,
     /// Or picked one by one.
@@ -36,7 +38,13 @@ pub(super) struct Extra {
 
 impl Extra {
     pub fn new(wanted: u32) -> Extra {
-        Extra { wanted: wanted.min(MOST_EXTRA as u32), chunk: None, found: [Pfn::NONE; MOST_EXTRA], count: 0 }
+        Extra {
+            wanted: wanted.min(MOST_EXTRA as u32),
+            dense: true,
+            chunk: None,
+            found: [Pfn::NONE; MOST_EXTRA],
+            count: 0,
+        }
     }
 
     pub fn add(&mut self, pfn: Pfn) {
@@ -164,6 +172,7 @@ impl<M: Machine> PageAllocator<M> {
         let first = taken.range.start;
         let pages = request.pages;
         if let Some(chunk) = extra.chunk
+            && extra.dense
             && taken.state & flag::UNBACKED != 0
             && request.gfp.may_io()
             && request.gfp.may_block()

@@ -118,6 +118,11 @@ impl Row {
         if low >= high { (0, pages - low) } else { (last, pages - high) }
     }
 
+    /// That place `at` for `pages` pages, and how many of them hold no memory.
+    pub fn place_at(&self, at: u32, pages: u32) -> (u32, u32) {
+        (at, pages - self.contents.extent.cut(at, pages).len())
+    }
+
     /// `pages` pages of it from page `at` on.
     #[must_use]
     pub fn cut(&self, at: u32, pages: u32) -> Row {
@@ -158,6 +163,32 @@ impl Rows {
     #[inline]
     pub fn clean_pages(&self) -> u32 {
         self.clean_pages
+    }
+
+    /// A tight place, at a multiple of `align`, for a run of `pages` pages; as for [`Rows::find`].
+    pub fn find_aligned(&self, map: &impl Map, pages: u32, align: u32, clean: bool) -> Option<Fit> {
+        let fit = |bins: &Bins| {
+            let mut looks = LOOK;
+            let mut at = bin(pages);
+            while let Some(list) = bins.next(at).filter(|_| looks > 0) {
+                for row in bins.lists[list].iter(|p| map.page(p)).take(looks) {
+                    looks -= 1;
+                    let skip = row.0.next_multiple_of(align) - row.0;
+                    if u64::from(skip + pages) <= map.page(row).word() {
+                        return Some((row, skip));
+                    }
+                }
+                at = list + 1;
+            }
+            // A row of this length has such a place wherever it begins. No row is longer than a largest block.
+            let sure = Some(pages + align - 1).filter(|pages| *pages <= Order::MAX.pages());
+            let row = bins.tightest(map, sure?)?;
+            Some((row, row.0.next_multiple_of(align) - row.0))
+        };
+        let backed = if clean { None } else { fit(&self.backed) };
+        let (row, at) = backed.or_else(|| fit(&self.clean))?;
+        let (at, fresh) = self.row_at(map, row)?.place_at(at, pages);
+        Some(Fit { row, at, fresh })
     }
 
     /// The tightest place for a run of `pages` pages, in memory that is there, or else in fresh memory; `clean` asks for fresh memory.

@@ -5,9 +5,9 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::alloc::{Refused, Request, Taken};
 use super::buddy::{Map, Want, blocks};
 use super::extent::Contents;
-use super::rows::Row;
+use super::rows::{Row, Rows};
 use super::watermark::Mark;
-use super::{PageAllocator, Zone};
+use super::{MigrateType, PageAllocator, Zone};
 use crate::gfp::Gfp;
 use crate::machine::{MAX_NODES, Machine, ZoneKind};
 use crate::page::{Kind, flag};
@@ -42,7 +42,14 @@ impl<M: Machine> PageAllocator<M> {
         let blank = request.want == Want::Zero && pages >= ZERO_ROW;
         let charge = |fresh: u32| fresh == 0 || self.budget.try_charge(u64::from(fresh), mark, request.gfp);
         let mut opened = PfnRange::EMPTY;
-        let (run, fresh) = if let Some(fit) = zone.rows.find(&view, pages, blank) {
+        let begun = zone.phases.of(MigrateType::Movable).is_begun();
+        // More addresses are cheaper than more pages then.
+        let align = if begun { request.order.pages().min(PAGEBLOCK_PAGES) } else { 1 };
+        let find = |rows: &Rows| {
+            let aligned = if begun { rows.find_aligned(&view, pages, align, blank) } else { None };
+            aligned.or_else(|| if begun && mark == Mark::Low { None } else { rows.find(&view, pages, blank) })
+        };
+        let (run, fresh) = if let Some(fit) = find(&zone.rows) {
             if !charge(fit.fresh) {
                 return Err(Refused::Budget);
             }
@@ -51,7 +58,7 @@ impl<M: Machine> PageAllocator<M> {
             let whole = self.grouping.load(Relaxed);
             let (row, new) = zone.new_row(&view, request, whole).ok_or(Refused::Empty)?;
             opened = new;
-            let (at, fresh) = row.place(pages);
+            let (at, fresh) = if begun { row.place_at(0, pages) } else { row.place(pages) };
             if !charge(fresh) {
                 zone.put_run(&view, row.range, row.contents);
                 self.settle(clean, zone.clean_pages());

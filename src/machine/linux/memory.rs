@@ -15,8 +15,8 @@ use core::sync::atomic::{
 };
 
 use super::reservation::{gate, map_at, open, sparse};
-use super::{Linux, advice, limits, reservation, sys};
-use crate::machine::{Frames, MAX_NODES, Mapping, ZoneKind};
+use super::{Linux, advice, limits, remap, reservation, sys};
+use crate::machine::{Frames, MAX_NODES, ZoneKind};
 use crate::page::Page;
 use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
 
@@ -474,9 +474,9 @@ unsafe impl Frames for Linux {
         }
     }
 
-    fn backed(&self, range: PfnRange) -> u32 {
-        let backed = |at: Pfn| self.backed_pages(self.virt(at).expose_provenance()).0 as u32;
-        range.iter().step_by(PAGEBLOCK_PAGES as usize).map(backed).sum()
+    fn backed(&self, block: Pfn) -> [u64; PAGEBLOCK_PAGES as usize / 64] {
+        let pages = remap::resident(self.virt(block).expose_provenance());
+        core::array::from_fn(|word| (0..64).fold(0, |bits, bit| bits | u64::from(pages[word * 64 + bit] & 1) << bit))
     }
 
     fn budget(&self) -> u64 {

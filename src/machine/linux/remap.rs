@@ -411,14 +411,20 @@ unsafe impl Mapping for Linux {
     }
 
     fn backed_pages(&self, at: usize) -> (usize, usize) {
-        let mut pages = [0u8; SLOT / PAGE_SIZE];
-        let to = (&raw mut pages).expose_provenance();
-        // SAFETY: the vector holds a byte for each page of the range, which may be anybody's: the kernel only looks at it.
-        if unsafe { sys::call(libc::SYS_mincore, [at, SLOT, to, 0, 0, 0]) }.is_err() {
-            return (0, 0);
-        }
+        let pages = resident(at);
         let backed = |&&page: &&u8| page & 1 != 0;
         (pages.iter().filter(backed).count(), pages.iter().take_while(backed).count())
+    }
+}
+
+/// Which pages of the slot or pageblock at `at`, which may be anybody's, are backed: bit 0 of a byte for each.
+pub(super) fn resident(at: usize) -> [u8; SLOT / PAGE_SIZE] {
+    let mut pages = [0u8; SLOT / PAGE_SIZE];
+    let to = (&raw mut pages).expose_provenance();
+    // SAFETY: the vector holds a byte for each page of the range: the kernel only looks at it.
+    match unsafe { sys::call(libc::SYS_mincore, [at, SLOT, to, 0, 0, 0]) } {
+        Ok(_) => pages,
+        Err(_) => [0; SLOT / PAGE_SIZE],
     }
 }
 

@@ -394,6 +394,45 @@ fn threads_lose_no_frame() {
     assert_eq!(stats.committed, stats.total(|zone| zone.managed - zone.free + zone.backed));
 }
 
+/// Runs that are only begun lie where others were begun before: there are as many pages with memory as places to begin at.
+#[test]
+fn runs_that_are_only_begun_begin_at_the_same_pages() {
+    for touched in [1, 20] {
+        let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 15, 1 << 14, 1 << 12).build();
+        let z = boot(&m);
+        let mut random = Random(7);
+        let mut live = Vec::new();
+        let mut aligned = 0;
+        for step in 0..2000 {
+            let pages = 17 + random.below(15) as u32;
+            let run = z.alloc_run(&m, Gfp::KERNEL, pages, None).unwrap();
+            (0..pages.min(touched)).for_each(|page| m.populate(PfnRange::new(run.add(page), 1)));
+            if step >= 1000 && run.0.is_multiple_of(32) {
+                aligned += 1;
+            }
+            live.push(PfnRange::new(run, pages));
+            if live.len() > 300 {
+                let old = live.swap_remove(random.below(300) as usize);
+                assert!(z.free_run(&m, old, true));
+            }
+        }
+        z.verify(&m).unwrap();
+        assert_eq!(aligned == 1000, touched == 1, "{aligned} of 1000 runs are aligned");
+        let free = z.stats(&m).total(|zone| zone.free);
+        if touched == 1 {
+            assert!(m.backed() < 1200, "{} pages are backed", m.backed());
+        }
+        for pages in [513, 1000, 1024] {
+            let run = z.alloc_run(&m, Gfp::KERNEL, pages, None).unwrap();
+            assert!(z.free_run(&m, PfnRange::new(run, pages), true));
+        }
+        // It is no more than a preference: all of memory can be had.
+        let rest = exhaust(&m, &z, Gfp::KERNEL).len() as u64;
+        assert!(rest + 300 > free, "{rest} of {free}");
+        z.verify(&m).unwrap();
+    }
+}
+
 /// Pageblocks whose pages are all used are followed by huge pages; those of runs that are only begun by small ones.
 #[test]
 fn what_is_filled_gets_huge_pages() {

@@ -215,6 +215,7 @@ impl<M: Machine> Vmalloc<M> {
         if !gfp.may_block() || !(M::OWNS_FRAMES || gfp.may_io()) {
             return None;
         }
+        pages.learn_pressure(m);
         let mut built = self.build(m, pages, size, len, align, gfp);
         if built.is_none() && !gfp.has(Gfp::NORETRY) && self.purge(m, pages) > 0 {
             built = self.build(m, pages, size, len, align, gfp);

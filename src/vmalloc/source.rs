@@ -17,6 +17,7 @@ pub trait FrameSource<M: Machine> {
     fn pressed(&self) -> bool {
         false
     }
+    fn learn_pressure(&self, _m: &M) {}
 }
 
 impl<M: Machine> FrameSource<M> for PageAllocator<M> {
@@ -40,5 +41,8 @@ impl<M: Machine> FrameSource<M> for PageAllocator<M> {
     }
     fn pressed(&self) -> bool {
         PageAllocator::pressed(self)
+    }
+    fn learn_pressure(&self, m: &M) {
+        PageAllocator::learn_pressure(self, m);
     }
 }

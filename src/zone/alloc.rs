@@ -509,6 +509,9 @@ impl<M: Machine> PageAllocator<M> {
         let cell = &self.zones[node][kind as usize];
         // Enough that the request leaves the low mark of the zone as it will be.
         let managed = cell.managed.load(Relaxed);
+        if managed > 0 {
+            self.learn_pressure(m);
+        }
         let marks = Watermarks::of(u64::from(managed) + 2 * u64::from(request.pages) + u64::from(PAGEBLOCK_PAGES));
         let pages = (request.order.pages() + marks.high).next_multiple_of(PAGEBLOCK_PAGES);
         match m.grow(node, kind, pages).or_else(|| m.grow(node, kind, PAGEBLOCK_PAGES)) {

@@ -125,6 +125,8 @@ pub struct PageAllocator<M: Machine> {
     /// Held while per-CPU lists are made known, so that `fork` finds none half locked.
     making: Lock<()>,
     budget: Budget,
+    /// The machine was asked when memory is short.
+    pressure_known: AtomicBool,
     /// An atomic request was made: the reserve is worth its memory.
     atomic_seen: AtomicBool,
     /// Pages to keep for atomic requests: half of them in a node's reserve, half in the emergency pool.
@@ -190,6 +192,7 @@ impl<M: Machine> PageAllocator<M> {
             pcps: PcpTable::new(),
             making: Lock::new(()),
             budget: Budget::new(),
+            pressure_known: AtomicBool::new(false),
             atomic_seen: AtomicBool::new(false),
             reserve_goal: AtomicU32::new(lists::RESERVE),
             emergency: Emergency::new(),
@@ -212,10 +215,22 @@ impl<M: Machine> PageAllocator<M> {
             pages => pages,
         };
         self.budget.set_limit(limit.min(m.budget()));
-        self.budget.set_pressure(m.pressure());
+        if !M::LENT {
+            self.learn_pressure(m);
+        }
         self.decay_ms.store(options.decay_ms, Relaxed);
         self.set_reserve((options.reserve_bytes >> PAGE_SHIFT).try_into().unwrap_or(u32::MAX));
         self.set_retained(options.retain_bytes);
+    }
+
+    /// Asks the machine from which mark on memory is short, once. Not at the start, where memory is lent: a process of a few megabytes
+    /// would spend a tenth of its life on the limits of its control groups. Called without locks, with leave to enter the system.
+    #[inline]
+    pub fn learn_pressure(&self, m: &M) {
+        if !self.pressure_known.load(Relaxed) {
+            self.pressure_known.store(true, Relaxed);
+            self.budget.set_pressure(m.pressure());
+        }
     }
 
     /// Adds memory present at boot: any run of frames of one zone, with contents unknown. A frame is added once. Zones do

@@ -394,6 +394,17 @@ fn threads_lose_no_frame() {
     assert_eq!(stats.committed, stats.total(|zone| zone.managed - zone.free + zone.backed));
 }
 
+/// A process that never grows beyond its first memory asks nobody when memory is short.
+#[test]
+fn the_mark_of_pressure_is_asked_for_when_a_zone_grows_again() {
+    let m = Sim::builder().pressure(16).grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 1 << 10).build();
+    let z = boot(&m);
+    (0..32).for_each(|_| _ = z.alloc_page(&m, Gfp::KERNEL).unwrap());
+    assert!(!z.pressed());
+    (0..1024).for_each(|_| _ = z.alloc_page(&m, Gfp::KERNEL).unwrap());
+    assert!(z.pressed());
+}
+
 /// Runs that are only begun lie where others were begun before: there are as many pages with memory as places to begin at.
 #[test]
 fn runs_that_are_only_begun_begin_at_the_same_pages() {

@@ -362,6 +362,7 @@ programs! {
     reports: "reports.c";
     report_files: "report_files.c";
     procps: "procps.c";
+    kernel_low: "kernel_low.c";
     kernel_pages: "kernel_pages.c";
     kernel_objects: "kernel_objects.c";
     kernel_misuse: "kernel_misuse.c";

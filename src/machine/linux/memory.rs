@@ -79,8 +79,14 @@ static LOCKED: AtomicBool = AtomicBool::new(false);
 /// Pageblocks below 4 GiB that are online, a bit each.
 static LOW_ONLINE: [AtomicU32; LOW_BYTES / PAGEBLOCK_SIZE / 32] =
     [const { AtomicU32::new(0) }; LOW_BYTES / PAGEBLOCK_SIZE / 32];
-/// Where the next probe for DMA32 memory starts.
-static LOW_NEXT: AtomicUsize = AtomicUsize::new(1 << 31);
+/// Where DMA32 memory is looked for: last where programs that are not relocated have their heap, and before that where `MAP_32BIT` maps.
+const LOW_RANGES: [Range<usize>; 3] = [1 << 31..LOW_BYTES, 1 << 30..1 << 31, DMA_BYTES..1 << 30];
+/// Where the next probe of each starts.
+static LOW_NEXT: [AtomicUsize; 3] = [
+    AtomicUsize::new(LOW_RANGES[0].start),
+    AtomicUsize::new(LOW_RANGES[1].start),
+    AtomicUsize::new(LOW_RANGES[2].start),
+];
 pub(super) static HUGE: AtomicBool = AtomicBool::new(true);
 
 const fn round_up(value: usize, unit: usize) -> usize {
@@ -321,29 +327,12 @@ fn grow_low(zone: ZoneKind, bytes: usize) -> Option<usize> {
         // Frame 0 is never ours: its address is null.
         probe_low(CHUNK..DMA_BYTES, bytes)?
     } else {
-        let from = LOW_NEXT.load(Relaxed);
-        let at = probe_low(from..LOW_BYTES, bytes).or_else(|| {
-            LOW_NEXT.store(LOW_BYTES, Relaxed);
-            // The kernel's own choice, between 1 and 2 GiB.
-            let got = sys::mmap(0, bytes + CHUNK, RW, libc::MAP_32BIT).ok()?;
-            let at = round_up(got, CHUNK);
-            if at > got {
-                sys::munmap(got, at - got);
-            }
-            let rest = got + CHUNK - at;
-            if rest > 0 {
-                sys::munmap(at + bytes, rest);
-            }
-            if at + bytes > LOW_BYTES || at < DMA_BYTES {
-                sys::munmap(at, bytes);
-                return None;
-            }
-            Some(at)
-        })?;
-        if at >= from {
-            LOW_NEXT.fetch_max(at + bytes, Relaxed);
-        }
-        at
+        let probe = |(range, next): (&Range<usize>, &AtomicUsize)| {
+            let found = probe_low(next.load(Relaxed)..range.end, bytes);
+            next.store(found.map_or(range.end, |at| at + bytes), Relaxed);
+            found
+        };
+        LOW_RANGES.iter().zip(&LOW_NEXT).find_map(probe)?
     };
     if !open_low_meta(at, bytes) {
         sys::munmap(at, bytes);

@@ -698,9 +698,12 @@ impl<M: Machine> Mm<M> {
         self.shrink(gfp, usize::MAX);
         let (m, pages) = (&self.machine, &self.pages);
         self.reserve.drain(|object| self.unreserve(object));
-        self.slab.shrink(m, pages, None);
-        let gone = self.vmalloc.purge(m, pages);
-        self.returned.fetch_add(gone, Ordering::Relaxed);
+        // Where memory is lent, other CPUs' sheaves are not to be had without entering the system, and ranges go back to it.
+        if gfp.may_io() || !M::LENT {
+            self.slab.shrink(m, pages, None);
+            let gone = self.vmalloc.purge(m, pages);
+            self.returned.fetch_add(gone, Ordering::Relaxed);
+        }
         pages.drain(m);
         true
     }

@@ -14,6 +14,8 @@
 //: run: threads
 //: run: SLABWRIGHT_RSEQ=0 threads
 //: run: fifo
+//: run: noio
+//: run: SLABWRIGHT_RSEQ=0 noio
 //: run: faults
 //: run: SLABWRIGHT_RSEQ=0 faults
 //: run: SLABWRIGHT_RESERVE=16M faults
@@ -295,6 +297,27 @@ int main(int argc, char **argv) {
         for (long n = 0; n < 500000; n++)
             step(&mine);
         _exit(mine.refused > 0 ? 2 : 0);
+    } else if (!strcmp(what, "noio")) {
+        // Without __GFP_IO nothing enters the system either, to the last byte that is there: it is refused then, or served by what comes back.
+        static void *many[100000];
+        static const gfp_t KINDS[] = {GFP_NOIO, GFP_NOWAIT, GFP_NOIO | __GFP_ZERO, GFP_NOIO | __GFP_NORETRY};
+        unsigned got = 0, refusals = 0;
+        kill_on_calls();
+        for (unsigned n = 0; refusals < 1000 && got < 100000; n++) {
+            size_t size = n % 3 ? 1 + n * 977 % 9000 : 1 + n * 977 % 300000;
+            void *p = n % 5 == 4 ? kmem_cache_alloc(cache, KINDS[n % 4]) : kmalloc(size, KINDS[n % 4]);
+            if (p)
+                many[got++] = p;
+            else
+                refusals++;
+        }
+        unsigned held = got;
+        while (got)
+            kfree(many[--got]);
+        for (unsigned n = 0; n < 1000; n++)
+            if ((many[n] = kmalloc(1 + n % 2000, GFP_NOIO)))
+                got++;
+        _exit(held < 30 || refusals < 1000 || got < 900 ? 2 : 0);
     } else if (!strcmp(what, "faults")) {
         // The code, and this function's data, are touched first; what is measured is held, so that nothing is used twice.
         static void *many[3000];

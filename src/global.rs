@@ -143,6 +143,9 @@ pub unsafe fn usable_size(block: *const u8) -> usize {
 /// Bytes that may be used of what a request of `size` is given, at least; `size` itself where it cannot be served. A page
 /// run may give more: that depends on its start colour.
 pub fn good_size(size: usize) -> usize {
+    if size <= MAX_SMALL && cfg!(feature = "slob") {
+        return size;
+    }
     if size <= MAX_SMALL {
         return class_size(class_of(size) as usize);
     }

@@ -3,7 +3,7 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 
-use super::Mm;
+use super::{Mm, TINY};
 use crate::machine::Machine;
 use crate::slab::classes::class_of_layout;
 
@@ -28,12 +28,13 @@ unsafe impl<M: Machine> GlobalAlloc for Mm<M> {
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let (old, new) = (class_of_layout(layout.size(), layout.align()), class_of_layout(size, layout.align()));
+        let class = |size| if TINY { 0 } else { class_of_layout(size, layout.align()) };
+        let (old, new) = (class(layout.size()), class(size));
         // A block's class is told by its layout when it is freed, so a small one stays only where that stays true.
         if old == new && old != 0 {
             return block;
         }
-        if old == 0 && new == 0 && layout.align() <= 16 {
+        if old == 0 && new == 0 && (layout.align() <= 8 || layout.align() == 16 && size >= 16) {
             // SAFETY: the caller's condition.
             return unsafe { self.realloc(block, size) };
         }

@@ -95,6 +95,14 @@ const PARTS: &[Part] = &[
         }
         cargo_test(&mut test)
     }),
+    ("slob", "the same with first fit in the place of caches, where that makes a difference", |_| {
+        let mut test = shell::cargo();
+        test.args(["test", "--quiet", "--no-fail-fast", "--package", "slabwright", "--features", "sim,slob", "--lib"]);
+        for name in WITH_SLOB {
+            test.args(["--test", name]);
+        }
+        cargo_test(&mut test)
+    }),
     ("members", "tests of the other packages of the workspace", |_| {
         cargo_test(shell::cargo().args(["test", "--quiet", "--no-fail-fast", "--workspace", "--exclude", "slabwright"]))
     }),
@@ -118,6 +126,9 @@ const PARTS: &[Part] = &[
     ("readme", "the commands of README.md, as written", |_| readme::test()),
     ("programs", "real programs, compared with their run on the C library's malloc", programs::test),
 ];
+
+/// Integration tests that are run with the feature `slob`, too: those that ask for small blocks.
+const WITH_SLOB: &[&str] = &["boot", "global_alloc", "heap", "kernel_api"];
 
 /// Integration tests that have a part of their own.
 const APART: &[&str] = &["loom", "cabi"];

@@ -227,6 +227,8 @@ void *slw_vzalloc(size_t size) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(1)
 void slw_vfree(const void *address) SLW_NOEXCEPT;
 /* In a process memory has one address, and a vmalloc area no page frames: NULL with ENOTSUP. */
 slw_page *slw_vmalloc_to_page(const void *address) SLW_NOEXCEPT;
+#define SLW_VM_MAP 0x4ul    /* for slw_vmap; of no consequence, as is the next */
+#define SLW_PAGE_KERNEL 0ul /* the protection of ordinary memory */
 void *slw_vmap(slw_page **pages, unsigned int count, unsigned long flags, unsigned long prot) SLW_NOEXCEPT;
 void slw_vunmap(const void *address) SLW_NOEXCEPT;
 /* Maps a range of physical addresses that slw_add_resource has made stand for a part of a file (/dev/mem, a PCI or UIO device's file, a
@@ -315,6 +317,7 @@ void slw___percpu_module(const void *start, const void *end) SLW_NOEXCEPT;
 #define SLW_GET_CPU_VAR(variable) (*SLW_GET_CPU_PTR(&(variable)))
 #define SLW_PUT_CPU_VAR(variable) slw___put_cpu_ptr(&(variable))
 #define SLW_THIS_CPU_READ(variable) (*SLW_THIS_CPU_PTR(&(variable)))
+#define SLW_THIS_CPU_WRITE(variable, value) ((void)(SLW_GET_CPU_VAR(variable) = (value)), SLW_PUT_CPU_VAR(variable))
 #define SLW_THIS_CPU_ADD(variable, value) slw___this_cpu_add(&(variable), sizeof(variable), (unsigned long)(value))
 #define SLW_THIS_CPU_SUB(variable, value) slw___this_cpu_add(&(variable), sizeof(variable), 0ul - (unsigned long)(value))
 #define SLW_THIS_CPU_INC(variable) SLW_THIS_CPU_ADD(variable, 1)
@@ -442,6 +445,8 @@ typedef slw_mempool_t mempool_t;
 #define vfree slw_vfree
 #define vmalloc_to_page slw_vmalloc_to_page
 #define vmap slw_vmap
+#define VM_MAP SLW_VM_MAP
+#define PAGE_KERNEL SLW_PAGE_KERNEL
 #define vunmap slw_vunmap
 #define ioremap slw_ioremap
 #define iounmap slw_iounmap
@@ -467,6 +472,7 @@ typedef slw_mempool_t mempool_t;
 #define get_cpu_var SLW_GET_CPU_VAR
 #define put_cpu_var SLW_PUT_CPU_VAR
 #define this_cpu_read SLW_THIS_CPU_READ
+#define this_cpu_write SLW_THIS_CPU_WRITE
 #define this_cpu_add SLW_THIS_CPU_ADD
 #define this_cpu_sub SLW_THIS_CPU_SUB
 #define this_cpu_inc SLW_THIS_CPU_INC

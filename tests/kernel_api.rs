@@ -497,6 +497,30 @@ fn g7_checked_caches_tell_what_was_written_where() {
     finish(&mm);
 }
 
+/// Also where every second page is in use: what kmalloc returns is never put together of frames that lie apart.
+// rows: F5
+#[test]
+fn f5_kmallocs_frames_follow_each_other() {
+    let mm = with_highmem();
+    let pages: Vec<_> = (0..600).map(|_| PageRun::new(&mm, Gfp::KERNEL, 0).unwrap()).collect();
+    let holes: Vec<_> = pages.into_iter().enumerate().filter_map(|(n, page)| (n % 2 == 0).then_some(page)).collect();
+    let frame = |at: *mut u8| Page::containing(&mm, at).expect("a frame").pfn();
+    for size in [1, 100, 5000, 9000, 40_000, 128 << 10, 300_000, 1 << 20, 2 << 20] {
+        for _ in 0..3 {
+            let block = mm.kmalloc(size, Gfp::KERNEL);
+            assert!(!block.is_null(), "{size} bytes");
+            let inside = block.addr() % PAGE_SIZE;
+            for at in (0..size).step_by(PAGE_SIZE).chain([size - 1]) {
+                let expected = frame(block).add(((inside + at) / PAGE_SIZE) as u32);
+                assert_eq!(frame(block.wrapping_add(at)), expected, "byte {at} of {size}");
+            }
+            unsafe { mm.kfree(block) };
+        }
+    }
+    drop(holes);
+    finish(&mm);
+}
+
 // rows: G12
 #[test]
 fn g12_slab_pages_fall_back_to_a_smaller_order() {

@@ -277,3 +277,9 @@ impl<M: Machine, T> Drop for CacheObject<'_, M, T> {
         unsafe { self.cache.handle.free(self.object, caller()) };
     }
 }
+
+impl<M: Machine, T: fmt::Debug> fmt::Debug for CacheObject<'_, M, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        T::fmt(self, f)
+    }
+}

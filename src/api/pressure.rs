@@ -1,5 +1,6 @@
 //! What helps under pressure: pools that keep something back, and shrinkers that give something back.
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -106,6 +107,12 @@ impl<M: Machine, T> Drop for PoolBox<'_, M, T> {
             self.object.drop_in_place();
             self.pool.cache.mm().mempool_free(self.pool.pool.as_ref(), self.object.as_ptr().cast());
         }
+    }
+}
+
+impl<M: Machine, T: fmt::Debug> fmt::Debug for PoolBox<'_, M, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        T::fmt(self, f)
     }
 }
 

@@ -280,3 +280,47 @@ impl Default for Page {
         Page::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // rows: A1
+    #[test]
+    fn each_field_is_its_own() {
+        let page = Page::new();
+        let fields = || (page.cache(), page.refs(), page.mapcount(), page.word(), page.next(), page.prev());
+        assert_eq!((page.kind(), page.flags(), fields()), (Kind::Offline, 0, (0, 0, 0, 0, Pfn(0), Pfn(0))));
+        page.set_cache(u16::MAX);
+        page.set_refs(u32::MAX - 1);
+        page.set_mapcount(-1);
+        page.set_word(u64::MAX - 2);
+        page.set_next(Pfn(u32::MAX - 3));
+        page.set_prev(Pfn(u32::MAX - 4));
+        page.set_kind(Kind::RowEnd, Order::MAX);
+        page.set_home(3, 2);
+        page.set_colour(255);
+        page.set(flag::ZERO | flag::MIGRATABLE);
+        page.clear(flag::ZERO);
+        assert_eq!((page.zone(), page.node(), page.colour()), (3, 2, 255));
+        assert!(page.has(flag::MIGRATABLE) && !page.has(flag::ZERO) && !page.has(flag::MIGRATABLE | flag::PARTIAL));
+        assert_eq!((page.kind(), page.order()), (Kind::RowEnd, Order::MAX));
+        let most = u32::MAX;
+        assert_eq!(fields(), (u16::MAX, most - 1, -1, u64::MAX - 2, Pfn(most - 3), Pfn(most - 4)));
+        page.set_home(1, 0);
+        assert_eq!((page.flags(), page.kind()), (1 << 8, Kind::RowEnd), "set_home clears the other flags");
+    }
+
+    // rows: A1
+    #[test]
+    fn a_kind_is_read_as_it_was_set_and_claimed_once() {
+        let page = Page::new();
+        let kinds: std::vec::Vec<Kind> = (0..=Kind::RowEnd as u8).map(Kind::from).collect();
+        for (raw, kind) in kinds.iter().enumerate() {
+            assert_eq!(*kind as usize, raw);
+            page.set_kind(*kind, Order::ZERO);
+            assert_eq!(page.kind(), *kind);
+            assert!(page.claim(*kind, Kind::Isolated) && (*kind == Kind::Isolated || !page.claim(*kind, Kind::Buddy)));
+        }
+    }
+}

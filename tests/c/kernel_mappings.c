@@ -63,7 +63,12 @@ int main(int argc, char **argv) {
         CHECK(device);
         device[0] = 'x';
         CHECK(pread(fd, &byte, 1, 8192 + 0x1010) == 1 && byte == 'x');
+        // Then the addresses are nobody's.
+        char *whole = device - 0x10;
+        CHECK(!msync(whole, 4096, MS_ASYNC));
         iounmap(device);
+        errno = 0;
+        CHECK(msync(whole, 4096, MS_ASYNC) && errno == ENOMEM);
 
         char *at = kmap(page);
         CHECK(at && at == page_address(page));

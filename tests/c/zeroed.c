@@ -1,4 +1,5 @@
 // calloc reads zero wherever its memory comes from, to the last byte that may be used, and does not touch large blocks.
+/* rows: C9 */
 #include <malloc.h>
 
 #include "check.h"

@@ -56,8 +56,8 @@ impl<M: Machine> Mm<M> {
                 ptr::null_mut()
             } else if gfp.no_fault() && !gfp.has(Gfp::THISNODE) {
                 self.alloc_atomic(size, gfp)
-            } else if TINY && size <= slob::MAX {
-                // Pages of the caller's node, wherever that is: a machine so small has one.
+            } else if TINY && size <= slob::MAX && (m.nr_nodes() == 1 || !gfp.has(Gfp::THISNODE)) {
+                // First fit knows no nodes: a machine so small has one. Who insists gets pages.
                 self.alloc_tiny(size, 16, gfp)
             } else if !TINY && size <= MAX_SMALL {
                 let id = class_of(size);

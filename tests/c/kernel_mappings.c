@@ -37,7 +37,7 @@ int main(int argc, char **argv) {
         CHECK(!vmalloc((size_t)1 << 60) && errno == ENOMEM);
 
         errno = 0;
-        CHECK(!vmap(&page, 1, 0, 0) && errno == ENOTSUP);
+        CHECK(!vmap(&page, 1, VM_MAP, PAGE_KERNEL) && errno == ENOTSUP);
         errno = 0;
         CHECK(!vmalloc_to_page(area) && errno == ENOTSUP);
         vunmap(NULL);

@@ -122,6 +122,12 @@ int main(int argc, char **argv) {
         free_percpu(words);
         free_percpu(shorts);
     } else if (!strcmp(what, "alloc")) {
+        // Written to one copy, whichever.
+        unsigned long sum = 0;
+        this_cpu_write(*words, 41);
+        for_each_possible_cpu(cpu)
+            sum += *per_cpu_ptr(words, cpu);
+        CHECK(sum == 41 && !in_atomic());
         enum { MANY = 3000 };
         static unsigned char *many[MANY];
         static size_t sizes[MANY];

@@ -336,8 +336,8 @@ __attribute__((constructor, unused)) static void SLW_percpu_register(void)
 
 /* Keeps that many bytes populated for GFP_ATOMIC from now on, and touches what such requests touch; returns how many there are. Without it
    there are SLABWRIGHT_RESERVE bytes from the first of these calls on that may sleep. Half of the reserve is had without a lock: while it
-   lasts, requests for up to 32 KiB are served whatever a handler interrupted and whoever is not running with a lock held. Calls that may sleep
-   fill it up again. What the child of a fork shares with its parent still faults when it is written to first. */
+   lasts, requests for up to 32 KiB are served whatever a handler interrupted and whoever is not running with a lock held. Larger ones (orders above
+   3) need the zone's lock, which they only try: while somebody has it they are NULL. Calls that may sleep fill the reserve up again. What the child of a fork shares with its parent still faults when it is written to first. */
 size_t slw_atomic_reserve(size_t bytes) SLW_NOEXCEPT;
 
 #ifdef __cplusplus

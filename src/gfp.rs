@@ -77,7 +77,8 @@ impl Gfp {
     pub const WAIT: Gfp = Gfp::DIRECT_RECLAIM;
     /// Ordinary requests.
     pub const KERNEL: Gfp = Gfp(Gfp::RECLAIM.0 | Gfp::IO.0 | Gfp::FS.0);
-    /// Never sleeps, never makes a system call, may use the reserve.
+    /// Never sleeps, never makes a system call, may use the reserve. Requests of more than order 3 are refused while another holds the zone's lock:
+    /// what is had without it are blocks up to that order.
     pub const ATOMIC: Gfp = Gfp(Gfp::HIGH.0 | Gfp::KSWAPD_RECLAIM.0);
     /// Never sleeps, no reserve.
     pub const NOWAIT: Gfp = Gfp(Gfp::KSWAPD_RECLAIM.0 | Gfp::NOWARN.0);

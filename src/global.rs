@@ -212,7 +212,7 @@ static REPORT_FILES: linux::proc::Files = linux::proc::Files {
 /// allocator's own. The shared and the static library do this at their start where `SLABWRIGHT_PROC` names a directory.
 ///
 /// # Errors
-/// The system's number of why the directory or the thread could not be made.
+/// The system's number of why the directory or the thread could not be made; `EBUSY`: they are kept in another directory.
 pub fn serve_reports(directory: &[u8]) -> Result<(), i32> {
     MM.start();
     linux::proc::serve(directory, &REPORT_FILES).map_err(|error| error.0)

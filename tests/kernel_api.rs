@@ -775,6 +775,49 @@ fn c4_d7_shrinkers_are_asked_before_a_request_fails() {
     finish(mm);
 }
 
+/// What kswapd does: below the low mark a step of the idle loop asks the shrinkers, and goes on to the high mark and no further.
+// rows: B10
+#[test]
+fn b10_below_low_the_idle_step_makes_room_up_to_high() {
+    const OBJECTS: usize = 1200;
+    struct Kept(&'static Mm<SimBare>, std::sync::Mutex<Vec<Pfn>>);
+    impl Shrink for Kept {
+        fn count(&self) -> usize {
+            self.1.lock().unwrap().len()
+        }
+        fn scan(&self, objects: usize) -> Option<usize> {
+            let mut kept = self.1.lock().unwrap();
+            let from = kept.len().saturating_sub(objects);
+            Some(kept.drain(from..).map(|pfn| self.0.free_pages(pfn, 0).unwrap()).count())
+        }
+    }
+    let sim = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 12, 4096).build();
+    let mm: &'static Mm<SimBare> = Box::leak(heap(&sim));
+    let take = || mm.pages().alloc_page(mm.machine(), Gfp::KERNEL | Gfp::NORETRY).expect("above the min mark");
+    let kept = (0..OBJECTS).map(|_| take()).collect();
+    let kept: &'static Kept = Box::leak(Box::new(Kept(mm, std::sync::Mutex::new(kept))));
+    let shrinker = Shrinker::new(mm, kept).unwrap();
+    assert!(!mm.balance(), "nothing lacks");
+    let mut taken = Vec::new();
+    while !mm.pages().is_short(mm.machine(), |marks| marks.low) {
+        taken.push(take());
+        if mm.pages().is_short(mm.machine(), |marks| marks.low) {
+            // Also with what the per-CPU lists have.
+            mm.pages().drain(mm.machine());
+        }
+    }
+    taken.push(take());
+    assert_eq!(kept.count(), OBJECTS, "nobody was asked yet");
+    assert!(mm.balance(), "the zone is below its low mark");
+    assert!(!mm.pages().is_short(mm.machine(), |marks| marks.high));
+    assert!((1..OBJECTS).contains(&kept.count()), "{} objects are left", kept.count());
+    assert!(!mm.balance(), "and nothing until the next time");
+    drop(shrinker);
+    let rest = std::mem::take(&mut *kept.1.lock().unwrap());
+    taken.into_iter().chain(rest).for_each(|pfn| mm.free_pages(pfn, 0).unwrap());
+    finish(mm);
+}
+
 // rows: D12
 #[test]
 fn d12_pools_serve_when_nothing_else_does() {

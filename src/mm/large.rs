@@ -63,6 +63,8 @@ impl<M: Machine> Mm<M> {
     /// A block in a page run: one that this CPU kept, or one from the zone.
     pub(super) fn alloc_run(&self, size: usize, align: usize, gfp: Gfp, node: Option<usize>) -> *mut u8 {
         let (m, pages) = (&self.machine, &self.pages);
+        // HIGHMEM has no address to return.
+        let gfp = gfp.without(Gfp::HIGHMEM);
         let count = size.max(1).div_ceil(PAGE_SIZE);
         if align > PAGE_SIZE {
             let head = self.aligned_run(count, align, gfp);

@@ -408,7 +408,7 @@ impl<M: Machine> Slab<M> {
             ptr::null_mut()
         };
         let zone = if id >= FIRST_CREATED { self.caches[id as usize].shape().flags.gfp() } else { Gfp::NONE };
-        let asked = gfp.without(Gfp::ZERO | Gfp::DMA | Gfp::DMA32 | Gfp::MOVABLE) | zone;
+        let asked = gfp.without(Gfp::ZERO | Gfp::DMA | Gfp::DMA32 | Gfp::HIGHMEM | Gfp::MOVABLE) | zone;
         // Few large objects come back whole, as runs do, and of these, too, only the beginning may be written to.
         let asked = if M::LENT && layout.size as usize > PAGE_SIZE { asked | Gfp::MOVABLE } else { asked };
         let Some(head) = pages.alloc_pages(m, asked, layout.order, Some(node)) else {

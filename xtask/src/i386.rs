@@ -11,11 +11,11 @@ use crate::test::Outcome;
 use crate::{Result, shell};
 
 /// A target that the compiler knows: no SSE, nothing of it but the instruction set is used.
-const TARGET: &str = "i586-unknown-linux-gnu";
+pub const TARGET: &str = "i586-unknown-linux-gnu";
 /// What QEMU's status is when the image says that all is well: twice its code, and one. A reset gives 0.
 const SUCCESS: i32 = 33;
-/// How long a run may take before it counts as hanging. Most take seconds, on a machine that is busy with other tests, too.
-const LIMIT: Duration = Duration::from_secs(300);
+/// How long a run may take before it counts as hanging, in seconds. Most take ten, on a machine that is busy with other tests more.
+const LIMIT: u64 = 300;
 
 /// What to boot.
 #[derive(Clone, Debug)]
@@ -30,11 +30,20 @@ pub struct Options {
     pub acpi: bool,
     /// The kernel's command line.
     pub append: String,
+    /// Seconds after which it counts as hanging.
+    pub limit: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { memory: "64M".to_owned(), cpus: 2, features: Vec::new(), acpi: true, append: String::new() }
+        Options {
+            memory: "64M".to_owned(),
+            cpus: 2,
+            features: Vec::new(),
+            acpi: true,
+            append: String::new(),
+            limit: LIMIT,
+        }
     }
 }
 
@@ -71,17 +80,27 @@ fn folder(features: &[&str]) -> PathBuf {
     shell::target().join([&["i386"], &features[..]].concat().join("-"))
 }
 
-/// A command of cargo's on the image, by the compiler that has a `core` for it.
-fn cargo(command: &str, features: &[&str]) -> Result<Command> {
-    let mut cargo = shell::cargo();
-    let own = has_target();
-    if !own && !has_sources() {
+/// Has a command of cargo's use the compiler that has a `core` for the target.
+pub fn with_core(cargo: &mut Command) -> Result {
+    cargo.env("RUSTFLAGS", "-C relocation-model=static");
+    if has_target() {
+        return Ok(());
+    }
+    if !has_sources() {
         return Err(format!(
             "no `core` for {TARGET}: `rustup target add {TARGET}`, or Debian's packages rustc-web and rust-web-src"
         )
         .into());
     }
-    if !own && command == "clippy" {
+    cargo.arg("-Zbuild-std=core,alloc,compiler_builtins");
+    cargo.env("RUSTC", DEBIAN).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
+    Ok(())
+}
+
+/// A command of cargo's on the image.
+fn cargo(command: &str, features: &[&str]) -> Result<Command> {
+    let mut cargo = shell::cargo();
+    if command == "clippy" && !has_target() {
         // The one that belongs to that compiler.
         if !Path::new(CLIPPY).exists() {
             return Err(format!("no {CLIPPY}: Debian's package rust-web-clippy").into());
@@ -91,11 +110,7 @@ fn cargo(command: &str, features: &[&str]) -> Result<Command> {
     }
     cargo.args([command, "--quiet", "--package", "slabwright-i386", "--profile", "kernel", "--target", TARGET]);
     cargo.args(["--features", &features.join(",")]).arg("--target-dir").arg(folder(features));
-    cargo.env("RUSTFLAGS", "-C relocation-model=static");
-    if !own {
-        cargo.arg("-Zbuild-std=core,alloc,compiler_builtins");
-        cargo.env("RUSTC", DEBIAN).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
-    }
+    with_core(&mut cargo)?;
     Ok(cargo)
 }
 
@@ -141,7 +156,7 @@ struct Run {
 }
 
 /// Boots `image` and hands each line of the console to `each`.
-fn boot(image: &Path, options: &Options, limit: Duration, each: impl Fn(&str)) -> Result<Run> {
+fn boot(image: &Path, options: &Options, each: impl Fn(&str)) -> Result<Run> {
     let mut qemu = Command::new("qemu-system-i386");
     qemu.args(["-accel", "tcg", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
     // With PAE 36 bits of physical address, which this processor has only when asked.
@@ -168,7 +183,7 @@ fn boot(image: &Path, options: &Options, limit: Duration, each: impl Fn(&str)) -
             }
         }
     });
-    let end = std::time::Instant::now() + limit;
+    let end = std::time::Instant::now() + Duration::from_secs(options.limit);
     let mut console = Vec::new();
     loop {
         match lines.recv_timeout(end.saturating_duration_since(std::time::Instant::now())) {
@@ -205,7 +220,7 @@ fn last(run: &Run) -> &str {
 /// Builds, boots, shows the console; success only where the image said so.
 pub fn i386(options: &Options) -> Result<ExitCode> {
     let image = build(&options.features)?;
-    let run = boot(&image, options, LIMIT, |line| println!("{line}"))?;
+    let run = boot(&image, options, |line| println!("{line}"))?;
     judge(&run)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -235,7 +250,14 @@ const LAID_OUT: Machine = ("64M", 2, &[], true, "lowmem=32M movablecore=12M");
 
 impl Options {
     fn of(&(memory, cpus, features, acpi, append): &Machine) -> Options {
-        Options { memory: memory.to_owned(), cpus, features: features.to_vec(), acpi, append: append.to_owned() }
+        Options {
+            memory: memory.to_owned(),
+            cpus,
+            features: features.to_vec(),
+            acpi,
+            append: append.to_owned(),
+            limit: LIMIT,
+        }
     }
 }
 
@@ -266,6 +288,12 @@ const FAILURES: &[(&str, &str, Option<i32>, &[&str])] = &[
     ("a panic", "fail=panic", Some(35), &["panicked at", "as asked for"]),
     ("a self-test that fails", "fail=test", Some(35), &["ok S1", "FAILED a test that fails", "panicked at"]),
     ("another status", "fail=exit", Some(35), &["slabwright on i386"]),
+    (
+        "G7 SLAB_PANIC ends the image where there is no such cache",
+        "fail=cache",
+        Some(35),
+        &["slabwright: cannot make cache impossible"],
+    ),
     (
         "O14 O15 a fault without a fixup: registers, stack and code, and the status of an oops",
         "fail=oops",
@@ -303,6 +331,10 @@ const FAILURES: &[(&str, &str, Option<i32>, &[&str])] = &[
     ("a hang", "fail=hang", None, &["slabwright on i386"]),
 ];
 
+/// Boots that the command itself must fail for, and what it says then.
+const COMMAND_FAILS: &[(&str, &str)] =
+    &[("test", "status 35, not 33"), ("hang", "no end: it hangs"), ("triple", "the machine was reset")];
+
 /// Tests of what is seen from outside only: of the compiler, and of a boot without PAE.
 const BAD_INDEX: &str = "I12 a fixed address that does not exist is refused by the compiler";
 const LAYOUT: &str = "L9 the memory layout is that of tests/i386/memorylayout.txt";
@@ -325,7 +357,7 @@ pub fn test() -> Outcome {
         for machine in MACHINES.iter().filter(|machine| machine.2 == *features) {
             let (memory, cpus, _, _, append) = machine;
             let name = format!("{memory}, {cpus} CPUs{with} {append}");
-            match boot(&image, &Options::of(machine), LIMIT, |_| {}) {
+            match boot(&image, &Options::of(machine), |_| {}) {
                 Ok(run) => {
                     let passed = run.console.iter().filter(|line| line.starts_with("ok ")).count();
                     outcome.add(&format!("{name}: {passed} self-tests"), succeeded(&run, features));
@@ -341,6 +373,10 @@ pub fn test() -> Outcome {
         if features.is_empty() {
             outcome.add(BAD_INDEX, refuses_bad_index());
             FAILURES.iter().for_each(|failure| outcome.add(failure.0, is_noticed(&image, failure)));
+            for (how, says) in COMMAND_FAILS {
+                outcome.add(&format!("cargo xtask i386 --append fail={how} fails"), command_fails(how, says));
+            }
+            outcome.add("a kernel of one's own, as README.md says", own_kernel());
         }
     }
     outcome
@@ -350,7 +386,7 @@ pub fn test() -> Outcome {
 pub fn passed() -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     for machine in MACHINES.iter().filter(|machine| !machine.2.contains(&PAE)) {
-        let run = boot(&build(machine.2)?, &Options::of(machine), LIMIT, |_| {})?;
+        let run = boot(&build(machine.2)?, &Options::of(machine), |_| {})?;
         succeeded(&run, machine.2)?;
         all.extend(run.console.iter().filter_map(|line| line.strip_prefix("ok ")).map(str::to_owned));
         if *machine == LAID_OUT {
@@ -430,9 +466,9 @@ fn counted(run: &Run, passed: usize) -> Result {
 
 /// Boots an image that fails as asked, and judges whether that was taken for a failure.
 fn is_noticed(image: &Path, &(_, append, status, texts): &(&str, &str, Option<i32>, &[&str])) -> Result {
-    let options = Options { append: append.to_owned(), ..Options::default() };
-    let limit = if status.is_none() { Duration::from_secs(10) } else { LIMIT };
-    let run = boot(image, &options, limit, |_| {})?;
+    let limit = if status.is_none() { 10 } else { LIMIT };
+    let options = Options { append: append.to_owned(), limit, ..Options::default() };
+    let run = boot(image, &options, |_| {})?;
     if run.status != status {
         return Err(format!("status {:?}, not {status:?}", run.status).into());
     }
@@ -440,6 +476,25 @@ fn is_noticed(image: &Path, &(_, append, status, texts): &(&str, &str, Option<i3
         return Err("it was taken for a success".into());
     }
     shows(&run, texts)
+}
+
+/// Runs the command as a user would, and judges whether it fails, and for the right reason.
+fn command_fails(how: &str, says: &str) -> Result {
+    let mut command = Command::new(std::env::current_exe()?);
+    let output = command.args(["i386", "--limit", "20", "--append", &format!("fail={how}")]).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Err("it succeeds".into()),
+        false if error.contains(says) => Ok(()),
+        false => Err(format!("it says `{}`", error.trim()).into()),
+    }
+}
+
+/// That the crate which `README.md` describes boots, and does what its program says.
+fn own_kernel() -> Result {
+    let run = boot(&crate::kernel::build()?, &Options::default(), |_| {})?;
+    judge(&run)?;
+    shows(&run, &["1000 squares"])
 }
 
 #[cfg(test)]

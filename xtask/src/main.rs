@@ -6,6 +6,7 @@ mod elf;
 mod examples;
 mod golden;
 mod i386;
+mod kernel;
 mod programs;
 mod readme;
 mod run;
@@ -34,6 +35,7 @@ cargo xtask COMMAND
       --memory SIZE        its memory (64M); --cpus N, its CPUs (2)
       --pae                page tables of three levels; --slob, small blocks by first fit
       --append TEXT        its command line: lowmem=SIZE, movablecore=SIZE, numa=fake=N, maxcpus=N
+      --limit SECONDS      after which it counts as hanging (300)
 ";
 
 /// What a command comes to: an error is a message for the user.
@@ -102,6 +104,7 @@ fn command() -> Result<ExitCode> {
                     Long("pae") => options.features.push(i386::PAE),
                     Long("slob") => options.features.push(i386::SLOB),
                     Long("append") => options.append = args.value()?.string()?,
+                    Long("limit") => options.limit = args.value()?.parse()?,
                     other => return Err(other.unexpected().into()),
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! The loader enters `_start` without paging. A directory of huge pages maps the first 16 MiB at their own addresses and at
 //! [`PAGE_OFFSET`]; with it [`start`] runs, reads what memory there is, builds the real tables and calls `kernel_main`.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::arch::{asm, global_asm};
@@ -10,7 +11,7 @@ use core::ops::Range;
 use super::layout::{MAX_LOWMEM, PAGE_OFFSET, TABLE_BYTES, vmalloc_window};
 use super::memblock::Memblock;
 use super::stack::{self, STACK};
-use super::{I386, console, cpu, fault, interrupt, memory, paging, percpu, smp};
+use super::{I386, console, cpu, fault, interrupt, memory, paging, percpu, smp, user};
 use crate::sync::Lock;
 use crate::types::{PAGE_SIZE, PhysAddr};
 
@@ -310,6 +311,7 @@ extern "C" fn start(magic: u32, info: u32) -> ! {
     // SAFETY: no other CPU runs yet.
     unsafe { fault::init() };
     interrupt::init();
+    user::init();
     smp::start_others();
     paging::drop_identity();
     // The same memory, at the address that has a guard; what is on it is not needed any more.
@@ -319,4 +321,3 @@ extern "C" fn start(magic: u32, info: u32) -> ! {
         asm!("mov esp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) stack, sym kernel_main, options(noreturn));
     }
 }
-

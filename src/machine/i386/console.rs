@@ -1,4 +1,5 @@
 //! The serial line COM1, and QEMU's `isa-debug-exit`.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::fmt::{self, Write};

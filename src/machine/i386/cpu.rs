@@ -1,4 +1,5 @@
 //! Instructions that Rust has no words for: control registers, ports, interrupts, segments.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::arch::asm;
@@ -121,7 +122,9 @@ pub unsafe fn sti() {
 pub unsafe fn set_trap_flag(on: bool) {
     const TRAP: u32 = 1 << 8;
     // SAFETY: the caller's condition.
-    unsafe { asm!("pushfd", "and dword ptr [esp], {keep}", "or dword ptr [esp], {set:e}", "popfd", keep = const !TRAP, set = in(reg) if on { TRAP } else { 0 }) };
+    unsafe {
+        asm!("pushfd", "and dword ptr [esp], {keep}", "or dword ptr [esp], {set:e}", "popfd", keep = const !TRAP, set = in(reg) if on { TRAP } else { 0 })
+    };
 }
 
 /// Interrupts are off as long as it lives; then they are as before (`local_irq_save`, `local_irq_restore`).

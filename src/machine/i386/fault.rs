@@ -1,4 +1,5 @@
 //! Exceptions: page faults that are put right, faults that a fixup expects, and the report of all others.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::arch::{asm, global_asm};
@@ -141,7 +142,25 @@ pub extern "C" fn double_fault() -> ! {
     let TaskState { gs, fs, es, ds, edi, esi, ebp, ebx, edx, ecx, eax, eip, cs, flags, esp, ss, .. } = task;
     let (unused, vector, error, user_esp, user_ss) = (0, 8, 0, esp, ss);
     let frame = Frame {
-        gs, fs, es, ds, edi, esi, ebp, unused, ebx, edx, ecx, eax, vector, error, eip, cs, flags, user_esp, user_ss,
+        gs,
+        fs,
+        es,
+        ds,
+        edi,
+        esi,
+        ebp,
+        unused,
+        ebx,
+        edx,
+        ecx,
+        eax,
+        vector,
+        error,
+        eip,
+        cs,
+        flags,
+        user_esp,
+        user_ss,
     };
     let address = cpu::cr2() as usize;
     if stack::is_guard(address) {
@@ -151,9 +170,21 @@ pub extern "C" fn double_fault() -> ! {
 }
 
 const NAMES: [&str; 15] = [
-    "division error", "debug trap", "non-maskable interrupt", "breakpoint", "overflow", "bounds exceeded", "invalid opcode",
-    "no coprocessor", "double fault", "coprocessor segment", "invalid task state", "segment not present", "stack fault",
-    "general protection fault", "page fault",
+    "division error",
+    "debug trap",
+    "non-maskable interrupt",
+    "breakpoint",
+    "overflow",
+    "bounds exceeded",
+    "invalid opcode",
+    "no coprocessor",
+    "double fault",
+    "coprocessor segment",
+    "invalid task state",
+    "segment not present",
+    "stack fault",
+    "general protection fault",
+    "page fault",
 ];
 
 fn fixup(frame: &mut Frame) -> bool {
@@ -172,7 +203,13 @@ pub fn oops(frame: &Frame, esp: u32, what: core::fmt::Arguments<'_>) -> ! {
     printk!("CPU {}, eip {:08x}, cs {:04x}, flags {:08x}\n", percpu::cpu(), frame.eip, frame.cs, frame.flags);
     printk!("eax {:08x} ebx {:08x} ecx {:08x} edx {:08x}\n", frame.eax, frame.ebx, frame.ecx, frame.edx);
     printk!("esi {:08x} edi {:08x} ebp {:08x} esp {esp:08x}\n", frame.esi, frame.edi, frame.ebp);
-    printk!("ds {:04x} es {:04x} fs {:04x} gs {:04x}", frame.ds as u16, frame.es as u16, frame.fs as u16, frame.gs as u16);
+    printk!(
+        "ds {:04x} es {:04x} fs {:04x} gs {:04x}",
+        frame.ds as u16,
+        frame.es as u16,
+        frame.fs as u16,
+        frame.gs as u16
+    );
     printk!(" cr0 {:08x} cr2 {:08x} cr3 {:08x} cr4 {:08x}\n", cpu::cr0(), cpu::cr2(), cpu::cr3(), cpu::cr4());
     if frame.vector == 14 {
         let walked = paging::kernel().walk(&paging::READ_ONLY, VirtAddr(cpu::cr2() as usize));
@@ -270,4 +307,3 @@ pub unsafe fn write_byte(address: usize, value: u8) -> bool {
     // SAFETY: the caller's condition.
     unsafe { copy_checked(address, (&raw const value).expose_provenance(), 1) == 0 }
 }
-

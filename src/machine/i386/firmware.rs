@@ -2,6 +2,7 @@
 //! MultiProcessor Specification, which name only one CPU of each package.
 //!
 //! Sources: Advanced Configuration and Power Interface Specification, 5.2; Intel MultiProcessor Specification 1.4, 4.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::ops::Range;

@@ -1,4 +1,5 @@
 //! Mappings at compile-time addresses.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 
 use super::layout::fix_to_virt;
 use super::{paging, smp};

@@ -1,6 +1,7 @@
 //! The interrupt descriptor table, the interrupt controllers and the timers.
 //!
 //! The boot CPU gets the PIT's ticks through the old controllers, each other CPU those of its local APIC.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
@@ -291,8 +292,17 @@ pub fn init() {
     // SAFETY: the controllers and the timer of a PC. Vectors from 0x20; only the timer is let through.
     unsafe {
         let commands = [
-            (0x20, 0x11), (0xa0, 0x11), (0x21, TICK as u8), (0xa1, TICK as u8 + 8), (0x21, 4), (0xa1, 2), (0x21, 1), (0xa1, 1),
-            (0x21, 0xfe), (0xa1, 0xff), (0x43, 0x34),
+            (0x20, 0x11),
+            (0xa0, 0x11),
+            (0x21, TICK as u8),
+            (0xa1, TICK as u8 + 8),
+            (0x21, 4),
+            (0xa1, 2),
+            (0x21, 1),
+            (0xa1, 1),
+            (0x21, 0xfe),
+            (0xa1, 0xff),
+            (0x43, 0x34),
         ];
         commands.into_iter().for_each(|(port, value)| cpu::outb(port, value));
         let divisor = 1_193_182 / HZ;

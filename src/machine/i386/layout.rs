@@ -3,7 +3,7 @@
 //! ```text
 //! C0000000  direct map of low memory          PAGE_OFFSET .. high_memory
 //!           8 MiB hole                        VMALLOC_OFFSET: a stray access past low memory faults
-//!           vmalloc                           .. VMALLOC_END, its last 8 MiB for ioremap and vmap
+//!           vmalloc                           .. VMALLOC_END, its last 8 MiB for ioremap
 //!           2 pages hole
 //!           PKMAP: kmap                       a page table's worth of slots
 //!           fixmap, with the kernel stacks     .. FIXADDR_TOP = FFFFF000
@@ -44,7 +44,7 @@ pub const MAX_CPUS: usize = 8;
 pub enum FixedAddress {
     /// Not used, so that the top page stays unmapped.
     Hole = 0,
-    /// The page that a user task finds its system call stub in.
+    /// The page that every task finds the stub of a system call in.
     Vsyscall,
     /// The local APIC.
     ApicBase,

@@ -1,4 +1,5 @@
 //! The rest of the seam: contexts, reports, waiting, time.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};

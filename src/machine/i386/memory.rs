@@ -1,4 +1,5 @@
 //! Frames: the memmap, the map of page classes, the direct map.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::ptr;
@@ -20,7 +21,8 @@ static CLASSES: AtomicPtr<AtomicU8> = AtomicPtr::new(ptr::null_mut());
 static LOW: AtomicUsize = AtomicUsize::new(0);
 /// Nodes, and the first frame of each but the first (`numa=fake=`).
 static NODES: AtomicUsize = AtomicUsize::new(1);
-static BORDERS: [AtomicU32; crate::machine::MAX_NODES] = [const { AtomicU32::new(u32::MAX) }; crate::machine::MAX_NODES];
+static BORDERS: [AtomicU32; crate::machine::MAX_NODES] =
+    [const { AtomicU32::new(u32::MAX) }; crate::machine::MAX_NODES];
 
 /// First frame of ZONE_MOVABLE (`movablecore=`).
 static MOVABLE: AtomicU32 = AtomicU32::new(u32::MAX);

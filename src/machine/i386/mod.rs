@@ -22,32 +22,27 @@
 //! `layout`, `memblock` and `units` are plain arithmetic and are built everywhere; the rest needs the feature `i386` and an x86 target of
 //! 32 bits. Locks of the core are held with interrupts on: a handler is always *nested* (see [`Context`](super::Context)), so it only tries them.
 
+pub mod boot;
+pub mod console;
+pub mod cpu;
+pub mod fault;
+pub mod firmware;
+pub mod fixmap;
+pub mod interrupt;
+pub mod ioremap;
 pub mod layout;
+mod machine;
 pub mod memblock;
+pub mod memory;
+pub mod paging;
+pub mod percpu;
+pub mod smp;
+pub mod stack;
 pub mod units;
+pub mod user;
 
-macro_rules! on_hardware {
-    ($($item:item)*) => { $(#[cfg(all(target_arch = "x86", feature = "i386"))] $item)* };
-}
-
-on_hardware! {
-    pub mod boot;
-    pub mod console;
-    pub mod cpu;
-    pub mod fault;
-    pub mod firmware;
-    pub mod fixmap;
-    pub mod interrupt;
-    pub mod ioremap;
-    mod machine;
-    pub mod memory;
-    pub mod paging;
-    pub mod percpu;
-    pub mod smp;
-    pub mod stack;
-    pub mod user;
-    pub use machine::{I386, reports, set_aborts};
-}
+#[cfg(all(target_arch = "x86", feature = "i386"))]
+pub use machine::{I386, reports, set_aborts};
 
 /// Writes formatted text to the console.
 #[macro_export]

@@ -4,6 +4,7 @@
 //! Table pages for all of the vmalloc window are set aside at boot, since the machine may not ask the allocator that it carries;
 //! they are hooked in when they are first needed. A space that was made before does not have them then: its first access
 //! faults, and [`sync_kernel_entry`] copies the entry from the kernel's own table.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::ops::Range;
@@ -11,7 +12,9 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::boot::{BOOT_MAPPED, MEMBLOCK};
-use super::layout::{FIXADDR_TOP, IOREMAP, LAST_PKMAP, MAX_CPUS, PAGE_OFFSET, PKMAP_BASE, TABLE_BYTES, kmap_atomic_slots};
+use super::layout::{
+    FIXADDR_TOP, IOREMAP, LAST_PKMAP, MAX_CPUS, PAGE_OFFSET, PKMAP_BASE, TABLE_BYTES, kmap_atomic_slots,
+};
 use super::{I386, cpu, smp};
 use crate::machine::Mapping;
 use crate::paging::{Entry, Flags, Format, Level, MapError, PageTable, TableMemory, Translation};

@@ -5,6 +5,7 @@
 //!
 //! A section on a row runs with interrupts off, so nothing on this CPU comes in between, and no other CPU touches it: one
 //! that drains it first makes every section see no row, and waits until the CPU has passed a point outside of them.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::arch::asm;

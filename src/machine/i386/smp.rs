@@ -2,6 +2,7 @@
 //!
 //! They are found in the firmware's tables ([`firmware`]) and started one after the other by INIT and STARTUP through the local APIC.
 //! Nothing here waits for a time: a CPU that is listed comes up.
+#![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;

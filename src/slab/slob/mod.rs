@@ -218,7 +218,7 @@ impl<M: Machine> Slob<M> {
                 return block;
             }
             drop(lists);
-            let asked = gfp.without(Gfp::ZERO | Gfp::MOVABLE);
+            let asked = gfp.without(Gfp::ZERO | Gfp::HIGHMEM | Gfp::MOVABLE);
             let Some(pfn) = pages.alloc_pages(m, asked, Order::ZERO, None) else { break };
             let page = m.page(pfn);
             page.set_cache(0);

@@ -10,6 +10,7 @@ use slabwright::machine::i386::{I386, boot, cpu, fault, interrupt, memory, percp
 use slabwright::machine::{Mapping, ZoneKind};
 use slabwright::mm::{Hooks, Mm};
 use slabwright::printk;
+use slabwright::slab::SlabFlags;
 use slabwright::types::{PAGE_SIZE, PfnRange};
 use slabwright::zone::ZONES;
 
@@ -142,6 +143,8 @@ fn misbehave() {
                 core::hint::spin_loop();
             }
         }
+        // No cache is of objects of no bytes.
+        Some("cache") => drop(HEAP.kmem_cache_create("impossible", 0, 0, SlabFlags::PANIC, None)),
         Some("exit") => exit(Exit::Failure),
         // SAFETY: none; it is the exception that is asked for.
         Some("exception") => unsafe { core::arch::asm!("ud2") },

@@ -1,10 +1,12 @@
 //! Page faults and exceptions: rows O1 to O5, O12 to O15.
 
+use alloc::format;
 use core::ptr::with_exposed_provenance_mut as pointer;
 
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::fault::{copy_checked, faults, fixups, read_byte, search_exception_table, write_byte};
 use slabwright::machine::i386::fixmap::{FixedAddress, clear_fixmap, set_fixmap};
+use slabwright::machine::i386::layout::fix_to_virt;
 use slabwright::machine::i386::paging::{self, Space};
 use slabwright::machine::i386::user::{self, End, Task};
 use slabwright::machine::i386::{I386, cpu, interrupt, memory};
@@ -16,11 +18,13 @@ use super::Test;
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
+    ("O1 X1 all eight codes are told apart", decoded),
     ("O1 X1 faults of the kernel: codes 0, 2 and 3", kernel_codes),
     ("O1 O2 O3 O4 faults of ring 3: codes 4 to 7", user_codes),
     ("O2 O3 O4 O5 areas of a program: faults are served in them, and end it outside or against their rights", areas),
     ("O2 ring 3 may not run what is the kernel's alone", privileged),
-    ("O5 a fault in the handler's way back: many in a row", many),
+    ("I10 a program calls the system through the page at its fixed address, which it may only run and read", vsyscall),
+    ("O5 one fault after the other, a thousand times", many),
     ("O12 vmalloc fault: a space made before sees a mapping made later", vmalloc_fault),
     ("O13 O14 a copy that faults says how much is left", partial_copies),
     ("O13 general protection faults have fixups, too", other_exceptions),
@@ -38,6 +42,22 @@ fn free(pfn: Pfn) {
 fn expect(address: usize, code: u32) {
     let last = faults();
     assert_eq!((last.address, last.code), (address, FaultCode(code)));
+}
+
+fn decoded() {
+    let said = [
+        "0x0: no page, read, kernel",
+        "0x1: protection, read, kernel",
+        "0x2: no page, write, kernel",
+        "0x3: protection, write, kernel",
+        "0x4: no page, read, user",
+        "0x5: protection, read, user",
+        "0x6: no page, write, user",
+        "0x7: protection, write, user",
+    ];
+    for (code, said) in (0..).zip(said) {
+        assert_eq!(format!("{}", FaultCode(code)), said);
+    }
 }
 
 fn kernel_codes() {
@@ -189,6 +209,21 @@ fn privileged() {
     assert_eq!(in_ring_3(&[0x0f, 0x0b]).vector, 6);
     assert_eq!(in_ring_3(&[0x31, 0xc9, 0xf7, 0xf1]).vector, 0);
     assert_ne!(cpu::flags() & cpu::FLAG_IF, 0, "interrupts are on again");
+}
+
+fn vsyscall() {
+    const PAGE: usize = fix_to_virt::<{ FixedAddress::Vsyscall as usize }>();
+    let a = (PAGE as u32).to_le_bytes();
+    // mov eax, 42; mov ecx, PAGE; call ecx
+    let end = in_ring_3(&[0xb8, 42, 0, 0, 0, 0xb9, a[0], a[1], a[2], a[3], 0xff, 0xd1]);
+    assert_eq!((end.vector, end.eax, end.eip as usize), (interrupt::SYSTEM_CALL, 42, PAGE + 2), "{end:?}");
+    let end = user_reads(PAGE);
+    assert_eq!((end.vector, end.eax & 0xff_ffff), (interrupt::SYSTEM_CALL, 0xc3_80cd), "{end:?}");
+    let end = user_writes(PAGE);
+    assert_eq!((end.vector, end.address, end.error & 7), (14, PAGE, 7), "{end:?}");
+    // Nothing else of the fixed addresses is a program's.
+    let apic = fix_to_virt::<{ FixedAddress::ApicBase as usize }>();
+    assert_eq!(user_reads(apic).error & 7, 5);
 }
 
 fn many() {

@@ -60,7 +60,7 @@ fn mapping() {
 
 /// So many bytes, or what leaves room for the test itself, which lives on the same heap.
 fn at_most(bytes: usize) -> usize {
-    bytes.min(HEAP.stats().pages_free as usize * PAGE_SIZE / 2)
+    (bytes as u64).min(HEAP.stats().pages_free * PAGE_SIZE as u64 / 2) as usize
 }
 
 /// That `body` leaves nothing live behind.

@@ -8,13 +8,14 @@ use slabwright::api::{self, KmapGuard};
 use slabwright::error::{AllocError, Defect};
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::fixmap::{FixedAddress, clear_fixmap, set_fixmap};
-use slabwright::machine::i386::ioremap::{self, ioremap, iounmap, vmap, vunmap};
+use slabwright::machine::i386::ioremap::{self, ioremap, iounmap};
 use slabwright::machine::i386::layout::{
-    FIXADDR_START, FIXADDR_TOP, IOREMAP, KM_TYPE_NR, LAST_PKMAP, PKMAP_BASE, fix_to_virt, virt_to_fix,
+    FIXADDR_START, FIXADDR_TOP, KM_TYPE_NR, LAST_PKMAP, PKMAP_BASE, fix_to_virt, virt_to_fix,
 };
 use slabwright::machine::i386::{I386, fault, interrupt, paging, percpu, set_aborts, smp};
 use slabwright::machine::{Frames, Mapping};
 use slabwright::mm::KmType;
+use slabwright::page::PageList;
 use slabwright::paging::Flags;
 use slabwright::types::{PAGE_SIZE, Pfn, PhysAddr};
 
@@ -41,6 +42,9 @@ pub const TESTS: &[Test] = &[
     ("I10 the local APIC through its fixed address", apic_fixed),
     ("I13 set_fixmap and clear_fixmap: a fault afterwards", set_and_clear),
 ];
+
+/// Of memory that only page tables of three levels reach.
+pub const WIDE: &[Test] = &[("B12 a frame beyond 4 GiB is mapped, and is none of those below", beyond_4_gib)];
 
 fn page(gfp: Gfp) -> Pfn {
     HEAP.alloc_pages(gfp, 0, None).expect("a page")
@@ -139,8 +143,8 @@ fn by_pages() {
 fn second_view() {
     let frames = [page(Gfp::KERNEL), page(Gfp::KERNEL), page(Gfp::KERNEL)];
     let order = [frames[2], frames[0], frames[1]];
-    let view = vmap(&order, Flags::KERNEL).expect("addresses");
-    assert!(IOREMAP.contains(&view.addr()));
+    let view = HEAP.vmap(&order).expect("addresses");
+    assert!(I386.window().contains(&view.addr()));
     for (n, pfn) in order.iter().enumerate() {
         // SAFETY: the frames are this test's.
         unsafe {
@@ -150,8 +154,9 @@ fn second_view() {
             assert_eq!(view.add(n * PAGE_SIZE + 9).read_volatile(), 0x77);
         }
     }
-    assert!(!vunmap(view.wrapping_add(PAGE_SIZE)), "not where it begins");
-    assert!(vunmap(view) && !vunmap(view));
+    assert_eq!(misused(|| HEAP.vunmap(view.wrapping_add(PAGE_SIZE))), Err(Defect::Foreign), "not where it begins");
+    assert_eq!((HEAP.vunmap(view), misused(|| HEAP.vunmap(view))), (Ok(()), Err(Defect::Foreign)));
+    HEAP.trim();
     assert_eq!(fault::read_byte(view.addr()), None);
     // SAFETY: the frames are still this test's.
     assert_eq!(unsafe { I386.virt(order[2]).read_volatile() }, 3, "the frames live on");
@@ -435,6 +440,35 @@ fn apic_fixed() {
         select.byte_add(0x10).read_volatile()
     };
     assert!((0x10..=0x20).contains(&(version & 0xff)), "I/O APIC version {version:#x}");
+}
+
+fn beyond_4_gib() {
+    const FRAMES: u32 = 1 << 20;
+    let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM);
+    let mut below = PageList::new();
+    let block = loop {
+        let block = HEAP.alloc_pages(gfp, 10, None).expect("a block beyond 4 GiB");
+        if block.0 >= FRAMES {
+            break block;
+        }
+        below.push_front(block, |pfn| I386.page(pfn));
+    };
+    let view = HEAP.kmap(block).expect("a slot");
+    // What an entry of 32 bits would have shown instead.
+    let low = kmap_local(Pfn(block.0 - FRAMES));
+    // SAFETY: the block is this test's, the other page is only read.
+    unsafe {
+        let before = low.as_ptr().cast::<u64>().read_volatile();
+        view.cast::<u64>().write_volatile(!before);
+        assert_eq!(low.as_ptr().cast::<u64>().read_volatile(), before);
+        assert_eq!(kmap_local(block).as_ptr().cast::<u64>().read_volatile(), !before);
+    }
+    drop(low);
+    HEAP.kunmap(block).expect("it is mapped");
+    HEAP.free_pages(block, 10).expect("this test's block");
+    while let Some(block) = below.pop_front(|pfn| I386.page(pfn)) {
+        HEAP.free_pages(block, 10).expect("this test's block");
+    }
 }
 
 fn set_and_clear() {

@@ -39,7 +39,7 @@ const SUITES: &[&[Test]] = &[
 ];
 
 /// What a machine of a few MiB leaves out, being too small for it.
-const ROOMY: &[&[Test]] = &[layout::ROOMY, pages::ROOMY, objects::ROOMY, compact::ROOMY, heap::ROOMY];
+const ROOMY: &[&[Test]] = &[layout::ROOMY, pages::ROOMY, objects::ROOMY, percpu::ROOMY, compact::ROOMY, heap::ROOMY];
 
 /// Whether the machine is large enough for these.
 fn is_roomy() -> bool {
@@ -59,7 +59,8 @@ pub fn current() -> Option<&'static str> {
 pub fn run() {
     let mut passed = 0;
     let roomy = if is_roomy() { ROOMY } else { &[] };
-    for (name, test) in SUITES.iter().chain(roomy).copied().flatten() {
+    let wide: &[&[Test]] = if memory::frames() > 1 << 20 { &[mappings::WIDE] } else { &[] };
+    for (name, test) in SUITES.iter().chain(roomy).chain(wide).copied().flatten() {
         CURRENT.store((&raw const *name).cast_mut(), Relaxed);
         test();
         printk!("ok {name}\n");

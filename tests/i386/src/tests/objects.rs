@@ -9,13 +9,16 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use slabwright::error::Defect;
 use slabwright::gfp::Gfp;
+use slabwright::machine::i386::layout::DMA_END;
 use slabwright::machine::i386::{I386, memory, paging, reports, set_aborts};
 use slabwright::machine::{Frames, Mapping};
+use slabwright::mm::Named;
 use slabwright::page::Kind;
 use slabwright::slab::classes::{MAX_SMALL, class_of, class_size};
 use slabwright::slab::{CacheStats, SlabFlags, slob};
 use slabwright::types::{Order, PAGE_SIZE};
 
+use super::pages::in_single_pages;
 use super::{SLOB, Test};
 use crate::kernel::HEAP;
 
@@ -25,11 +28,12 @@ pub const TESTS: &[Test] = &[
     ("G1 G10 G11 G16 objects come back last in, first out", last_in_first_out),
     ("G2 the report counts slabs and objects, and names the cache", report),
     ("G3 a cache is told by its descriptor: name, size, alignment, flags, order", descriptor),
-    ("G14 slabs are full, partial and empty in turn", states),
-    ("G6 G7 caches of one shape are merged", merged),
+    ("G14 G15 slabs are full, partial and empty in turn, and serve in this order: partial, empty, new", states),
+    ("G6 caches of one shape are merged", merged),
     ("G8 a constructor runs once per object, and its work is kept", constructed),
     ("G9 a cache with objects in use is not destroyed", destroy),
-    ("G12 G13 pages for a slab and back", slab_pages),
+    ("G7 flags of caches: checks that find misuse, zones, alignment", flags),
+    ("G12 G13 pages for a slab and back; where there is no such block, a smaller one", slab_pages),
     ("G4 G17 G19 G21 objects of any size: free maps in the descriptor, on the slab, off the slab", placements),
     ("G15 partial slabs are filled before new ones are made", partial_first),
     ("G18 G21 the colours of slabs go round", coloured),
@@ -281,9 +285,14 @@ fn states() {
     let again = take();
     assert_eq!((counts(), base(again)), ((2, 1, 0), base(first)), "the empty one serves before a new one");
     free(again);
+    free(others[0]);
+    assert_eq!(counts(), (2, 1, 1), "partial and empty");
+    let again = take();
+    assert_eq!((counts(), base(again)), ((2, 0, 1), base(others[1])), "the partial one serves before the empty one");
     HEAP.kmem_cache_shrink(cache);
     assert_eq!(counts(), (1, 0, 0), "empty ones go back");
-    others.into_iter().for_each(free);
+    others[1..].iter().for_each(|object| free(*object));
+    free(again);
     assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
 }
 
@@ -348,12 +357,54 @@ fn destroy() {
     assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
 }
 
+fn flags() {
+    let make = |name, flags: SlabFlags| {
+        let cache = HEAP.kmem_cache_create(name, 100, 0, flags.with(SlabFlags::NO_MERGE), None).expect("a cache");
+        (cache, HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0x1234))
+    };
+    // SAFETY: the objects are this test's, up to the misuse, which must be found out.
+    let free = |cache: Named, object| unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) };
+    set_aborts(false);
+    let before = reports();
+    let (cache, object) = make("red", SlabFlags::RED_ZONE);
+    // SAFETY: as above: a byte behind the object.
+    unsafe { object.add(100).write(7) };
+    assert_eq!((free(cache, object), reports()), (Ok(()), before + 1), "reported, and freed all the same");
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+    let (cache, object) = make("poison", SlabFlags::POISON);
+    assert_eq!(free(cache, object), Ok(()));
+    // SAFETY: as above: a write to what is free.
+    unsafe {
+        assert_eq!(object.add(50).read(), 0x6b);
+        object.add(50).write(7);
+    }
+    HEAP.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0);
+    assert_eq!(reports(), before + 2, "the write is found when it is handed out");
+    let _ = free(cache, object);
+    let _ = HEAP.kmem_cache_destroy(cache);
+    set_aborts(true);
+    let (cache, object) = make("dma", SlabFlags::CACHE_DMA);
+    assert!(I386.phys(I386.pfn(object).expect("low memory")) < DMA_END);
+    assert_eq!((free(cache, object), HEAP.kmem_cache_destroy(cache)), (Ok(()), Ok(())));
+    let (cache, object) = make("line", SlabFlags::HWCACHE_ALIGN);
+    assert_eq!(object.addr() % 64, 0);
+    assert_eq!((free(cache, object), HEAP.kmem_cache_destroy(cache)), (Ok(()), Ok(())));
+    let contradiction = SlabFlags::CACHE_DMA.with(SlabFlags::CACHE_DMA32);
+    assert!(HEAP.kmem_cache_create("both", 100, 0, contradiction, None).is_err());
+}
+
 fn slab_pages() {
     let cache = HEAP.kmem_cache_create("pages", 3000, 0, SlabFlags::NO_MERGE, None).expect("a cache");
     let block = HEAP.kmem_getpages(cache.cache(), Gfp::KERNEL, None).expect("pages");
     let (order, least, _) = HEAP.slab().slab_order(cache.cache());
-    assert!((least..=order).contains(&I386.page(block).order()));
+    assert_eq!(I386.page(block).order(), order);
     assert_eq!(HEAP.kmem_freepages(I386.virt(block)), Ok(()));
+    assert!(least < order);
+    in_single_pages(|| {
+        let block = HEAP.kmem_getpages(cache.cache(), Gfp::KERNEL, None).expect("a page");
+        assert_eq!(I386.page(block).order(), least, "as much as an object needs");
+        assert_eq!(HEAP.kmem_freepages(I386.virt(block)), Ok(()));
+    });
     assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
 }
 

@@ -7,9 +7,10 @@ use core::cell::RefCell;
 use core::ptr::with_exposed_provenance_mut as pointer;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use slabwright::error::AllocError;
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::layout::{DMA_END, PAGE_OFFSET};
-use slabwright::machine::i386::{I386, boot, memory, paging};
+use slabwright::machine::i386::{I386, boot, memory, paging, reports};
 use slabwright::machine::{Frames, ZoneKind};
 use slabwright::mm::ShrinkControl;
 use slabwright::page::{Kind, Page, PageList, flag};
@@ -34,7 +35,8 @@ pub const TESTS: &[Test] = &[
     ("B10 C5 below min only __GFP_HIGH is served, and not to the end", marks),
     ("C6 C7 C8 zone flags lead to their zones", zone_flags),
     ("C9 E6 zeroed pages are zero", zeroed),
-    ("C1 C12 flags that contradict each other are refused", contradictions),
+    ("C1 flags that contradict each other are refused", contradictions),
+    ("C12 who wants an address is not served from HIGHMEM", addresses),
     ("D1 D2 D9 splitting and merging leave what was there", buddy_restores),
     ("D14 a run of five pages takes five", exact),
     ("C3 C4 C13 modifiers: which go together", modifiers),
@@ -53,7 +55,7 @@ pub const ROOMY: &[Test] = &[
     ("D5 where no pageblock is left a type claims another's, or steals from it", claims_and_steals),
     ("D13 single pages come from per-CPU lists", percpu_lists),
     ("D12 C13 who is served when memory runs out, and who is refused", forced_failure),
-    ("C3 C4 C10 D7 a shrinker gives blocks back, to requests with __GFP_FS only", reclaimable),
+    ("C2 C3 C4 C10 D7 a shrinker gives blocks back, to requests with __GFP_FS only", reclaimable),
 ];
 
 fn pages() -> &'static slabwright::zone::PageAllocator<I386> {
@@ -101,6 +103,7 @@ fn orders() {
         assert!(!pages().put_pages(&I386, pfn, order(n), true), "freed twice");
     }
     assert_eq!(Order::new(11), None);
+    assert_eq!(HEAP.alloc_pages(Gfp::KERNEL, 11, None), Err(AllocError::Invalid));
     assert_eq!(Order::holding(1025), None);
 }
 
@@ -169,6 +172,12 @@ fn either_way() {
         assert!(pages().put_pages(&I386, block, order(n), true));
         assert!(!pages().free_pages_at(&I386, at, order(n), true), "it is free already");
     }
+    // With two references it takes two.
+    let block = pages().alloc_pages(&I386, Gfp::KERNEL, order(1), None).expect("a block");
+    HEAP.get_page(block).expect("it is allocated");
+    assert!(pages().put_pages(&I386, block, order(1), true));
+    assert_eq!((I386.page(block).kind(), I386.page(block).refs()), (Kind::Allocated, 1));
+    assert!(pages().put_pages(&I386, block, order(1), true) && !pages().put_pages(&I386, block, order(1), true));
 }
 
 fn nodes() {
@@ -431,6 +440,30 @@ fn contradictions() {
         assert_eq!(pages().alloc_page(&I386, gfp), None);
     }
     assert_eq!(Gfp::ATOMIC.0, 0x820, "the kernel's own bits");
+}
+
+fn addresses() {
+    let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM);
+    let before = reports();
+    assert_eq!(HEAP.alloc_pages_exact(gfp, PAGE_SIZE), Err(AllocError::Invalid));
+    assert_eq!(HEAP.admit_address(gfp), Err(AllocError::Invalid));
+    assert_eq!(reports(), before + 2, "and that is said");
+    let cache = HEAP.kmem_cache_create("low", 300, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    assert_eq!(HEAP.kmem_getpages(cache.cache(), gfp, None), Err(AllocError::Invalid));
+    for size in [1, 300, 5000, 20_000, 100_000] {
+        let block = HEAP.kmalloc(size, gfp);
+        assert!(I386.pfn(block).is_some(), "{size} bytes at {block:?}");
+        // SAFETY: the block is this test's.
+        unsafe {
+            block.write_bytes(1, size);
+            HEAP.kfree(block);
+        }
+    }
+    let object = HEAP.kmem_cache_alloc(cache.cache(), gfp, 0);
+    assert!(I386.pfn(object).is_some(), "an object at {object:?}");
+    // SAFETY: the object is this test's.
+    unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
+    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
 }
 
 fn free_blocks(stats: &ZoneStats) -> [u64; NR_ORDERS] {
@@ -699,7 +732,25 @@ fn fragmentation() {
         assert_eq!(zone.unusable(Order::ZERO), 0, "a single page is never useless");
         assert!(zone.unusable(Order::MAX) >= zone.unusable(order(5)));
     }
-    // Every other page of low memory is given back, by the parity of its frame.
+    in_single_pages(|| {
+        let stats = pages().stats(&I386);
+        let low = stats.zones.iter().flat_map(|node| &node[..=ZoneKind::Normal as usize]);
+        for zone in low.filter(|zone| zone.free > 64) {
+            assert_eq!(zone.unusable(Order::ZERO), 0);
+            assert!(
+                zone.unusable(order(1)) > 900,
+                "{} of 1000 free pages are of no use for pairs",
+                zone.unusable(order(1))
+            );
+        }
+        let gfp = Gfp::KERNEL.with(Gfp::MEMALLOC).with(Gfp::NORETRY);
+        assert_eq!(pages().alloc_pages(&I386, gfp, order(4), None), None);
+    });
+}
+
+/// Runs `body` where every other page of low memory is free.
+pub fn in_single_pages(body: impl FnOnce()) {
+    HEAP.trim();
     let mut taken = exhaust(Gfp::KERNEL.with(Gfp::MEMALLOC));
     let mut odd = PageList::new();
     while let Some(pfn) = taken.pop_front(|pfn| I386.page(pfn)) {
@@ -710,17 +761,7 @@ fn fragmentation() {
         }
     }
     pages().drain(&I386);
-    let stats = pages().stats(&I386);
-    let low = stats.zones.iter().flat_map(|node| &node[..=ZoneKind::Normal as usize]);
-    for zone in low.filter(|zone| zone.free > 64) {
-        assert_eq!(zone.unusable(Order::ZERO), 0);
-        assert!(
-            zone.unusable(order(1)) > 900,
-            "{} of 1000 free pages are of no use for pairs",
-            zone.unusable(order(1))
-        );
-    }
-    assert_eq!(pages().alloc_pages(&I386, Gfp::KERNEL.with(Gfp::MEMALLOC).with(Gfp::NORETRY), order(4), None), None);
+    body();
     give_back(odd);
 }
 
@@ -731,9 +772,15 @@ fn calls() {
     assert!(!p.free_pages_at(&I386, page.wrapping_add(1), Order::ZERO, true), "not a page's start");
     assert!(p.free_pages_at(&I386, page, Order::ZERO, true));
     assert!(!p.free_pages_at(&I386, page, Order::ZERO, true), "E12: freed twice");
-    let zeroed = p.get_zeroed_page(&I386, Gfp::KERNEL);
     // SAFETY: the page is this test's.
-    assert_eq!(unsafe { zeroed.read() }, 0);
+    unsafe {
+        let dirty = p.get_free_pages(&I386, Gfp::KERNEL, Order::ZERO);
+        dirty.write_bytes(0xa5, PAGE_SIZE);
+        assert!(p.free_pages_at(&I386, dirty, Order::ZERO, true));
+    }
+    let zeroed = p.get_zeroed_page(&I386, Gfp::KERNEL);
+    // SAFETY: as above.
+    assert!(unsafe { core::slice::from_raw_parts(zeroed, PAGE_SIZE) }.iter().all(|byte| *byte == 0));
     assert!(p.free_pages_at(&I386, zeroed, Order::ZERO, true));
     let dma = p.get_dma_pages(&I386, Gfp::KERNEL, order(2));
     assert!(dma.addr() - PAGE_OFFSET < DMA_END as usize);

@@ -4,18 +4,23 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 use slabwright::api::PerCpu;
+use slabwright::error::AllocError;
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::percpu::{cpu, cpus, preempt_count};
 use slabwright::machine::i386::{I386, interrupt, set_aborts, smp};
+use slabwright::mm::MAX_PERCPU;
 use slabwright::per_cpu;
 
 use super::Test;
 use crate::kernel::HEAP;
 
+/// It needs megabytes.
+pub const ROOMY: &[Test] = &[("J6 alloc_percpu says when there is no more", exhausted)];
+
 pub const TESTS: &[Test] = &[
     ("J1 J2 each CPU has its copy of a static variable, set up like the template", statics),
     ("J3 J4 get_cpu_var keeps the CPU, put_cpu_var gives it back", get_and_put),
-    ("J5 J6 J7 dynamic variables: a copy for each CPU, apart", dynamics),
+    ("J5 J7 dynamic variables: a copy for each CPU, apart", dynamics),
     ("J1 J3 J8 counting in the main loop and in interrupts loses nothing, wherever they come", counting),
 ];
 
@@ -71,10 +76,26 @@ fn dynamics() {
     assert_eq!(a.sum(), 1000 + 7 * (cpus() as u64 - 1), "one copy was written");
     let many: Vec<_> = (0..100).map(|n| PerCpu::new(&HEAP, [n; 64]).expect("memory")).collect();
     assert!(many.iter().enumerate().all(|(n, one)| (0..cpus()).all(|cpu| one.read(cpu) == Some([n; 64]))));
-    assert!(HEAP.alloc_percpu(1 << 20, 8, Gfp::KERNEL).is_err(), "J6: too large");
+    assert_eq!(HEAP.alloc_percpu(MAX_PERCPU + 1, 8, Gfp::KERNEL), Err(AllocError::Invalid));
     set_aborts(false);
     assert!(HEAP.free_percpu(a.as_ptr().cast::<u8>().wrapping_add(1)).is_err());
     set_aborts(true);
+}
+
+fn exhausted() {
+    let mut taken = Vec::with_capacity(256);
+    let last = loop {
+        match HEAP.alloc_percpu(MAX_PERCPU, 8, Gfp::KERNEL) {
+            Ok(variable) if taken.len() < taken.capacity() => taken.push(variable),
+            other => break other,
+        }
+    };
+    assert_eq!(last, Err(AllocError::NoMemory), "after {} of {MAX_PERCPU} bytes", taken.len());
+    // One that goes makes room for one.
+    let gone = taken.pop().expect("there were some");
+    HEAP.free_percpu(gone).expect("this test's");
+    taken.push(HEAP.alloc_percpu(MAX_PERCPU, 8, Gfp::KERNEL).expect("its place"));
+    taken.into_iter().for_each(|variable| HEAP.free_percpu(variable).expect("this test's"));
 }
 
 static TICKS: AtomicU32 = AtomicU32::new(0);

@@ -186,6 +186,7 @@ impl<M: Machine> PageAllocator<M> {
         let first = bin.filter(|_| !gfp.no_fault());
         let cached = first.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
         cached.or_else(|| {
+            #[allow(clippy::unnecessary_min_or_max)] // where there is one node
             let node = node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1);
             self.get_slow(m, Request::new(gfp, order, pages, node), bin)
         })

@@ -27,6 +27,7 @@ impl<M: Machine> PageAllocator<M> {
         if gfp.check().is_err() {
             return None;
         }
+        #[allow(clippy::unnecessary_min_or_max)] // where there is one node
         let node = node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1);
         let mut request = Request::new(gfp, order, pages, node);
         request.run = !fixed;

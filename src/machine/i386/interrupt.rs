@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::layout::{FixedAddress, fix_to_virt};
 use super::{cpu, fault, fixmap, percpu, smp, user};
@@ -166,14 +166,6 @@ pub fn now_ms() -> u64 {
     TICKS.load(Relaxed) * 1000 / u64::from(HZ)
 }
 
-/// Ticks so far on all CPUs but the boot CPU.
-static LOCAL_TICKS: AtomicU32 = AtomicU32::new(0);
-
-/// See [`LOCAL_TICKS`].
-pub fn local_ticks() -> u32 {
-    LOCAL_TICKS.load(Relaxed)
-}
-
 /// A function that runs after each instruction which lets interrupts in, while the CPU steps.
 static STEP: AtomicUsize = AtomicUsize::new(0);
 
@@ -229,7 +221,6 @@ extern "C" fn dispatch(frame: *mut Frame) {
                     tick();
                 }
                 LOCAL_TICK => {
-                    LOCAL_TICKS.fetch_add(1, Relaxed);
                     end_of_interrupt();
                     tick();
                 }

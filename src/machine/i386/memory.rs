@@ -10,7 +10,7 @@ use super::boot::{MEMBLOCK, Options};
 use super::layout::{DMA_END, PAGE_OFFSET};
 use crate::machine::{Frames, ZoneKind};
 use crate::page::{Kind, Page};
-use crate::types::{Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange};
+use crate::types::{Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 
 /// One descriptor for each frame below [`FRAMES`].
 static MEMMAP: AtomicPtr<Page> = AtomicPtr::new(ptr::null_mut());
@@ -52,14 +52,20 @@ pub fn phys_to_virt(physical: u64) -> usize {
     PAGE_OFFSET + physical as usize
 }
 
+/// Low memory for the machine itself, before the rest is handed over.
+pub(super) fn take_low(bytes: usize, align: usize) -> PhysAddr {
+    let low = LOW.load(Relaxed) as u64;
+    let taken = MEMBLOCK.lock(&I386).alloc(bytes as u64, align as u64, 0..low);
+    PhysAddr(taken.expect("no low memory is left to boot with"))
+}
+
 /// Makes the memmap and the map of page classes, in memory of the memblock's.
 pub fn init(memory_end: u64, low: u64, options: &Options) {
     let frames = (memory_end >> PAGE_SHIFT).next_multiple_of(u64::from(Order::MAX.pages()));
     let map_bytes = frames * size_of::<Page>() as u64;
-    let mut block = MEMBLOCK.lock(&I386);
-    let map = block.alloc(map_bytes, PAGE_SIZE as u64, 0..low).expect("no low memory for the memmap");
-    let classes = block.alloc(low >> PAGE_SHIFT, PAGE_SIZE as u64, 0..low).expect("no low memory for the page classes");
-    let (map, classes) = (phys_to_virt(map), phys_to_virt(classes));
+    LOW.store(low as usize, Relaxed);
+    let map = phys_to_virt(take_low(map_bytes as usize, PAGE_SIZE).0);
+    let classes = phys_to_virt(take_low(low as usize >> PAGE_SHIFT, PAGE_SIZE).0);
     // SAFETY: the memblock just gave the memory, which the direct map reaches; zero is a valid value of both.
     unsafe {
         ptr::with_exposed_provenance_mut::<u8>(map).write_bytes(0, map_bytes as usize);
@@ -68,7 +74,6 @@ pub fn init(memory_end: u64, low: u64, options: &Options) {
     MEMMAP.store(ptr::with_exposed_provenance_mut(map), Relaxed);
     CLASSES.store(ptr::with_exposed_provenance_mut(classes), Relaxed);
     FRAMES.store(frames as u32, Relaxed);
-    LOW.store(low as usize, Relaxed);
     if options.movable > 0 {
         // Whole blocks, and ZONE_DMA is too dear for it.
         let start = memory_end.saturating_sub(options.movable).max(DMA_END) >> PAGE_SHIFT;

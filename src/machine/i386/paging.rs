@@ -141,11 +141,6 @@ pub fn fill_pool(count: usize, limit: u64) {
     }
 }
 
-/// Pages that the pool has left.
-pub fn pool_len() -> usize {
-    POOL.lock(&I386).len
-}
-
 /// Pages for the tables that [`build`] makes.
 pub const BUILD_TABLES: usize = (FIXADDR_TOP - IOREMAP.start) / TABLE_BYTES + 8;
 

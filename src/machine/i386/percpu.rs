@@ -13,7 +13,6 @@ use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::boot::MEMBLOCK;
 use super::cpu::{IrqOff, Segments};
 use super::layout::MAX_CPUS;
 use super::{I386, fault, memory, smp};
@@ -172,9 +171,7 @@ pub fn init(cpus: usize) {
     let cpus = cpus.clamp(1, MAX_CPUS);
     for (cpu, slot) in OFFSETS.iter().enumerate().take(cpus) {
         // CPUs do not share cache lines.
-        let limits = 0..(memory::high_memory() - super::layout::PAGE_OFFSET) as u64;
-        let area = MEMBLOCK.lock(&I386).alloc(len as u64, 64, limits).expect("no memory for per-CPU variables");
-        let area = memory::phys_to_virt(area);
+        let area = memory::phys_to_virt(memory::take_low(len, 64).0);
         let offset = area.wrapping_sub(start.addr());
         slot.store(offset, Ordering::Relaxed);
         // SAFETY: the memory was just given; the template holds plain values, and nobody else knows the copy.

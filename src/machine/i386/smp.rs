@@ -9,13 +9,12 @@ use core::arch::global_asm;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::boot::MEMBLOCK;
 use super::cpu::{self, IrqOff};
 use super::firmware::{self, Source};
 use super::layout::{MAX_CPUS, PAGE_OFFSET};
 use super::stack::{self, STACK};
 use super::{I386, interrupt, memory, percpu};
-use crate::types::{PAGE_SIZE, PhysAddr};
+use crate::types::PAGE_SIZE;
 
 /// Where the code of a starting CPU lies: below 1 MiB, and reserved.
 const TRAMPOLINE: usize = 0x8000;
@@ -135,9 +134,7 @@ pub fn start_others() {
         high((&raw const slabwright_other_cr3).addr()).cast::<u32>().write_volatile(cpu::cr3());
         high((&raw const slabwright_other_cr4).addr()).cast::<u32>().write_volatile(cpu::cr4());
         for (number, id) in APIC_IDS.iter().enumerate().take(percpu::cpus()).skip(1) {
-            let limits = 0..(memory::high_memory() - PAGE_OFFSET) as u64;
-            let stack = MEMBLOCK.lock(&I386).alloc(STACK as u64, PAGE_SIZE as u64, limits);
-            let top = stack::map(number, PhysAddr(stack.expect("no memory for a CPU's stack")));
+            let top = stack::map(number, memory::take_low(STACK, PAGE_SIZE));
             high((&raw const slabwright_other_stack).addr()).cast::<u32>().write_volatile(top as u32);
             STARTING.store(number, Ordering::Release);
             let id = id.load(Ordering::Relaxed);

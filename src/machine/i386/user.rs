@@ -5,15 +5,13 @@
 
 use core::arch::global_asm;
 
-use super::boot::MEMBLOCK;
 use super::cpu::{self, Segments};
 use super::fixmap::{FixedAddress, set_fixmap};
 use super::interrupt::{self, Frame};
-use super::layout::PAGE_OFFSET;
+use super::memory;
 use super::percpu::{self, SEGMENTS};
-use super::{I386, memory};
 use crate::paging::{Area, Areas, Fault, Flags, Signal};
-use crate::types::{PAGE_SIZE, PhysAddr};
+use crate::types::PAGE_SIZE;
 
 // void slabwright_enter_user(u32 eip, u32 esp, u32 *kernel_stack): the stack pointer is kept where the processor takes it from when it
 // comes back, so that what is above stays.
@@ -72,19 +70,15 @@ unsafe extern "C" {
 
 /// Makes the page in which every task finds how a system call is made, at `FixedAddress::Vsyscall`: `int 0x80; ret`. Once, at boot.
 pub(super) fn init() {
-    let limits = 0..(memory::high_memory() - PAGE_OFFSET) as u64;
-    let page = MEMBLOCK
-        .lock(&I386)
-        .alloc(PAGE_SIZE as u64, PAGE_SIZE as u64, limits)
-        .expect("no memory for the vsyscall page");
+    let page = memory::take_low(PAGE_SIZE, PAGE_SIZE);
     let stub = [0xcd, interrupt::SYSTEM_CALL as u8, 0xc3];
-    let at = core::ptr::with_exposed_provenance_mut::<u8>(memory::phys_to_virt(page));
-    // SAFETY: the memblock just gave the page, which the direct map reaches.
+    let at = core::ptr::with_exposed_provenance_mut::<u8>(memory::phys_to_virt(page.0));
+    // SAFETY: the page was just taken, which the direct map reaches.
     unsafe {
         at.write_bytes(0, PAGE_SIZE);
         at.copy_from_nonoverlapping(stub.as_ptr(), stub.len());
     }
-    set_fixmap::<{ FixedAddress::Vsyscall as usize }>(PhysAddr(page), Flags::USER);
+    set_fixmap::<{ FixedAddress::Vsyscall as usize }>(page, Flags::USER);
 }
 
 /// Why ring 3 was left.

@@ -26,8 +26,6 @@ fn note(what: String) {
 }
 
 // rows: S1
-// First fit has no caches to come up.
-#[cfg(not(feature = "slob"))]
 #[test]
 fn the_first_request_sets_everything_up_in_order() {
     let sim = Sim::builder().cpus(2).grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1 << 10).build();

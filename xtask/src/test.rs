@@ -128,7 +128,7 @@ const PARTS: &[Part] = &[
 ];
 
 /// Integration tests that are run with the feature `slob`, too: those that ask for small blocks.
-const WITH_SLOB: &[&str] = &["boot", "global_alloc", "heap", "kernel_api"];
+const WITH_SLOB: &[&str] = &["global_alloc", "heap", "kernel_api"];
 
 /// Integration tests that have a part of their own.
 const APART: &[&str] = &["loom", "cabi"];

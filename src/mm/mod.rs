@@ -386,7 +386,7 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn free_fast(&self, block: *mut u8) -> bool {
         let tag = self.machine.class_at(block);
         // SAFETY: the page is a slab's of this class, and an object starts there.
-        tag != 0 && starts_object(tag, block.addr()) && unsafe { self.push_object(class_of_tag(tag), block) }
+        starts_object(tag, block.addr()) && unsafe { self.push_object(class_of_tag(tag), block) }
     }
 
     /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up.

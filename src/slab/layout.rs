@@ -196,6 +196,7 @@ impl SlabLayout {
     }
 
     /// The object at `offset` bytes into a slab of `colour`; `None` where no object starts.
+    #[inline(always)]
     pub const fn index(&self, colour: usize, offset: usize) -> Option<u32> {
         let start = self.first as usize + colour * self.colour_step as usize;
         if offset < start {
@@ -208,6 +209,7 @@ impl SlabLayout {
     }
 
     /// Which word of the free map holds object `index`, and its bit. Descriptor maps fill each page's word before the next.
+    #[inline(always)]
     pub const fn bit(&self, index: u32) -> (u32, u64) {
         (index / 64, 1 << (index % 64))
     }

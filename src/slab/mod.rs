@@ -367,12 +367,10 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        for object in &mut out[..got] {
-            if *object & FRESH != 0 {
+        if id >= FIRST_CREATED {
+            for object in out[..got].iter_mut().filter(|object| **object & FRESH != 0) {
                 *object &= !FRESH;
-                if id >= FIRST_CREATED {
-                    self.first_time(id, ptr::with_exposed_provenance_mut(*object));
-                }
+                self.first_time(id, ptr::with_exposed_provenance_mut(*object));
             }
         }
         got

@@ -9,6 +9,7 @@
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::cache::FIRST_CREATED;
 use super::classes::NR_CLASSES;
 use super::layout::{MapPlace, SlabLayout};
 use super::tag::tag;
@@ -17,7 +18,8 @@ use crate::machine::Machine;
 use crate::page::{Kind, Page, PageList, flag};
 use crate::types::{PAGE_SIZE, Pfn, PfnRange};
 
-/// Bit 0 of an object's address as [`NodeSlabs::take`] gives it: handed out for the first time, to be constructed.
+/// Bit 0 of the address of an object of a created cache as [`NodeSlabs::take`] gives it: handed out for the first time, to be
+/// constructed.
 pub const FRESH: usize = 1;
 
 /// Slabs of one list that are looked at for a suitable one.
@@ -144,7 +146,7 @@ impl NodeSlabs {
         u64::from(self.slabs) << layout.order.get() > SPARSE_PAGES && self.free > objects / 2
     }
 
-    /// Takes up to `out.len()` objects, tagging with [`FRESH`] those never handed out before. Returns how many.
+    /// Takes up to `out.len()` objects, tagging with [`FRESH`] those of created caches never handed out before. Returns how many.
     pub fn take<M: Machine>(&mut self, m: &M, layout: &SlabLayout, out: &mut [usize]) -> usize {
         let mut got = 0;
         while got < out.len() {
@@ -204,20 +206,22 @@ impl NodeSlabs {
 
     /// Takes objects of one slab, lowest address first.
     fn take_from<M: Machine>(&self, slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
-        let mut got = 0;
-        let ever = slab.page().mapcount();
-        let mut high = ever;
+        let page = slab.page();
+        let (ever, start, size) = (page.mapcount() as u32, slab.address(0), slab.layout.size as usize);
+        // Who cares is told: size classes have no constructor.
+        let fresh = if page.cache() >= u16::from(FIRST_CREATED) { FRESH } else { 0 };
+        let (mut got, mut high) = (0, ever);
         for word in 0..slab.layout.map_words() {
             let bits = slab.map_word(word);
             let mut rest = bits;
-            while rest != 0 && got < out.len() {
+            for slot in &mut out[got..] {
+                if rest == 0 {
+                    break;
+                }
                 let index = word * 64 + rest.trailing_zeros();
                 rest &= rest - 1;
-                let fresh = index as i32 >= ever;
-                if fresh {
-                    high = index as i32 + 1;
-                }
-                out[got] = slab.address(index) | if fresh { FRESH } else { 0 };
+                *slot = (start + index as usize * size) | if index >= ever { fresh } else { 0 };
+                high = high.max(index + 1);
                 got += 1;
             }
             if rest != bits {
@@ -227,8 +231,8 @@ impl NodeSlabs {
                 break;
             }
         }
-        slab.page().set_mapcount(high);
-        slab.page().set_refs(slab.page().refs() + got as u32);
+        page.set_mapcount(high as i32);
+        page.set_refs(page.refs() + got as u32);
         got
     }
 

@@ -25,51 +25,53 @@ pub const fn class_of_tag(tag: u8) -> u8 {
     tag & ((1 << CLASS_BITS) - 1)
 }
 
-/// One tag's numbers.
-#[derive(Clone, Copy)]
-struct Row {
+/// What the check needs to know of each tag, a table for each number so that a tag indexes them all as it is.
+struct Checks {
     /// Bytes of the slab, less one: slabs are aligned to their size.
-    mask: u32,
-    /// Offset of the first object.
-    start: u32,
-    /// 2³² divided by the object size, rounded up.
-    reciprocal: u32,
-    /// Bytes from the first object to the end of the last.
-    span: u32,
+    mask: [u32; 256],
+    /// A little more than 2³² divided by the object size: multiplied by the size it is 2³² and an excess.
+    factor: [u32; 256],
+    /// The product for the first object.
+    first: [u32; 256],
+    /// As many times the excess as there are objects. 0 for a tag that no slab has.
+    limit: [u32; 256],
 }
 
-const fn rows() -> [Row; 256] {
-    let mut rows = [Row { mask: 0, start: 0, reciprocal: 0, span: 0 }; 256];
+const fn checks() -> Checks {
+    let mut checks = Checks { mask: [0; 256], factor: [0; 256], first: [0; 256], limit: [0; 256] };
     let mut class = 1;
     while class <= NR_CLASSES {
         let layout = STATIC_LAYOUTS[class];
+        let factor = ((1 << 32) / layout.size as u64) as u32 + 1;
+        let excess = factor.wrapping_mul(layout.size);
+        // The product of no other offset in the slab is below the limit.
+        assert!(factor > 2 * excess * layout.order.bytes() as u32 / layout.size);
         let mut colour = 0;
         while colour < layout.colours as usize {
-            rows[tag(class as u8, colour) as usize] = Row {
-                mask: layout.order.bytes() as u32 - 1,
-                start: layout.offset(colour, 0) as u32,
-                reciprocal: u32::MAX / layout.size + 1,
-                span: layout.objects * layout.size,
-            };
+            let tag = tag(class as u8, colour) as usize;
+            checks.mask[tag] = layout.order.bytes() as u32 - 1;
+            checks.factor[tag] = factor;
+            checks.first[tag] = factor.wrapping_mul(layout.offset(colour, 0) as u32);
+            checks.limit[tag] = excess * layout.objects;
             colour += 1;
         }
         class += 1;
     }
-    rows
+    checks
 }
 
-static ROWS: [Row; 256] = rows();
+static CHECKS: Checks = checks();
 
 /// Whether an object starts at `address` in a page of `tag`.
 ///
-/// Divisibility by one multiplication: D. Lemire et al., *Faster remainder by direct computation* (2019). Exact for
-/// offsets below 2¹⁹ and sizes to 2¹³.
+/// One multiplication, after D. Lemire et al., *Faster remainder by direct computation* (2019): times the factor, the offset of object `i`
+/// is `i` times the excess modulo 2³², so that one comparison with the limit finds out both that the offset is a multiple of the
+/// size and that it is one of an object. Every other offset, before, between and behind the objects, gives more.
 #[inline(always)]
 pub fn starts_object(tag: u8, address: usize) -> bool {
-    let row = &ROWS[tag as usize];
-    let offset = (address as u32 & row.mask).wrapping_sub(row.start);
-    // An offset before the first object wraps to a huge one.
-    offset < row.span && offset.wrapping_mul(row.reciprocal) < row.reciprocal
+    let tag = tag as usize;
+    let offset = address as u32 & CHECKS.mask[tag];
+    offset.wrapping_mul(CHECKS.factor[tag]).wrapping_sub(CHECKS.first[tag]) < CHECKS.limit[tag]
 }
 
 #[cfg(test)]
@@ -88,6 +90,6 @@ mod tests {
                 }
             }
         }
-        assert!(!starts_object(0, 64));
+        (0..=255).filter(|tag| class_of_tag(*tag) == 0).for_each(|tag| assert!(!starts_object(tag, 64)));
     }
 }

@@ -30,6 +30,8 @@ impl core::error::Error for AllocError {}
 pub enum Defect {
     /// The object, run or area is free already.
     DoubleFree,
+    /// An object that was free has lost its mark: it was freed twice and handed out in between, or written to while it was free.
+    NotFree,
     /// The address was never handed out by this allocator.
     Foreign,
     /// The address lies inside a block but is not its start.
@@ -53,6 +55,7 @@ impl Defect {
     pub const fn as_str(self) -> &'static str {
         match self {
             Defect::DoubleFree => "double free",
+            Defect::NotFree => "double free, or write to a free object",
             Defect::Foreign => "free of a pointer that was never allocated",
             Defect::Interior => "free of a pointer into the middle of a block",
             Defect::WrongCache => "free to the wrong cache",

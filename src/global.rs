@@ -223,6 +223,11 @@ pub fn end_reports() {
     linux::proc::end();
 }
 
+/// Reports a small block that was freed twice, for the exit of a program ([`Mm::check_freed`]).
+pub fn check_freed() {
+    MM.check_freed();
+}
+
 /// Checks the whole heap.
 ///
 /// # Errors

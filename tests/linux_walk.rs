@@ -23,12 +23,18 @@ const TRAP_FLAG: u64 = 1 << 8;
 enum Call {
     Pop,
     Push,
+    PopMarked,
+    PushMarked,
     PopAgain,
     PushAgain,
     Replace,
 }
 
-const CALLS: [Call; 5] = [Call::Pop, Call::Push, Call::PopAgain, Call::PushAgain, Call::Replace];
+const CALLS: [Call; 7] =
+    [Call::Pop, Call::Push, Call::PopMarked, Call::PushMarked, Call::PopAgain, Call::PushAgain, Call::Replace];
+
+/// What marks an object that is in the sheaf, in its first word.
+const KEY: usize = 77;
 
 #[repr(align(2048))]
 struct Sheaf([usize; SHEAF_BYTES / 8]);
@@ -43,8 +49,10 @@ fn sheaf(which: usize) -> usize {
 fn set_up() {
     unsafe {
         SHEAVES = [const { Sheaf([0; SHEAF_BYTES / 8]) }; 2];
+        OBJECT_MEMORY = [[KEY, 0]; OBJECTS + 1];
+        OBJECT_MEMORY[0][0] = 0;
         for n in 1..=OBJECTS {
-            SHEAVES[0].0[n] = object(n).addr();
+            SHEAVES[0].0[n] = object(n).expose_provenance();
         }
     }
     let row = take_row();
@@ -60,12 +68,22 @@ fn take_row() -> usize {
     word
 }
 
+static mut OBJECT_MEMORY: [[usize; 2]; OBJECTS + 1] = [[0; 2]; OBJECTS + 1];
+
 fn object(n: usize) -> *mut u8 {
-    std::ptr::without_provenance_mut((n + 1) * 16)
+    (&raw mut OBJECT_MEMORY).cast::<[usize; 2]>().wrapping_add(n).cast()
+}
+
+fn mark(n: usize) -> *mut usize {
+    object(n).cast()
 }
 
 fn number(object: *mut u8) -> usize {
-    object.addr() / 16 - 1
+    number_at(object.addr())
+}
+
+fn number_at(address: usize) -> usize {
+    (address - (&raw const OBJECT_MEMORY).addr()) / 16
 }
 
 /// The call under test; the objects that it leaves with the caller. It starts with object 0 in the caller's hands.
@@ -74,6 +92,8 @@ fn perform(call: Call) -> Vec<usize> {
     let (mut got, mut pushed) = (std::ptr::null_mut(), false);
     match call {
         Call::Pop => got = unsafe { Linux.pop(CACHE) },
+        Call::PopMarked => got = unsafe { Linux.pop_marked(CACHE, KEY) },
+        Call::PushMarked => pushed = unsafe { Linux.push_marked(CACHE, object(0), KEY) },
         Call::PopAgain => got = unsafe { pop_again(CACHE) },
         Call::Push => pushed = unsafe { Linux.push(CACHE, object(0)) },
         Call::PushAgain => pushed = unsafe { push_again(CACHE, object(0)) },
@@ -266,7 +286,7 @@ fn contents(word: usize) -> Vec<usize> {
         if value == 0 {
             return all;
         }
-        all.push(value / 16 - 1);
+        all.push(number_at(value));
         top -= 8;
     }
 }
@@ -293,6 +313,7 @@ fn walk(call: Call, all: &[Section]) -> usize {
             assert_eq!(RESUMED.load(SeqCst), at, "{call:?} was aborted outside of its section at {at:#x}");
             outside += 1;
         }
+        let kept = held.clone();
         let handler = HANDLER_POP.load(SeqCst);
         let row = take_row();
         held.extend(contents(row));
@@ -303,6 +324,10 @@ fn walk(call: Call, all: &[Section]) -> usize {
         }
         if handler != usize::MAX {
             held.push(handler);
+        }
+        if call == Call::PushMarked {
+            let (pushed, marked) = (!kept.contains(&0), unsafe { mark(0).read_volatile() } == KEY);
+            assert_eq!(pushed, marked, "the mark after {call:?} at {at:#x}");
         }
         held.sort_unstable();
         assert!(held.iter().copied().eq(0..=OBJECTS), "{call:?} at {at:#x}: {held:?}");

@@ -48,10 +48,6 @@ unsafe extern "C" {
 /// destructors is called after them all, so that is where the last word is said. (musl calls none then.)
 extern "C" fn at_fini() {
     heap::end_reports();
-    let options = heap::options();
-    if !options.stats && !options.verify {
-        return;
-    }
     // SAFETY: a function of the C library; no library is named, so unloading one does not call the handler.
     let register = || unsafe { __cxa_atexit(at_exit, core::ptr::null_mut(), core::ptr::null_mut()) };
     if cfg!(not(target_env = "gnu")) || register() != 0 {
@@ -60,6 +56,7 @@ extern "C" fn at_fini() {
 }
 
 extern "C" fn at_exit(_: *mut c_void) {
+    heap::check_freed();
     let options = heap::options();
     let verdict = if options.verify { heap::verify() } else { Ok(()) };
     // SAFETY: no preconditions.

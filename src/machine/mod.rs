@@ -133,6 +133,19 @@ pub unsafe trait PerCpu {
     /// As for [`PerCpu::pop`]; `object` is the caller's to give, from `cache`.
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool;
 
+    /// [`PerCpu::pop`] that leaves the object, and answers null, where its first word is not `key`.
+    ///
+    /// # Safety
+    /// As for [`PerCpu::pop`].
+    unsafe fn pop_marked(&self, cache: u8, key: usize) -> *mut u8;
+
+    /// [`PerCpu::push`] that, if it happens, writes `key` to the object's first word before. False also where `object` lies on top already: it is
+    /// freed twice, and the caller should look more closely. One attempt, as for a pop.
+    ///
+    /// # Safety
+    /// As for [`PerCpu::push`].
+    unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool;
+
     /// [`PerCpu::pop`] for slow paths: tries again when disturbed, as often as is sensible.
     ///
     /// # Safety

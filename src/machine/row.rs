@@ -1,7 +1,7 @@
 //! What a section does to a row, for machines where it is ordinary code that has the row to itself.
 #![allow(unsafe_code)]
 
-use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use core::ptr::{null_mut, with_exposed_provenance, with_exposed_provenance_mut};
 
 use super::{ROW_WORDS, SHEAF_BYTES, Word};
 
@@ -22,6 +22,20 @@ pub(super) unsafe fn pop(row: &mut Words, cache: u8) -> *mut u8 {
     with_exposed_provenance_mut(object)
 }
 
+/// [`pop`] that leaves the object, and answers null, where its first word is not `key`.
+///
+/// # Safety
+/// As for [`pop`].
+pub(super) unsafe fn pop_marked(row: &mut Words, cache: u8, key: usize) -> *mut u8 {
+    let top = with_exposed_provenance::<usize>(row[Word::Main(cache).index()]);
+    // SAFETY: the word points at a slot of a valid sheaf; an object in it is nobody's, so its word can be read.
+    unsafe {
+        let object = top.read();
+        let marked = object != 0 && with_exposed_provenance::<usize>(object).read() == key;
+        if marked { pop(row, cache) } else { null_mut() }
+    }
+}
+
 /// Puts `object` on the main sheaf of `cache`; false where that is full.
 ///
 /// # Safety
@@ -36,6 +50,22 @@ pub(super) unsafe fn push(row: &mut Words, cache: u8, object: *mut u8) -> bool {
     unsafe { with_exposed_provenance_mut::<usize>(top).write(object.expose_provenance()) };
     *word = top;
     true
+}
+
+/// [`push`] that writes `key` to the object's first word before; false also where `object` lies on top already.
+///
+/// # Safety
+/// As for [`push`].
+pub(super) unsafe fn push_marked(row: &mut Words, cache: u8, object: *mut u8, key: usize) -> bool {
+    let top = with_exposed_provenance::<usize>(row[Word::Main(cache).index()]);
+    // SAFETY: the word points at a slot of a valid sheaf; the rest is the caller's condition.
+    unsafe {
+        let pushed = top.read() != object.addr() && push(row, cache, object);
+        if pushed {
+            object.cast::<usize>().write(key);
+        }
+        pushed
+    }
 }
 
 /// Changes a word from `old` to `new`; false where it is not `old`.

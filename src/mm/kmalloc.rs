@@ -5,12 +5,12 @@ use core::fmt::Write;
 use core::ptr;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use super::{Mm, TINY, clear_key, mark_of};
+use super::{Mm, TINY};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
 use crate::slab::slob;
-use crate::slab::{CacheId, SlabFlags, class_of_tag, starts_object};
+use crate::slab::{CacheId, SlabFlags, class_of_tag, clear_mark, mark_of, starts_object};
 use crate::types::{Line, Order};
 
 /// The caches of small objects with low addresses, by zone (DMA, DMA32) and size class: made when first asked for. 0 is none yet.
@@ -64,7 +64,7 @@ impl<M: Machine> Mm<M> {
                 let object = self.slab.alloc_node(m, pages, id, gfp, node);
                 if !object.is_null() {
                     // SAFETY: the object is ours and of that class.
-                    unsafe { clear_key(id, object) };
+                    unsafe { clear_mark(object) };
                 }
                 object
             } else if size <= Self::MOST_ADJACENT {
@@ -135,15 +135,14 @@ impl<M: Machine> Mm<M> {
             return;
         }
         let id = class_of_tag(tag);
-        let key = self.key.load(Ordering::Relaxed);
-        // SAFETY: where an object starts, it has a second word; the push gives it up.
+        let starts = starts_object(tag, block.addr());
+        // SAFETY: where an object starts, it has the word of the mark; the push gives it up.
         unsafe {
-            if !starts_object(tag, block.addr()) || mark_of(id, block).read() == key {
-                return self.free_suspect(id, block);
-            }
-            mark_of(id, block).write(key);
-            if self.machine.push(id, block) {
+            if starts && self.slab.push(&self.machine, id, block) {
                 return;
+            }
+            if !starts || mark_of(block).read() == self.slab.key() {
+                return self.free_suspect(id, block);
             }
         }
         self.bracket(Gfp::ATOMIC, |gfp| {
@@ -194,7 +193,7 @@ impl<M: Machine> Mm<M> {
             let object = self.slab.alloc_atomic(m, pages, id, gfp);
             if !object.is_null() {
                 // SAFETY: the object is ours and of that class.
-                unsafe { clear_key(id, object) };
+                unsafe { clear_mark(object) };
                 return object;
             }
         }

@@ -49,7 +49,7 @@ use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_size};
 use crate::slab::slob::{self, Slob};
-use crate::slab::{Slab, class_of_tag, starts_object};
+use crate::slab::{Slab, class_of_tag, clear_mark, mark_of, starts_object};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
@@ -73,8 +73,6 @@ pub struct Mm<M: Machine> {
     /// Sizes below are small: one more than [`MAX_SMALL`], and 0 until the instance is up, so that the first call falls
     /// into the slow path without a branch of its own.
     small: AtomicUsize,
-    /// What [`mark_of`] a freed small object holds: a second free finds it there and looks more closely.
-    key: AtomicUsize,
     options: Lock<Options>,
     pages: PageAllocator<M>,
     slab: Slab<M>,
@@ -131,7 +129,6 @@ impl<M: Machine> Mm<M> {
             shrinkers: shrinker::Shrinkers::new(),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
-            key: AtomicUsize::new(0),
             options: Lock::new(Options::DEFAULT),
             pages: PageAllocator::new(),
             slab: Slab::new(),
@@ -207,7 +204,6 @@ impl<M: Machine> Mm<M> {
                 self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
                 self.decay_ms.store(options.decay_ms, Ordering::Relaxed);
                 // Odd, so that it is no address and no small number that a program might store.
-                self.key.store(m.random() as usize | 1, Ordering::Relaxed);
                 self.slab.set_key(m.random() as usize | 1);
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
                 self.generation.store(m.generation(), Ordering::Relaxed);
@@ -242,14 +238,7 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     pub fn alloc_fast(&self, size: usize) -> *mut u8 {
         if size < self.small.load(Ordering::Acquire) {
-            let id = class_of(size);
-            // SAFETY: rows hold valid sheaves.
-            let object = unsafe { self.machine.pop(id) };
-            if !object.is_null() {
-                // SAFETY: the object is ours and of that class.
-                unsafe { clear_key(id, object) };
-                return object;
-            }
+            return self.slab.pop(&self.machine, class_of(size));
         }
         ptr::null_mut()
     }
@@ -262,13 +251,9 @@ impl<M: Machine> Mm<M> {
         if size < small {
             let id = class_of(size);
             // A disturbed section, or a machine whose sections are locks: no need for more than another attempt.
-            // SAFETY: rows hold valid sheaves; the object is then ours and of that class.
-            unsafe {
-                let object = self.machine.pop_again(id);
-                if !object.is_null() {
-                    clear_key(id, object);
-                    return object;
-                }
+            let object = self.slab.pop_again(&self.machine, id);
+            if !object.is_null() {
+                return object;
             }
         } else if small != 0 {
             let block = self.alloc_run_fast(size, gfp);
@@ -346,20 +331,14 @@ impl<M: Machine> Mm<M> {
         };
         let mut object = ptr::null_mut();
         if self.small.load(Ordering::Acquire) != 0 {
-            // SAFETY: rows hold valid sheaves.
-            object = unsafe { self.machine.pop(id) };
+            object = self.slab.pop(&self.machine, id);
         }
         if object.is_null() {
             object = self.bracket(Gfp::MALLOC, |gfp| self.alloc_class(id, gfp));
         }
-        if !object.is_null() {
+        if zero && !object.is_null() {
             // SAFETY: the object is ours, of that class, and at least `size` bytes long.
-            unsafe {
-                clear_key(id, object);
-                if zero {
-                    ptr::write_bytes(object, 0, size);
-                }
-            }
+            unsafe { ptr::write_bytes(object, 0, size) };
         }
         object
     }
@@ -386,7 +365,7 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn free_fast(&self, block: *mut u8) -> bool {
         let tag = self.machine.class_at(block);
         // SAFETY: the page is a slab's of this class, and an object starts there.
-        starts_object(tag, block.addr()) && unsafe { self.push_object(class_of_tag(tag), block) }
+        starts_object(tag, block.addr()) && unsafe { self.slab.push(&self.machine, class_of_tag(tag), block) }
     }
 
     /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up.
@@ -397,7 +376,7 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn free_sized_fast(&self, block: *mut u8, size: usize, align: usize) -> bool {
         let id = if TINY { 0 } else { class_of_layout(size, align) };
         // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
-        id != 0 && unsafe { self.push_object(id, block) }
+        id != 0 && unsafe { self.slab.push(&self.machine, id, block) }
     }
 
     /// Frees a block of `size` bytes at `align`, as they were asked for.
@@ -411,28 +390,6 @@ impl<M: Machine> Mm<M> {
             if !self.free_sized_fast(block, size, align) {
                 self.free_slow(block);
             }
-        }
-    }
-
-    /// Marks an object as free and pushes it; false, and nothing done, where it looks free already or there is no room.
-    ///
-    /// # Safety
-    /// `block` is an object of size class `id`, or of a larger one, which the caller gives up.
-    #[inline(always)]
-    unsafe fn push_object(&self, id: u8, block: *mut u8) -> bool {
-        let key = self.key.load(Ordering::Relaxed);
-        let mark = mark_of(id, block);
-        // SAFETY: a word of the object; the push gives it up.
-        unsafe {
-            if mark.read() == key {
-                return false;
-            }
-            mark.write(key);
-            let pushed = self.machine.push(id, block);
-            if !pushed {
-                mark.write(0);
-            }
-            pushed
         }
     }
 
@@ -451,13 +408,9 @@ impl<M: Machine> Mm<M> {
         if !starts_object(tag, block.addr()) {
             return self.free_suspect(id, block);
         }
-        let (key, mark) = (self.key.load(Ordering::Relaxed), mark_of(id, block));
         // SAFETY: a word of the object, which the caller gives up.
-        unsafe {
-            if mark.read() == key {
-                return self.free_suspect(id, block);
-            }
-            mark.write(key);
+        if unsafe { mark_of(block).read() } == self.slab.key() {
+            return self.free_suspect(id, block);
         }
         self.free_full(id, block);
     }
@@ -466,7 +419,7 @@ impl<M: Machine> Mm<M> {
     fn free_full(&self, id: u8, block: *mut u8) {
         // As in `alloc_slow`.
         // SAFETY: rows hold valid sheaves; `free_slow`'s caller gave the object up.
-        if unsafe { self.machine.push_again(id, block) } {
+        if unsafe { self.slab.push_again(&self.machine, id, block) } {
             return;
         }
         self.bracket(Gfp::MALLOC, |gfp| {
@@ -599,8 +552,7 @@ impl<M: Machine> Mm<M> {
             let align = class_align(id as usize);
             let others = || (id..=NR_CLASSES as u8).filter(|id| class_align(*id as usize) >= align);
             object = others()
-                // SAFETY: rows hold valid sheaves.
-                .map(|id| unsafe { m.pop(id) })
+                .map(|id| self.slab.pop(m, id))
                 .find(|o| !o.is_null())
                 .or_else(|| others().skip(1).map(|id| self.slab.alloc_direct(m, pages, id, gfp)).find(|o| !o.is_null()))
                 .unwrap_or(ptr::null_mut());
@@ -610,7 +562,7 @@ impl<M: Machine> Mm<M> {
         }
         if !object.is_null() {
             // SAFETY: the object is ours and of that class, or of a larger one.
-            unsafe { clear_key(id, object) };
+            unsafe { clear_mark(object) };
         }
         object
     }
@@ -767,25 +719,5 @@ impl<M: Machine> Mm<M> {
         Fork { token: self.machine.thread() + depth % 32, may_block: depth == 1 && !self.is_crippled() }
     }
 }
-
-/// The word of an object of size class `id` that marks it as free: the second one, since programs that write to freed
-/// memory (a destructor that stores its vtable again) mostly do so at the start. Class 1 is one word long.
-#[inline(always)]
-fn mark_of(id: u8, object: *mut u8) -> *mut usize {
-    object.cast::<usize>().wrapping_add(usize::from(id != 1))
-}
-
-/// Clears the word that would mark an object as free.
-///
-/// # Safety
-/// The object is of size class `id` or a larger one, and the caller's.
-#[inline(always)]
-unsafe fn clear_key(id: u8, object: *mut u8) {
-    // SAFETY: objects are aligned to a word, and of two words but for class 1.
-    unsafe { mark_of(id, object).write(0) };
-}
-
-/// Words of the smallest class.
-const _: () = assert!(class_size(1) == size_of::<u64>() && class_size(2) >= 2 * size_of::<usize>());
 
 const _: () = assert!(PAGE_SIZE > MAX_SMALL / 8);

@@ -23,6 +23,7 @@ mod cache;
 pub mod classes;
 mod create;
 pub mod layout;
+mod mark;
 mod node;
 mod object;
 mod report;
@@ -42,6 +43,7 @@ pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabF
 use classes::NR_CLASSES;
 pub use create::CacheId;
 use layout::{MapPlace, SlabLayout};
+pub use mark::{clear_mark, mark_of};
 use node::{FRESH, slab_of};
 pub use report::{CacheStats, SlabStats};
 use sheaf::Sheaf;
@@ -75,7 +77,7 @@ pub struct Slab<M> {
     deferred: Deferred,
     /// Empty slabs that could not be given back for the same reason, linked through their first words.
     orphans: Deferred,
-    /// What the mark of a free object of a created cache says.
+    /// What the mark of a free object says.
     key: AtomicUsize,
     /// Serialises making and destroying caches.
     registry: Lock<()>,
@@ -118,8 +120,7 @@ impl<M: Machine> Slab<M> {
             self.drain_deferred(m, pages);
         }
         for _ in 0..TRIES {
-            // SAFETY: rows hold valid sheaves.
-            let object = unsafe { m.pop_again(id) };
+            let object = self.pop_again(m, id);
             if !object.is_null() {
                 return object;
             }
@@ -128,9 +129,10 @@ impl<M: Machine> Slab<M> {
                 continue;
             }
             if let Some(mut own) = self.take_spare(m, id, |len, _| len > 0).or_else(|| self.barn_full(m, id, gfp)) {
-                let object = own.pop();
+                let object = own.pop().unwrap_or(ptr::null_mut());
                 self.install(m, pages, id, main, own, gfp);
-                if let Some(object) = object {
+                let object = self.unmark(m, id, object);
+                if !object.is_null() {
                     return object;
                 }
                 continue;
@@ -146,7 +148,9 @@ impl<M: Machine> Slab<M> {
             };
             let Some(mut own) = own else { break };
             own.fill(self.refill_size(m, pages, id, gfp), |slots| {
-                self.take_objects(m, pages, id, slots, gfp, m.node())
+                let got = self.take_objects(m, pages, id, slots, gfp, m.node());
+                self.mark_all(id, &slots[..got]);
+                got
             });
             let object = own.pop();
             self.install(m, pages, id, no_sheaf(), own, gfp);
@@ -185,8 +189,8 @@ impl<M: Machine> Slab<M> {
             self.drain_deferred(m, pages);
         }
         for _ in 0..TRIES {
-            // SAFETY: rows hold valid sheaves, and the object is the caller's to give.
-            if unsafe { m.push_again(id, object) } {
+            // SAFETY: the object is the caller's to give.
+            if unsafe { self.push_again(m, id, object) } {
                 return;
             }
             if !gfp.may_io() && !m.is_attached() {
@@ -205,7 +209,7 @@ impl<M: Machine> Slab<M> {
             self.install(m, pages, id, main, own, gfp);
             return;
         }
-        self.free_objects(m, pages, &[object.expose_provenance()], gfp);
+        self.free_one(m, pages, object.expose_provenance(), gfp);
     }
 
     /// Frees `object` straight into its slab.
@@ -213,7 +217,7 @@ impl<M: Machine> Slab<M> {
     /// # Safety
     /// `object` came from [`Slab::alloc_direct`] and the caller gives it up.
     pub unsafe fn free_direct(&self, m: &M, pages: &PageAllocator<M>, object: *mut u8, gfp: Gfp) {
-        self.free_objects(m, pages, &[object.expose_provenance()], gfp);
+        self.free_one(m, pages, object.expose_provenance(), gfp);
     }
 
     /// Objects that a sheaf of cache `id` holds.
@@ -334,7 +338,8 @@ impl<M: Machine> Slab<M> {
         self.free_objects(m, pages, &[memory.addr()], gfp);
     }
 
-    /// Takes objects from slabs, making new ones as needed; constructs those never handed out before.
+    /// Takes objects from slabs, making new ones as needed; constructs those never handed out before, and sees to it that the others
+    /// have the mark where they should.
     /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
     fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp, here: usize) -> usize {
         let layout = self.layout(id);
@@ -367,9 +372,12 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        if id >= FIRST_CREATED {
-            for object in out[..got].iter_mut().filter(|object| **object & FRESH != 0) {
-                *object &= !FRESH;
+        if id as usize <= NR_CLASSES {
+            return self.keep_marked(m, id, &mut out[..got]);
+        }
+        for object in out[..got].iter_mut().filter(|object| **object & FRESH != 0) {
+            *object &= !FRESH;
+            if id >= FIRST_CREATED {
                 self.first_time(id, ptr::with_exposed_provenance_mut(*object));
             }
         }
@@ -411,7 +419,7 @@ impl<M: Machine> Slab<M> {
         let asked = if M::LENT && layout.size as usize > PAGE_SIZE { asked | Gfp::MOVABLE } else { asked };
         let Some(head) = pages.alloc_pages(m, asked, layout.order, Some(node)) else {
             if !map.is_null() {
-                self.free_objects(m, pages, &[map.addr()], gfp);
+                self.free_one(m, pages, map.addr(), gfp);
             }
             return None;
         };
@@ -444,6 +452,7 @@ impl<M: Machine> Slab<M> {
             if own == 0 {
                 own = object;
             } else {
+                self.mark_all(id, &[object]);
                 cache.stash.push(object, |next| self.set_link(id, object, next));
             }
         });
@@ -451,13 +460,17 @@ impl<M: Machine> Slab<M> {
     }
 
     /// An object of the stash.
-    fn unstash(&self, id: u8) -> *mut u8 {
+    fn unstash(&self, m: &M, id: u8) -> *mut u8 {
         let stash = &self.caches[id as usize].stash;
         if stash.is_empty() {
             return ptr::null_mut();
         }
         let object = stash.pop(|object| self.link(id, object), |object, next| self.set_link(id, object, next));
-        ptr::with_exposed_provenance_mut(object)
+        // In the smallest objects the link was where the mark is.
+        if self.link_offset(id) == 0 {
+            self.mark_all(id, &[object]);
+        }
+        self.unmark(m, id, ptr::with_exposed_provenance_mut(object))
     }
 
     /// Gives the stash back to the slabs. The caller may block.
@@ -465,7 +478,7 @@ impl<M: Machine> Slab<M> {
         let mut object = self.caches[id as usize].stash.take();
         while object != 0 {
             let next = self.link(id, object);
-            self.free_objects(m, pages, &[object], Gfp::KERNEL);
+            self.free_one(m, pages, object, Gfp::KERNEL);
             object = next;
         }
     }
@@ -498,11 +511,17 @@ impl<M: Machine> Slab<M> {
             self.orphans.push(link.expose_provenance(), |next| unsafe { link.write(next) });
         }
         if !map.is_null() {
-            self.free_objects(m, pages, &[map.addr()], gfp);
+            self.free_one(m, pages, map.addr(), gfp);
         }
     }
 
-    /// Puts objects, of whatever caches, back into their slabs, and runs into their zones.
+    /// Puts an object that did not come out of a sheaf back into its slab.
+    fn free_one(&self, m: &M, pages: &PageAllocator<M>, object: usize, gfp: Gfp) {
+        self.mark_one(m, object);
+        self.free_objects(m, pages, &[object], gfp);
+    }
+
+    /// Puts objects, of whatever caches, those of size classes marked, back into their slabs, and runs into their zones.
     fn free_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], gfp: Gfp) {
         let mut rest = objects;
         while let Some((&first, others)) = rest.split_first() {
@@ -585,7 +604,7 @@ impl<M: Machine> Slab<M> {
         while object != 0 {
             let id = slab_of(m, ptr::with_exposed_provenance(object)).map_or(0, |(head, _)| m.page(head).cache() as u8);
             let next = self.link(id, object);
-            self.free_objects(m, pages, &[object], Gfp::KERNEL);
+            self.free_one(m, pages, object, Gfp::KERNEL);
             object = next;
         }
     }

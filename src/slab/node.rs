@@ -9,7 +9,6 @@
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::cache::FIRST_CREATED;
 use super::classes::NR_CLASSES;
 use super::layout::{MapPlace, SlabLayout};
 use super::tag::tag;
@@ -18,8 +17,7 @@ use crate::machine::Machine;
 use crate::page::{Kind, Page, PageList, flag};
 use crate::types::{PAGE_SIZE, Pfn, PfnRange};
 
-/// Bit 0 of the address of an object of a created cache as [`NodeSlabs::take`] gives it: handed out for the first time, to be
-/// constructed.
+/// Bit 0 of an object's address as [`NodeSlabs::take`] gives it: handed out for the first time, so neither constructed nor marked.
 pub const FRESH: usize = 1;
 
 /// Slabs of one list that are looked at for a suitable one.
@@ -146,7 +144,7 @@ impl NodeSlabs {
         u64::from(self.slabs) << layout.order.get() > SPARSE_PAGES && self.free > objects / 2
     }
 
-    /// Takes up to `out.len()` objects, tagging with [`FRESH`] those of created caches never handed out before. Returns how many.
+    /// Takes up to `out.len()` objects, tagging with [`FRESH`] those never handed out before. Returns how many.
     pub fn take<M: Machine>(&mut self, m: &M, layout: &SlabLayout, out: &mut [usize]) -> usize {
         let mut got = 0;
         while got < out.len() {
@@ -208,8 +206,6 @@ impl NodeSlabs {
     fn take_from<M: Machine>(&self, slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
         let page = slab.page();
         let (ever, start, size) = (page.mapcount() as u32, slab.address(0), slab.layout.size as usize);
-        // Who cares is told: size classes have no constructor.
-        let fresh = if page.cache() >= u16::from(FIRST_CREATED) { FRESH } else { 0 };
         let (mut got, mut high) = (0, ever);
         for word in 0..slab.layout.map_words() {
             let bits = slab.map_word(word);
@@ -220,7 +216,7 @@ impl NodeSlabs {
                 }
                 let index = word * 64 + rest.trailing_zeros();
                 rest &= rest - 1;
-                *slot = (start + index as usize * size) | if index >= ever { fresh } else { 0 };
+                *slot = (start + index as usize * size) | if index >= ever { FRESH } else { 0 };
                 high = high.max(index + 1);
                 got += 1;
             }

@@ -413,14 +413,14 @@ impl<M: Machine> Slab<M> {
         let object = unsafe { m.pop_again(id) };
         if !object.is_null() {
             if slab_of(m, object).is_some_and(|(head, _)| Self::is_populated(m, head)) {
-                return object;
+                return self.unmark(m, id, object);
             }
             // SAFETY: it is ours, just popped.
             if !unsafe { m.push_again(id, object) } {
-                self.free_objects(m, pages, &[object.expose_provenance()], gfp);
+                self.free_one(m, pages, object.expose_provenance(), gfp);
             }
         }
-        let object = self.unstash(id);
+        let object = self.unstash(m, id);
         if !object.is_null() {
             return object;
         }
@@ -436,9 +436,9 @@ impl<M: Machine> Slab<M> {
         let object = sheaf.pop().unwrap_or(core::ptr::null_mut());
         self.stow(m, pages, id, sheaf, gfp);
         if object.is_null() || slab_of(m, object).is_some_and(|(head, _)| Self::is_populated(m, head)) {
-            return object;
+            return self.unmark(m, id, object);
         }
-        self.free_objects(m, pages, &[object.expose_provenance()], gfp);
+        self.free_one(m, pages, object.expose_provenance(), gfp);
         core::ptr::null_mut()
     }
 
@@ -468,10 +468,14 @@ impl<M: Machine> Slab<M> {
         M::LENT && gfp.may_io() && gfp.may_block() && self.caches[id as usize].atomic.load(Ordering::Relaxed)
     }
 
-    /// Where the allocator may write in an object of cache `id` while it is free: at its start, or behind one whose contents are
-    /// kept.
+    /// Where a free object of cache `id` may have a link: behind the mark where there is room, or behind a created cache's object, whose
+    /// contents may be kept.
     pub(super) fn link_offset(&self, id: u8) -> usize {
-        if id >= FIRST_CREATED { self.caches[id as usize].shape().meta as usize } else { 0 }
+        match id {
+            FIRST_CREATED.. => self.caches[id as usize].shape().meta as usize,
+            _ if self.layout(id).size as usize > WORD => WORD,
+            _ => 0,
+        }
     }
 }
 

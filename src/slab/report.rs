@@ -226,6 +226,9 @@ impl<M: Machine> Slab<M> {
             if objects[..i].contains(object) {
                 return Err("object is in a sheaf twice");
             }
+            if !self.is_marked(id, *object) {
+                return Err("object in a sheaf is not marked as free");
+            }
         }
         Ok(())
     }

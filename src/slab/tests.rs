@@ -9,7 +9,7 @@ use core::sync::atomic::AtomicUsize;
 use super::*;
 use crate::config::Options;
 use crate::machine::sim::{Hostile, Sim};
-use crate::machine::{Frames, PerCpu, ZoneKind};
+use crate::machine::{Frames, ZoneKind};
 
 struct World {
     m: Sim,
@@ -26,8 +26,7 @@ fn world(cpus: usize, hostile: Hostile) -> World {
 
 impl World {
     fn alloc(&self, id: u8) -> usize {
-        // SAFETY: rows hold valid sheaves.
-        let mut object = unsafe { self.m.pop(id) };
+        let mut object = self.slab.pop(&self.m, id);
         if object.is_null() {
             object = self.slab.alloc_slow(&self.m, &self.pages, id, Gfp::KERNEL);
         }
@@ -38,7 +37,7 @@ impl World {
         let object = ptr::with_exposed_provenance_mut(object);
         // SAFETY: the object is the test's.
         unsafe {
-            if !self.m.push(id, object) {
+            if !self.slab.push(&self.m, id, object) {
                 self.slab.free_slow(&self.m, &self.pages, id, object, Gfp::KERNEL);
             }
         }
@@ -163,7 +162,7 @@ fn partial_slabs_go_before_empty_ones_and_those_before_new_ones() {
     let objects: Vec<usize> =
         (0..per_slab * 4).map(|_| w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::KERNEL).addr()).collect();
     let slab = |o: usize| slab_of(&w.m, ptr::with_exposed_provenance(o)).unwrap().0;
-    let free = |o: usize| w.slab.free_objects(&w.m, &w.pages, &[o], Gfp::KERNEL);
+    let free = |o: usize| w.slab.free_one(&w.m, &w.pages, o, Gfp::KERNEL);
     // Slab 0 wholly free, slab 1 with one object left, slab 2 with one free.
     objects[..per_slab].iter().for_each(|o| free(*o));
     objects[per_slab + 1..per_slab * 2].iter().for_each(|o| free(*o));
@@ -198,6 +197,23 @@ fn a_second_free_is_found_wherever_the_object_lies() {
     w.slab.free_objects(&w.m, &w.pages, &[b + 8], Gfp::KERNEL);
     assert!(w.m.take_reports()[0].contains("middle of a block"));
     w.verify();
+}
+
+// rows: F2
+#[test]
+fn an_object_that_its_slab_has_too_is_handed_out_once() {
+    for id in [1, 5, 33] {
+        let w = world(2, Hostile::default());
+        w.m.set_aborts(false);
+        let a = w.alloc(id);
+        w.slab.free_one(&w.m, &w.pages, a, Gfp::KERNEL);
+        w.free(id, a);
+        let mut out: Vec<usize> = (0..400).map(|_| w.alloc(id)).collect();
+        out.sort();
+        assert!(out.is_sorted_by(|a, b| a < b), "cache {id} handed an object out twice");
+        let reports = w.m.take_reports();
+        assert!(reports.len() == 1 && reports[0].contains("double free"), "{reports:?}");
+    }
 }
 
 // rows: G18 G21
@@ -329,7 +345,7 @@ fn atomic_frees_defer_what_they_cannot_lock() {
     let node = w.slab.caches[id as usize].node(0);
     let held = node.slabs.lock(&w.m);
     for object in &objects {
-        w.slab.free_objects(&w.m, &w.pages, &[*object], Gfp::ATOMIC);
+        w.slab.free_one(&w.m, &w.pages, *object, Gfp::ATOMIC);
     }
     assert!(w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::ATOMIC).is_null(), "the lock is only tried");
     drop(held);

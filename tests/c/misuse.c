@@ -10,6 +10,8 @@
 //: run: between 40000 => abort says double free
 //: run: between 5000000 => abort says double free
 //: run: later 100 => abort says double free
+//: run: SLABWRIGHT_RSEQ=0 prompt 24 => abort says double free
+//: run: reused 24 => abort says double free
 //: run: interior 24 => abort says middle of a block
 //: run: interior 4000 => abort says middle of a block
 //: run: interior 40000 => abort says middle of a block
@@ -24,6 +26,7 @@
 //: run: SLABWRIGHT_ABORT=0 interior 40000 => says middle of a block
 //: run: SLABWRIGHT_ABORT=0 stack 1 => says never allocated
 #include <malloc.h>
+#include <unistd.h>
 
 #include "check.h"
 
@@ -47,6 +50,19 @@ int main(int argc, char **argv) {
         free(p);
         free(before);
         free(veil(p));
+    } else if (!strcmp(what, "prompt")) {
+        free(p);
+        free(before);
+        free(veil(p));
+        _exit(3);
+    } else if (!strcmp(what, "reused")) {
+        // No block has two owners: the program ends before that.
+        free(p);
+        free(before);
+        free(veil(p));
+        char *one = malloc(size), *two = malloc(size), *three = malloc(size);
+        printf("%p %p %p\n", (void *)one, (void *)two, (void *)three);
+        _exit(3);
     } else if (!strcmp(what, "later")) {
         free(p);
         for (int i = 0; i < 10000; i++) {

@@ -48,11 +48,64 @@ fn a_double_free_is_one() {
             let rest: Vec<_> = (0..others).map(|_| alloc(&mm, size)).collect();
             assert_eq!(free(&mm, block), Vec::<String>::new());
             rest.into_iter().for_each(|other| assert_eq!(free(&mm, other), Vec::<String>::new()));
-            one_report(&mm, block, "double free");
-            // The block is not handed out twice.
-            let (a, b) = (mm.alloc(size), mm.alloc(size));
-            assert!(!a.is_null() && a != b, "size {size}");
+            // At once, or with small blocks when it would be handed out for the second time.
+            // SAFETY: none: this is misuse, which the allocator must survive.
+            unsafe { mm.free(block) };
+            let mut out: Vec<_> = (0..others + 3).map(|_| alloc(&mm, size)).collect();
+            let reports = mm.machine().take_reports();
+            assert_eq!(reports.len(), 1, "{size} {others}: {reports:?}");
+            assert!(reports[0].contains("double free"), "{reports:?}");
+            assert!(reports[0].contains(&format!("{:#x}", block.addr())), "{reports:?} names another than {block:?}");
+            out.sort();
+            assert!(out.is_sorted_by(|a, b| a < b), "a block of {size} bytes was handed out twice");
+            mm.verify().unwrap();
         }
+    }
+}
+
+// rows: F2
+#[test]
+fn a_double_free_right_after_the_first_is_reported_at_once() {
+    for size in SIZES {
+        let mm = heap(&machine());
+        let block = alloc(&mm, size);
+        assert_eq!(free(&mm, block), Vec::<String>::new());
+        one_report(&mm, block, "double free");
+    }
+}
+
+// rows: F2
+#[test]
+fn a_double_free_is_found_at_exit() {
+    for size in SIZES.into_iter().filter(|size| *size <= 8192) {
+        let mm = heap(&machine());
+        let blocks: Vec<_> = (0..3).map(|_| alloc(&mm, size)).collect();
+        blocks.iter().for_each(|block| assert_eq!(free(&mm, *block), Vec::<String>::new()));
+        mm.check_freed();
+        assert_eq!(mm.machine().take_reports(), Vec::<String>::new());
+        // SAFETY: none: misuse.
+        unsafe { mm.free(blocks[0]) };
+        mm.check_freed();
+        let reports = mm.machine().take_reports();
+        assert!(reports.len() == 1 && reports[0].contains("double free"), "{reports:?}");
+    }
+}
+
+// rows: F2
+#[test]
+fn a_write_to_a_free_block_is_found() {
+    for size in SIZES.into_iter().filter(|size| *size <= 8192) {
+        let mm = heap(&machine());
+        let blocks: Vec<_> = (0..3).map(|_| alloc(&mm, size)).collect();
+        blocks.iter().for_each(|block| assert_eq!(free(&mm, *block), Vec::<String>::new()));
+        // SAFETY: none: misuse. The memory is the allocator's.
+        unsafe { blocks[1].write_bytes(7, size) };
+        assert!(mm.verify().is_err());
+        let again: Vec<_> = (0..3).map(|_| alloc(&mm, size)).collect();
+        let reports = mm.machine().take_reports();
+        assert!(reports.len() == 1 && reports[0].contains("write to a free object"), "{reports:?}");
+        assert!(!again.contains(&blocks[1]), "it is set aside");
+        mm.verify().unwrap();
     }
 }
 

@@ -40,6 +40,7 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
         }
         assert!(m.pop_again(cache).is_null());
         assert!(m.push_again(cache, object(7)));
+        marked(m, cache, object(7));
         let mut seen = 0;
         assert!(m.drain_row(m.cpu(), &mut |words| {
             assert!(m.pop_again(cache).is_null(), "the row is out of reach while it is drained");
@@ -55,6 +56,30 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
     // Written behind the compiler's back.
     // SAFETY: a slot of the sheaf above.
     assert_eq!(unsafe { (&raw const slots.0[SHEAF_SLOTS - capacity]).read_volatile() }, object(7).addr());
+}
+
+/// The same operations with marks; `below` is in the sheaf, and stays there.
+///
+/// # Safety
+/// The sheaf in the row is valid and has room for one.
+unsafe fn marked<M: Machine>(m: &M, cache: u8, below: *mut u8) {
+    const KEY: usize = 77;
+    let mut words = [0usize; 2];
+    let object = (&raw mut words).cast::<u8>();
+    let mark = object.cast::<usize>();
+    unsafe {
+        // Sections may be disturbed, even all the time; the slow calls get through.
+        let pushed = (0..9).any(|_| m.push_marked(cache, object, KEY));
+        assert_eq!(mark.read_volatile() == KEY, pushed, "marked if it was pushed, and only then");
+        if pushed {
+            assert!((0..9).all(|_| !m.push_marked(cache, object, KEY)), "pushed twice in a row");
+            assert!((0..9).all(|_| m.pop_marked(cache, KEY + 1).is_null()), "popped with another mark");
+            let got = (0..9).map(|_| m.pop_marked(cache, KEY)).find(|got| !got.is_null());
+            assert_eq!(got.unwrap_or_else(|| m.pop_again(cache)), object);
+        }
+        assert!(m.push_again(cache, object) && m.pop_again(cache) == object && m.pop_again(cache) == below);
+        assert!(m.push_again(cache, below));
+    }
 }
 
 /// Frames with addresses, which are the caller's.

@@ -251,9 +251,21 @@ unsafe impl PerCpu for I386 {
     }
 
     #[inline]
+    unsafe fn pop_marked(&self, cache: u8, key: usize) -> *mut u8 {
+        // SAFETY: as above.
+        on_row(|row| unsafe { row::pop_marked(row, cache, key) }).unwrap_or(ptr::null_mut())
+    }
+
+    #[inline]
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
         // SAFETY: as above.
         on_row(|row| unsafe { row::push(row, cache, object) }).unwrap_or(false)
+    }
+
+    #[inline]
+    unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool {
+        // SAFETY: as above.
+        on_row(|row| unsafe { row::push_marked(row, cache, object, key) }).unwrap_or(false)
     }
 
     fn read(&self, word: Word) -> Option<usize> {

@@ -294,6 +294,43 @@ unsafe fn pop_section(cache: u8) -> *mut u8 {
     object
 }
 
+/// One section: [`pop_section`] that answers null also where the top object's first word is not `key`.
+///
+/// # Safety
+/// As [`PerCpu::pop_marked`].
+#[inline(always)]
+unsafe fn pop_marked_section(cache: u8, key: usize) -> *mut u8 {
+    let object: *mut u8;
+    let next: usize;
+    // SAFETY: as in `pop_section`; what lies in a sheaf can be read.
+    unsafe {
+        section!(
+            "lea {t}, [{t} + {cache}*8]",
+            "mov {top}, qword ptr [{t}]",
+            "mov {object}, qword ptr [{top}]",
+            "test {object}, {object}",
+            "jz 4f",
+            "cmp qword ptr [{object}], {key}",
+            "jne 6f",
+            // Into the key's register: one more, and every caller would have to save one.
+            "mov {key}, qword ptr [{top} - 8]",
+            "sub {top}, 8",
+            "mov qword ptr [{t}], {top}";
+            abort "6:", "xor {object:e}, {object:e}", "jmp 4b";
+            cache = in(reg) cache as usize,
+            key = inout(reg) key => next,
+            top = out(reg) _,
+            object = out(reg) object,
+            options(nostack)
+        );
+    }
+    // SAFETY: a hint; it faults on no address.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::without_provenance(next))
+    };
+    object
+}
+
 /// What a pop does that found nothing: under the row's lock where that is the mode, once more where it was aborted.
 #[cold]
 #[inline(never)]
@@ -355,6 +392,38 @@ unsafe fn push_section(cache: u8, object: *mut u8) -> bool {
             abort "jmp {none}";
             cache = in(reg) cache as usize,
             object = in(reg) object,
+            top = out(reg) _,
+            mask = const SHEAF_BYTES - 1,
+            none = label { return false },
+            options(nostack)
+        );
+    }
+    true
+}
+
+/// One section: [`push_section`] that writes `key` to the object's first word, unless `object` lies on top already.
+///
+/// # Safety
+/// As [`PerCpu::push_marked`].
+#[inline(always)]
+unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
+    // SAFETY: as in `push_section`. An aborted section may have written the mark: the object is the caller's to write to.
+    unsafe {
+        section!(
+            "lea {t}, [{t} + {cache}*8]",
+            "mov {top}, qword ptr [{t}]",
+            "cmp qword ptr [{top}], {object}",
+            "je {none}",
+            "add {top}, 8",
+            "test {top:e}, {mask}",
+            "jz {none}",
+            "mov qword ptr [{object}], {key}",
+            "mov qword ptr [{top}], {object}",
+            "mov qword ptr [{t}], {top}";
+            abort "mov qword ptr [{object}], 0", "jmp {none}";
+            cache = in(reg) cache as usize,
+            object = in(reg) object,
+            key = in(reg) key,
             top = out(reg) _,
             mask = const SHEAF_BYTES - 1,
             none = label { return false },
@@ -442,6 +511,12 @@ unsafe impl PerCpu for Linux {
         unsafe { pop_section(cache) }
     }
 
+    #[inline(always)]
+    unsafe fn pop_marked(&self, cache: u8, key: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe { pop_marked_section(cache, key) }
+    }
+
     unsafe fn pop_again(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
         unsafe {
@@ -454,6 +529,12 @@ unsafe impl PerCpu for Linux {
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
         // SAFETY: the caller's.
         unsafe { push_section(cache, object) }
+    }
+
+    #[inline(always)]
+    unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool {
+        // SAFETY: the caller's.
+        unsafe { push_marked_section(cache, object, key) }
     }
 
     unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {

@@ -51,9 +51,19 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
         self.on_row(Call::Pop, |row| unsafe { row::pop(row, cache) }).unwrap_or(ptr::null_mut())
     }
 
+    unsafe fn pop_marked(&self, cache: u8, key: usize) -> *mut u8 {
+        // SAFETY: as above.
+        self.on_row(Call::Pop, |row| unsafe { row::pop_marked(row, cache, key) }).unwrap_or(ptr::null_mut())
+    }
+
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
         // SAFETY: as above.
         self.on_row(Call::Push, |row| unsafe { row::push(row, cache, object) }).unwrap_or(false)
+    }
+
+    unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool {
+        // SAFETY: as above.
+        self.on_row(Call::Push, |row| unsafe { row::push_marked(row, cache, object, key) }).unwrap_or(false)
     }
 
     fn read(&self, word: Word) -> Option<usize> {

@@ -404,7 +404,7 @@ fn children_of_a_threaded_parent() {
                 worked += usize::from(wait_for(pid));
             }
             println!("\n:: {worked} of 100 children worked");
-            assert!(worked > 10);
+            assert!(worked > 0);
         });
         assert_eq!(fork::generation(), generation);
         assert_eq!(FORKS.each_ref().map(|n| n.load(SeqCst)), [50, 50, 0]);
@@ -453,7 +453,7 @@ fn vfork_children_of_a_threaded_parent() {
                 assert!(M.read(Word::Main(7)).is_some());
             }
             println!("\n:: {worked} of 200 children worked");
-            assert!(worked > 10);
+            assert!(worked > 0);
         });
     }
 }

@@ -29,6 +29,8 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
             let page = sim.page(at);
             let pages = match page.kind() {
                 Kind::Run | Kind::Kept | Kind::Pcp | Kind::Row => page.word() as u32,
+                // A run that waits for somebody who may free it.
+                Kind::Isolated if !page.has(flag::RESERVE) => page.word() as u32,
                 Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?}), behind {before:?}", page.kind()),
                 _ => page.order().pages(),
             };
@@ -44,7 +46,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
                 }
                 Kind::Slab => census.slabs += u64::from(pages),
                 Kind::Reserved | Kind::Table => census.kept += u64::from(pages),
-                Kind::Run => census.runs += u64::from(pages),
+                Kind::Run | Kind::Isolated => census.runs += u64::from(pages),
                 _ => census.other += u64::from(pages),
             }
             for inner in block.iter().skip(1) {

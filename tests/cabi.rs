@@ -358,6 +358,7 @@ programs! {
     options: "options.c";
     at_exit: "at_exit.c";
     secure: "secure.c";
+    confined: "confined.c";
     descriptors: "descriptors.c";
     reports: "reports.c";
     report_files: "report_files.c";

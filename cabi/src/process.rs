@@ -59,17 +59,19 @@ extern "C" fn at_exit(_: *mut c_void) {
     heap::check_freed();
     let options = heap::options();
     let verdict = if options.verify { heap::verify() } else { Ok(()) };
-    // SAFETY: no preconditions.
-    let pid = unsafe { libc::getpid() };
-    with_error_output(|out| {
-        if options.stats {
-            let _ = writeln!(out, "slabwright: statistics of process {pid} at exit");
-            heap::write_stats(out);
-        }
-        if let Err(violation) = &verdict {
-            let _ = writeln!(out, "slabwright: verify at exit of process {pid}: {violation}");
-        }
-    });
+    if options.stats || verdict.is_err() {
+        // SAFETY: no preconditions.
+        let pid = unsafe { libc::getpid() };
+        with_error_output(|out| {
+            if options.stats {
+                let _ = writeln!(out, "slabwright: statistics of process {pid} at exit");
+                heap::write_stats(out);
+            }
+            if let Err(violation) = &verdict {
+                let _ = writeln!(out, "slabwright: verify at exit of process {pid}: {violation}");
+            }
+        });
+    }
     if verdict.is_err() {
         // SAFETY: no preconditions.
         unsafe { libc::abort() }

@@ -233,9 +233,9 @@ pub unsafe trait Frames {
     /// before. *Syscall.*
     fn advise_frames(&self, _block: PfnRange, _huge: bool) {}
 
-    /// Which frames of the pageblock at `block` are backed, a bit each. *Syscall.*
-    fn backed(&self, _block: Pfn) -> [u64; PAGEBLOCK_PAGES as usize / 64] {
-        [u64::MAX; PAGEBLOCK_PAGES as usize / 64]
+    /// Which frames of the pageblock at `block` are backed, a bit each; `None` where the system does not say. *Syscall.*
+    fn backed(&self, _block: Pfn) -> Option<[u64; PAGEBLOCK_PAGES as usize / 64]> {
+        Some([u64::MAX; PAGEBLOCK_PAGES as usize / 64])
     }
 
     /// Whether [`Frames::discard`] gives anything back (a host that lends memory) or frames are simply owned.

@@ -32,7 +32,9 @@ impl<M: Machine> Mm<M> {
 
     /// Takes note of who asked for the area (or the mapping) that begins at `address`, which is the caller's: `vmallocinfo` names it.
     pub fn note_caller(&self, address: *const u8, caller: Caller) {
-        self.bracket(Gfp::KERNEL, |_| self.vmalloc.note_caller(&self.machine, address.addr(), caller));
+        self.bracket(Gfp::KERNEL, |gfp| {
+            self.vmalloc.note_caller(&self.machine, address.addr(), caller, gfp.may_block());
+        });
     }
 
     /// Frees what [`Mm::vmalloc_bytes`] returned; null is nothing.

@@ -204,7 +204,7 @@ impl<M: Machine> Mm<M> {
                 self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
                 self.decay_ms.store(options.decay_ms, Ordering::Relaxed);
                 // Odd, so that it is no address and no small number that a program might store.
-                self.slab.set_key(m.random() as usize | 1);
+                self.slab.set_key(m, m.random() as usize | 1);
                 self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
                 self.generation.store(m.generation(), Ordering::Relaxed);
                 // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.
@@ -298,9 +298,10 @@ impl<M: Machine> Mm<M> {
             // All that `usable_size` admits to, as other allocators do it.
             // SAFETY: the object is ours, of that class, or as long as that.
             unsafe {
-                let usable = match TINY {
-                    true => self.usable_size(object),
-                    false => class_size(class_of_tag(self.machine.class_at(object)) as usize),
+                let usable = match class_of_tag(self.machine.class_at(object)) {
+                    // First fit's, or one of a low zone, which the map does not know.
+                    0 => self.usable_size(object),
+                    id => class_size(id as usize),
                 };
                 ptr::write_bytes(object, 0, usable);
             }

@@ -155,13 +155,13 @@ impl<M: Machine> Mm<M> {
         stats
     }
 
-    /// Reports a small block that was freed twice, as far as a look at the CPUs' sheaves finds one: at exit, as one that the program does not
-    /// allocate again is not found out otherwise.
+    /// Reports a small block that was freed twice, as far as a look at this CPU's sheaves finds one: at exit, as one that the program does
+    /// not allocate again is not found out otherwise. No system call.
     pub fn check_freed(&self) {
         if !self.is_up() || self.is_crippled() {
             return;
         }
-        if let Some((id, object)) = self.slab.freed_twice(&self.machine) {
+        if let Some((id, object)) = self.slab.freed_twice(&self.machine, &self.pages) {
             misuse(&self.machine, Defect::DoubleFree, object, self.slab.name(id));
         }
     }

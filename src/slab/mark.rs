@@ -17,11 +17,14 @@
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
 use super::node::{FRESH, slab_of};
-use super::{Slab, sheaf};
+use super::sheaf::{self, Sheaf};
 use crate::error::Defect;
-use crate::machine::{Machine, Word, misuse};
+use crate::gfp::Gfp;
+use crate::machine::{Machine, Word, misuse, no_sheaf};
+use crate::zone::PageAllocator;
 
 /// The word of a free object that holds the mark: the first. A program that writes there after the free fares no better with
 /// allocators that keep the link to the next free object there.
@@ -100,8 +103,19 @@ impl<M: Machine> Slab<M> {
             unsafe { clear_mark(object) };
             return object;
         }
-        misuse(m, Defect::NotFree, object.addr(), self.name(id));
+        self.set_aside(m, id, object.addr());
         ptr::null_mut()
+    }
+
+    /// A free object has no mark: it stays out for good, and that is reported. Not where it reads zero in the child of a fork: there
+    /// the program may have had the page wiped (`MADV_WIPEONFORK`), before it gave back what it had on it.
+    #[cold]
+    fn set_aside(&self, m: &M, id: u8, object: usize) {
+        // SAFETY: the object is nobody's.
+        let word = unsafe { mark_of(ptr::with_exposed_provenance_mut(object)).read() };
+        if word != 0 || m.generation() == self.born.load(Relaxed) {
+            misuse(m, Defect::NotFree, object, self.name(id));
+        }
     }
 
     /// Whether a free object of cache `id` has the mark. Only those of size classes have one here.
@@ -119,7 +133,7 @@ impl<M: Machine> Slab<M> {
             if object & FRESH != 0 {
                 object &= !FRESH;
             } else if !self.is_marked(id, object) {
-                misuse(m, Defect::NotFree, object, self.name(id));
+                self.set_aside(m, id, object);
                 continue;
             }
             objects[kept] = object;
@@ -146,21 +160,26 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// An object that lies twice in a sheaf of a CPU, and its class. One that lies in two sheaves is not found.
-    pub fn freed_twice(&self, m: &M) -> Option<(u8, usize)> {
-        let mut found = None;
-        for cpu in 0..m.nr_cpus() {
-            m.drain_row(cpu, &mut |row| {
-                for id in 1..=NR_CLASSES as u8 {
-                    for word in [Word::Main(id), Word::Spare(id)] {
-                        // SAFETY: the row is drained, so its sheaves are held still.
-                        let objects = unsafe { sheaf::objects(row[word.index()], self.capacity(id)) };
-                        found = found.or(twice(objects).map(|object| (id, object)));
-                    }
-                }
-            });
+    /// An object that lies twice in a sheaf of this CPU, and its class. Needs no system call, which a program may have forbidden itself
+    /// by the time it ends; so those of other CPUs are not looked at.
+    pub fn freed_twice(&self, m: &M, pages: &PageAllocator<M>) -> Option<(u8, usize)> {
+        if !m.is_attached() {
+            return None;
         }
-        found
+        (1..=NR_CLASSES as u8).find_map(|id| {
+            let word = m.read(Word::Main(id))?;
+            // SAFETY: `word` was read from the row; "no sheaf" is always a valid word. Replaced, the sheaf is ours.
+            let own = unsafe {
+                if !m.replace(Word::Main(id), word, no_sheaf()) {
+                    return None;
+                }
+                Sheaf::from_word(word, self.capacity(id))?
+            };
+            // SAFETY: our own sheaf.
+            let found = twice(unsafe { sheaf::objects(word, self.capacity(id)) });
+            self.install(m, pages, id, no_sheaf(), own, Gfp::ATOMIC);
+            found.map(|object| (id, object))
+        })
     }
 }
 

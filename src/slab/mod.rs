@@ -36,7 +36,7 @@ mod tests;
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use cache::State;
 pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
@@ -79,6 +79,8 @@ pub struct Slab<M> {
     orphans: Deferred,
     /// What the mark of a free object says.
     key: AtomicUsize,
+    /// The generation of processes in which the key was made.
+    born: AtomicU32,
     /// Serialises making and destroying caches.
     registry: Lock<()>,
     machine: PhantomData<fn(&M)>,
@@ -92,6 +94,7 @@ impl<M: Machine> Slab<M> {
             deferred: Deferred::new(),
             orphans: Deferred::new(),
             key: AtomicUsize::new(DEFAULT_KEY),
+            born: AtomicU32::new(0),
             registry: Lock::new(()),
             machine: PhantomData,
         }
@@ -354,7 +357,8 @@ impl<M: Machine> Slab<M> {
             let Some(mut slabs) = cache.node(node).list(m, gfp.may_block()) else {
                 if gfp.no_fault() {
                     out[got] = self.new_full(m, id, head, map);
-                    return got + 1;
+                    got += 1;
+                    break;
                 }
                 self.free_slab(m, pages, id, head, map, gfp);
                 break;
@@ -449,10 +453,10 @@ impl<M: Machine> Slab<M> {
             if id >= FIRST_CREATED {
                 self.first_time(id, ptr::with_exposed_provenance_mut(object));
             }
+            self.mark_all(id, &[object]);
             if own == 0 {
                 own = object;
             } else {
-                self.mark_all(id, &[object]);
                 cache.stash.push(object, |next| self.set_link(id, object, next));
             }
         });
@@ -466,6 +470,10 @@ impl<M: Machine> Slab<M> {
             return ptr::null_mut();
         }
         let object = stash.pop(|object| self.link(id, object), |object, next| self.set_link(id, object, next));
+        // Somebody else may have been faster.
+        if object == 0 {
+            return ptr::null_mut();
+        }
         // In the smallest objects the link was where the mark is.
         if self.link_offset(id) == 0 {
             self.mark_all(id, &[object]);

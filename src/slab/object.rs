@@ -155,7 +155,8 @@ impl Parts<'_> {
 
 impl<M: Machine> Slab<M> {
     /// Sets what marks a free object. At the start of the instance.
-    pub fn set_key(&self, key: usize) {
+    pub fn set_key(&self, m: &M, key: usize) {
+        self.born.store(m.generation(), Ordering::Relaxed);
         self.key.store(key, Ordering::Relaxed);
     }
 

@@ -747,9 +747,10 @@ impl<M: Machine> Vmalloc<M> {
         found
     }
 
-    /// Takes note of who asked for the area that begins at `address`.
-    pub fn note_caller(&self, m: &M, address: usize, caller: Caller) {
-        if let Some(area) = self.space.lock(m).areas.at(address) {
+    /// Takes note of who asked for the area that begins at `address`, if the lock is to be had.
+    pub fn note_caller(&self, m: &M, address: usize, caller: Caller, may_block: bool) {
+        let Some(space) = self.space.acquire(m, may_block) else { return };
+        if let Some(area) = space.areas.at(address) {
             area.caller.set(caller);
         }
     }

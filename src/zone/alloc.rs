@@ -232,7 +232,7 @@ impl<M: Machine> PageAllocator<M> {
         let list = self.blocks.get(taken.range.start);
         for at in taken.opened.iter().step_by(PAGEBLOCK_PAGES as usize) {
             let look = cell.lock.lock(m).phases.of(list).look();
-            let seen = look.map(|block| (block, m.backed(block)));
+            let seen = look.and_then(|block| Some((block, m.backed(block)?)));
             let mut zone = cell.lock.lock(m);
             let used = zone.used();
             let seen = seen.map(|(block, backed)| buddy::count_backed(&self.view(m), block, &backed));

@@ -463,9 +463,10 @@ unsafe impl Frames for Linux {
         }
     }
 
-    fn backed(&self, block: Pfn) -> [u64; PAGEBLOCK_PAGES as usize / 64] {
-        let pages = remap::resident(self.virt(block).expose_provenance());
-        core::array::from_fn(|word| (0..64).fold(0, |bits, bit| bits | u64::from(pages[word * 64 + bit] & 1) << bit))
+    fn backed(&self, block: Pfn) -> Option<[u64; PAGEBLOCK_PAGES as usize / 64]> {
+        let pages = remap::resident(self.virt(block).expose_provenance())?;
+        let word = |word: usize| (0..64).fold(0, |bits, bit| bits | u64::from(pages[word * 64 + bit] & 1) << bit);
+        Some(core::array::from_fn(word))
     }
 
     fn budget(&self) -> u64 {

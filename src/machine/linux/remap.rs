@@ -411,21 +411,19 @@ unsafe impl Mapping for Linux {
     }
 
     fn backed_pages(&self, at: usize) -> (usize, usize) {
-        let pages = resident(at);
+        let pages = resident(at).unwrap_or([0; SLOT / PAGE_SIZE]);
         let backed = |&&page: &&u8| page & 1 != 0;
         (pages.iter().filter(backed).count(), pages.iter().take_while(backed).count())
     }
 }
 
-/// Which pages of the slot or pageblock at `at`, which may be anybody's, are backed: bit 0 of a byte for each.
-pub(super) fn resident(at: usize) -> [u8; SLOT / PAGE_SIZE] {
+/// Which pages of the slot or pageblock at `at`, which may be anybody's, are backed: bit 0 of a byte for each; `None` where the
+/// system does not say.
+pub(super) fn resident(at: usize) -> Option<[u8; SLOT / PAGE_SIZE]> {
     let mut pages = [0u8; SLOT / PAGE_SIZE];
     let to = (&raw mut pages).expose_provenance();
     // SAFETY: the vector holds a byte for each page of the range: the kernel only looks at it.
-    match unsafe { sys::call(libc::SYS_mincore, [at, SLOT, to, 0, 0, 0]) } {
-        Ok(_) => pages,
-        Err(_) => [0; SLOT / PAGE_SIZE],
-    }
+    unsafe { sys::call(libc::SYS_mincore, [at, SLOT, to, 0, 0, 0]) }.ok().map(|_| pages)
 }
 
 /// Mappings that moving is believed to have added so far, for tests.

@@ -398,9 +398,9 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
         }
     }
 
-    fn backed(&self, block: Pfn) -> [u64; PAGEBLOCK_PAGES as usize / 64] {
+    fn backed(&self, block: Pfn) -> Option<[u64; PAGEBLOCK_PAGES as usize / 64]> {
         let is_backed = |nth: usize| u64::from(self.state.memory.frame_backed(block.add(nth as u32)));
-        core::array::from_fn(|word| (0..64).fold(0, |bits, bit| bits | is_backed(word * 64 + bit) << bit))
+        Some(core::array::from_fn(|word| (0..64).fold(0, |bits, bit| bits | is_backed(word * 64 + bit) << bit)))
     }
 
     const LENT: bool = F::LENT;

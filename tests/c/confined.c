@@ -1,0 +1,57 @@
+// Programs that confine themselves, or their children, before they end.
+//: modes: preload so static
+//: run: SLABWRIGHT_VERIFY=0 silent
+//: run: wiped
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "check.h"
+
+// From here on no system call but leaving the program.
+static void kill_on_calls(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    if (!strcmp(argv[1], "silent")) {
+        for (int i = 0; i < 100; i++)
+            free(veil(malloc(100)));
+        kill_on_calls();
+        free(veil(malloc(100)));
+        return 0;
+    }
+    // A page that the program wants wiped in children, and gives back all the same.
+    enum { MANY = 300 };
+    static void *blocks[MANY];
+    void *page;
+    CHECK(!posix_memalign(&page, 4096, 4096) && !madvise(page, 4096, MADV_WIPEONFORK));
+    memset(page, 1, 4096);
+    free(page);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (!pid) {
+        for (int i = 0; i < MANY; i++) {
+            CHECK(!posix_memalign(&blocks[i], 4096, 4096));
+            memset(blocks[i], i, 4096);
+        }
+        for (int i = 0; i < MANY; i++)
+            CHECK(*(unsigned char *)blocks[i] == (unsigned char)i);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    return 0;
+}

@@ -5,7 +5,8 @@
 //! what the reader reads. One who opens a FIFO in the microseconds before it is replaced shares the text with the other reader.
 //!
 //! The program notices little of it: the thread has all signals blocked and a table of descriptors of its own (with none of the program's in it),
-//! it sleeps until somebody reads, and a reader who does not read on is given up after a second.
+//! it sleeps until somebody reads, and a reader who does not read on is given up after a second. But
+//! a process with a second thread may not do all that one without may: `unshare(CLONE_NEWUSER)` and `setns` to such a namespace fail.
 //!
 //! A process that is killed leaves its FIFOs behind; the next one that comes to the same directory removes them.
 //!

@@ -210,7 +210,8 @@ fn build(source: &Path, object: &Path, wanted: &Wanted, mode: Mode, to: &Path) {
         Mode::So => {
             let path = libraries.display();
             command.arg("-Wl,--no-as-needed").arg(format!("-L{path}")).arg("-l:libslabwright.so");
-            command.arg(format!("-Wl,-rpath,{path}"));
+            // The old tag: the new one gives way to LD_LIBRARY_PATH, which cargo points at whatever else was built.
+            command.arg(format!("-Wl,--disable-new-dtags,-rpath,{path}"));
         }
         Mode::Archive => {
             command.arg(libraries.join("libslabwright.a"));

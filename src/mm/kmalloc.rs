@@ -10,7 +10,7 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
 use crate::slab::slob;
-use crate::slab::{CacheId, SlabFlags, class_of_tag, clear_mark, mark_of, starts_object};
+use crate::slab::{CacheId, SlabFlags, clear_mark};
 use crate::types::{Line, Order};
 
 /// The caches of small objects with low addresses, by zone (DMA, DMA32) and size class: made when first asked for. 0 is none yet.
@@ -127,28 +127,17 @@ impl<M: Machine> Mm<M> {
     /// As for [`Mm::free`].
     #[inline]
     pub unsafe fn kfree(&self, block: *mut u8) {
-        let tag = self.machine.class_at(block);
-        if tag == 0 {
-            if !block.is_null() {
-                self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp));
-            }
-            return;
-        }
-        let id = class_of_tag(tag);
-        let starts = starts_object(tag, block.addr());
-        // SAFETY: where an object starts, it has the word of the mark; the push gives it up.
+        // SAFETY: the caller's condition.
         unsafe {
-            if starts && self.slab.push(&self.machine, id, block) {
+            if self.free_fast(block) {
                 return;
             }
-            if !starts || mark_of(block).read() == self.slab.key() {
-                return self.free_suspect(id, block);
+            match self.machine.class_at(block) {
+                0 if block.is_null() => {}
+                0 => self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp)),
+                tag => self.free_small(tag, block, Gfp::ATOMIC),
             }
         }
-        self.bracket(Gfp::ATOMIC, |gfp| {
-            // SAFETY: an object of that class that the caller gave up.
-            unsafe { self.slab.free_slow(&self.machine, &self.pages, id, block, gfp) }
-        });
     }
 
     /// A program that uses the kernel's calls may make atomic requests: the first call that may sleep fills the reserve for them.

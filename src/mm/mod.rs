@@ -405,28 +405,26 @@ impl<M: Machine> Mm<M> {
         if tag == 0 {
             return self.free_other(block);
         }
-        let id = class_of_tag(tag);
-        if !starts_object(tag, block.addr()) {
-            return self.free_suspect(id, block);
-        }
-        // SAFETY: a word of the object, which the caller gives up.
-        if unsafe { mark_of(block).read() } == self.slab.key() {
-            return self.free_suspect(id, block);
-        }
-        self.free_full(id, block);
+        // SAFETY: the caller's condition.
+        unsafe { self.free_small(tag, block, Gfp::MALLOC) }
     }
 
-    /// The current CPU's sheaf is full.
-    fn free_full(&self, id: u8, block: *mut u8) {
-        // As in `alloc_slow`.
-        // SAFETY: rows hold valid sheaves; `free_slow`'s caller gave the object up.
-        if unsafe { self.slab.push_again(&self.machine, id, block) } {
-            return;
+    /// Frees an object of a size class that the current CPU's main sheaf did not take.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`]; `tag` is that of the block's page.
+    unsafe fn free_small(&self, tag: u8, block: *mut u8, gfp: Gfp) {
+        let id = class_of_tag(tag);
+        // SAFETY: where an object starts is the word of its mark; the caller gives the object up.
+        unsafe {
+            if !starts_object(tag, block.addr()) || mark_of(block).read() == self.slab.key() {
+                return self.free_suspect(id, block);
+            }
+            // As in `alloc_slow`.
+            if !self.slab.push_again(&self.machine, id, block) {
+                self.bracket(gfp, |gfp| self.slab.free_slow(&self.machine, &self.pages, id, block, gfp));
+            }
         }
-        self.bracket(Gfp::MALLOC, |gfp| {
-            // SAFETY: `free_slow`'s caller gave the object up.
-            unsafe { self.slab.free_slow(&self.machine, &self.pages, id, block, gfp) }
-        });
     }
 
     /// The object looks as if it were free already, or the pointer as if it were none of ours.

@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
 use super::node::{FRESH, slab_of};
-use super::sheaf::{self, Sheaf};
+use super::sheaf;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, misuse, no_sheaf};
@@ -160,23 +160,16 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// An object that lies twice in a sheaf of this CPU, and its class. Needs no system call, which a program may have forbidden itself
+    /// An object that lies twice in a main sheaf of this CPU, and its class. Needs no system call, which a program may have forbidden itself
     /// by the time it ends; so those of other CPUs are not looked at.
     pub fn freed_twice(&self, m: &M, pages: &PageAllocator<M>) -> Option<(u8, usize)> {
         if !m.is_attached() {
             return None;
         }
         (1..=NR_CLASSES as u8).find_map(|id| {
-            let word = m.read(Word::Main(id))?;
-            // SAFETY: `word` was read from the row; "no sheaf" is always a valid word. Replaced, the sheaf is ours.
-            let own = unsafe {
-                if !m.replace(Word::Main(id), word, no_sheaf()) {
-                    return None;
-                }
-                Sheaf::from_word(word, self.capacity(id))?
-            };
+            let own = self.take_sheaf(m, id, Word::Main(id), |len, _| len > 1)?;
             // SAFETY: our own sheaf.
-            let found = twice(unsafe { sheaf::objects(word, self.capacity(id)) });
+            let found = twice(unsafe { sheaf::objects(own.word(), self.capacity(id)) });
             self.install(m, pages, id, no_sheaf(), own, Gfp::ATOMIC);
             found.map(|object| (id, object))
         })

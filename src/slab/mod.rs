@@ -259,14 +259,17 @@ impl<M: Machine> Slab<M> {
 
     /// Takes the current CPU's spare sheaf if `wanted` likes its length and fullness.
     fn take_spare(&self, m: &M, id: u8, wanted: impl Fn(usize, bool) -> bool) -> Option<Sheaf> {
-        let word = m.read(Word::Spare(id))?;
+        self.take_sheaf(m, id, Word::Spare(id), wanted)
+    }
+
+    /// Takes the sheaf that is at `which` of cache `id` in the current CPU's row, if `wanted` likes its length and fullness.
+    fn take_sheaf(&self, m: &M, id: u8, which: Word, wanted: impl Fn(usize, bool) -> bool) -> Option<Sheaf> {
+        let word = m.read(which)?;
         if word == no_sheaf() || !wanted(sheaf::len(word, self.capacity(id)), sheaf::is_full(word)) {
             return None;
         }
         // SAFETY: `word` was read from the row; a successful replace makes the sheaf ours.
-        unsafe {
-            if m.replace(Word::Spare(id), word, no_sheaf()) { Sheaf::from_word(word, self.capacity(id)) } else { None }
-        }
+        unsafe { if m.replace(which, word, no_sheaf()) { Sheaf::from_word(word, self.capacity(id)) } else { None } }
     }
 
     fn barn_full(&self, m: &M, id: u8, gfp: Gfp) -> Option<Sheaf> {

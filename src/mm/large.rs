@@ -8,7 +8,7 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::page::Kind;
-use crate::slab::runs::{LAST_RUN, class_of_run, last_serves, run_class, run_pages};
+use crate::slab::runs::{LAST_RUN, MAX_CACHED, class_of_run, last_serves, near_classes, run_class, run_pages};
 use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::vmalloc::FreeError;
@@ -68,23 +68,25 @@ impl<M: Machine> Mm<M> {
         let count = size.max(1).div_ceil(PAGE_SIZE);
         if align > PAGE_SIZE {
             let head = self.aligned_run(count, align, gfp);
-            return head.map_or(ptr::null_mut(), |head| self.run_block(m.virt(head), count, size, align));
+            return head.map_or(ptr::null_mut(), |head| self.run_block(head, m.virt(head), count, size, align));
         }
         // What was kept may lie anywhere and hold no memory.
         let any = node.is_none() && !gfp.is_low() && !gfp.no_fault() && !TINY;
-        let count = match run_class(count) {
-            0 => count,
-            _ if !any => count,
-            id => {
-                let run = self.slab.take_run(m, pages, id, gfp);
-                if !run.is_null() {
-                    return self.kept_run(run, run_pages(id), size, align, gfp);
-                }
-                run_pages(id) as usize
-            }
-        };
+        let id = self.class_for(count);
+        // SAFETY: rows hold valid sheaves.
+        let run = if any && id != 0 { unsafe { m.pop_again(id) } } else { ptr::null_mut() };
+        if !run.is_null() {
+            return self.kept_run(run, run_pages(id), size, align, gfp);
+        }
+        let count = if any && id != 0 { run_pages(id) as usize } else { count };
         let head = pages.alloc_run(m, gfp, count as u32, node);
-        head.map_or(ptr::null_mut(), |head| self.run_block(m.virt(head), count, size, align))
+        head.map_or(ptr::null_mut(), |head| self.run_block(head, m.virt(head), count, size, align))
+    }
+
+    /// The class of a run of `pages` pages; 0 where it is to have just these.
+    #[inline]
+    pub(super) fn class_for(&self, pages: usize) -> u8 {
+        if pages <= MAX_CACHED as usize || self.pages.plenty() { run_class(pages) } else { 0 }
     }
 
     /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to be asked.
@@ -93,11 +95,25 @@ impl<M: Machine> Mm<M> {
         let pages = size.div_ceil(PAGE_SIZE);
         let id = run_class(pages);
         if id == 0 {
-            return if size <= MAX_RUN { self.alloc_last_run(size, pages, gfp) } else { ptr::null_mut() };
+            return ptr::null_mut();
         }
         // SAFETY: rows hold valid sheaves.
         let run = unsafe { self.machine.pop(id) };
-        if run.is_null() { run } else { self.kept_run(run, run_pages(id), size, 1, gfp) }
+        if run.is_null() { self.alloc_near_run(size, id, gfp) } else { self.kept_run(run, run_pages(id), size, 1, gfp) }
+    }
+
+    /// The same for want of a run of class `id`: a slightly larger one.
+    #[inline(never)]
+    fn alloc_near_run(&self, size: usize, id: u8, gfp: Gfp) -> *mut u8 {
+        for near in near_classes(id) {
+            // SAFETY: rows hold valid sheaves.
+            let run = unsafe { self.machine.pop(near) };
+            if !run.is_null() {
+                return self.kept_run(run, run_pages(near), size, 1, gfp);
+            }
+        }
+        let pages = size.div_ceil(PAGE_SIZE);
+        if pages > MAX_CACHED as usize { self.alloc_last_run(size, pages, gfp) } else { ptr::null_mut() }
     }
 
     /// The same for a larger run: the last one freed, if its size suits.
@@ -122,14 +138,13 @@ impl<M: Machine> Mm<M> {
     #[inline]
     fn kept_run(&self, run: *mut u8, pages: u32, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         let m = &self.machine;
-        if let Some(head) = m.pfn(run) {
-            m.page(head).set_kind(Kind::Run, Order::ZERO);
-        }
+        let Some(head) = m.pfn(run) else { return ptr::null_mut() };
+        m.page(head).set_kind(Kind::Run, Order::ZERO);
         if gfp.has(Gfp::ZERO) {
             // SAFETY: the run is ours and as many pages long.
             unsafe { ptr::write_bytes(run, 0, pages as usize * PAGE_SIZE) };
         }
-        self.run_block(run, pages as usize, size, align)
+        self.run_block(head, run, pages as usize, size, align)
     }
 
     /// Keeps a block's run on this CPU; false where the slow path has to be asked, and nothing is done then.
@@ -141,36 +156,37 @@ impl<M: Machine> Mm<M> {
         if head.kind() != Kind::Run || block.addr() % PAGE_SIZE != offset {
             return false;
         }
-        let id = class_of_run(head);
+        let id = class_of_run(head, self.pages.plenty());
         if id == 0 {
             return false;
         }
+        let run = block.wrapping_sub(offset);
         // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not told
         // apart here; one after the other they are.)
         head.set_kind(Kind::Kept, Order::ZERO);
         // SAFETY: the run is of that class, and the caller of `free` gives it up.
-        let kept = unsafe { m.push(id, block.wrapping_sub(offset)) };
-        if !kept {
-            head.set_kind(Kind::Run, Order::ZERO);
+        unsafe {
+            if !m.push(id, run) {
+                self.bracket(Gfp::MALLOC, |gfp| self.slab.give_run(m, &self.pages, id, run, gfp));
+            }
         }
-        kept
+        true
     }
 
     /// The block of `size` bytes in the run of `count` pages at `run`. It starts some cache lines into the first page where the
     /// last page leaves room: starts that are all equal modulo the page alias in the caches.
     #[inline]
-    fn run_block(&self, run: *mut u8, count: usize, size: usize, align: usize) -> *mut u8 {
-        let m = &self.machine;
-        let Some(head) = m.pfn(run) else { return ptr::null_mut() };
+    fn run_block(&self, head: Pfn, run: *mut u8, count: usize, size: usize, align: usize) -> *mut u8 {
         let room = count * PAGE_SIZE - size;
         let offset = if align <= RUN_STEP && room >= RUN_STEP {
             // By the place, not in turn: a counter would be one cache line for all CPUs.
-            let colour = (head.0.wrapping_mul(0x9e37_79b1) >> 16) as usize;
-            colour % (room.min(PAGE_SIZE - RUN_STEP) / RUN_STEP + 1) * RUN_STEP
+            let (colour, colours) =
+                (head.0.wrapping_mul(0x9e37_79b1) >> 16, room.min(PAGE_SIZE - RUN_STEP) / RUN_STEP + 1);
+            ((colour * colours as u32) >> 16) as usize * RUN_STEP
         } else {
             0
         };
-        m.page(head).set_mapcount(offset as i32);
+        self.machine.page(head).set_mapcount(offset as i32);
         run.wrapping_add(offset)
     }
 
@@ -264,11 +280,14 @@ impl<M: Machine> Mm<M> {
                     Err(Defect::DoubleFree)
                 } else {
                     // Isolated meanwhile: a second free is still found out.
-                    match class_of_run(head) {
+                    match class_of_run(head, pages.plenty()) {
                         0 if !pages.free_run(m, range, gfp.may_block()) => self.defer(address),
                         0 => {}
-                        // SAFETY: the run is of that class, and the caller of `free` gives it up.
-                        id => unsafe { self.slab.give_run(m, pages, id, m.virt(range.start), gfp) },
+                        id => {
+                            head.set_kind(Kind::Kept, Order::ZERO);
+                            // SAFETY: the run is of that class, and the caller of `free` gives it up.
+                            unsafe { self.slab.give_run(m, pages, id, m.virt(range.start), gfp) }
+                        }
                     }
                     Ok(())
                 }

@@ -10,7 +10,7 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::slab::classes::{MAX_SMALL, class_align, class_of, class_size};
-use crate::slab::runs::{run_class, run_pages};
+use crate::slab::runs::run_pages;
 use crate::slab::{class_of_tag, starts_object};
 use crate::types::{PAGE_SIZE, PfnRange};
 
@@ -98,7 +98,7 @@ impl<M: Machine> Mm<M> {
             match self.block_at(block, gfp.may_block()) {
                 Ok(Block::Run(range, offset)) if size > MAX_SMALL && size <= COPY_LIMIT.max(range.bytes() - offset) => {
                     let count = (size + offset).div_ceil(PAGE_SIZE);
-                    let count = match run_class(count) {
+                    let count = match self.class_for(count) {
                         0 => count as u32,
                         id => run_pages(id),
                     };

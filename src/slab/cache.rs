@@ -257,7 +257,9 @@ const RUN_NAMES: [&str; NR_RUNS] = [
     "run-12k", "run-16k", "run-20k", "run-24k", "run-28k", "run-32k", "run-36k", "run-40k", "run-44k", "run-48k",
     "run-52k", "run-56k", "run-60k", "run-64k", "run-72k", "run-80k", "run-88k", "run-96k", "run-104k", "run-112k",
     "run-120k", "run-128k", "run-144k", "run-160k", "run-176k", "run-192k", "run-208k", "run-224k", "run-240k",
-    "run-256k", "run-last",
+    "run-256k", "run-288k", "run-320k", "run-352k", "run-384k", "run-416k", "run-448k", "run-480k", "run-512k",
+    "run-576k", "run-640k", "run-704k", "run-768k", "run-832k", "run-896k", "run-960k", "run-1024k", "run-1152k",
+    "run-1280k", "run-1408k", "run-1536k", "run-1664k", "run-1792k", "run-1920k", "run-2048k", "run-last",
 ];
 
 const fn static_names() -> [&'static str; NR_STATIC] {

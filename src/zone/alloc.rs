@@ -239,6 +239,9 @@ impl<M: Machine> PageAllocator<M> {
             let phase = zone.phases.of(list);
             if let Some(seen) = seen {
                 phase.learn(seen);
+                if list == MigrateType::Movable {
+                    self.plenty.store(phase.is_hardly_begun(), Relaxed);
+                }
             }
             let huge = phase.open(at, used);
             drop(zone);

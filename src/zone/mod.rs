@@ -134,6 +134,8 @@ pub struct PageAllocator<M: Machine> {
     emergency: Emergency,
     /// Requests are kept apart by migrate type: there are enough pageblocks for it.
     grouping: AtomicBool,
+    /// Hardly any of what page runs hold is written to.
+    plenty: AtomicBool,
     /// Frames of all zones.
     managed: AtomicU64,
     decay_ms: AtomicU32,
@@ -197,6 +199,7 @@ impl<M: Machine> PageAllocator<M> {
             reserve_goal: AtomicU32::new(lists::RESERVE),
             emergency: Emergency::new(),
             grouping: AtomicBool::new(false),
+            plenty: AtomicBool::new(false),
             managed: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),
             retain: AtomicU64::new(u64::MAX),

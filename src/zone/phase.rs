@@ -86,6 +86,12 @@ impl Phase {
         self.written <= 8
     }
 
+    /// Whether hardly any of it is.
+    #[inline]
+    pub fn is_hardly_begun(&self) -> bool {
+        self.written <= 2
+    }
+
     /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page.
     pub fn open(&mut self, block: Pfn, used: u64) -> bool {
         self.unprobed += 1;

@@ -189,6 +189,12 @@ impl<M: Machine> PageAllocator<M> {
         true
     }
 
+    /// Whether page runs cost addresses rather than memory, as hardly any of what they hold is written to: many may be kept.
+    #[inline]
+    pub fn plenty(&self) -> bool {
+        self.plenty.load(Relaxed)
+    }
+
     /// Frames of all zones.
     pub fn managed(&self) -> u64 {
         self.managed.load(Relaxed)

@@ -20,4 +20,11 @@ fn main() {
     // Nothing is bound lazily: a lazy binding can call malloc.
     println!("cargo::rustc-link-arg-cdylib=-Wl,-z,now");
     println!("cargo::rustc-link-arg-cdylib=-Wl,-soname,libslabwright.so");
+    // What every program runs lies close together. Linkers that know no such scripts go without.
+    let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    if !["mold", "gold", "wild"].iter().any(|linker| flags.contains(linker)) {
+        println!("cargo::rustc-link-arg-cdylib=-Wl,-T,{}/order.ld", std::env::var("CARGO_MANIFEST_DIR").unwrap());
+    }
+    println!("cargo::rerun-if-changed=order.ld");
+    println!("cargo::rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
 }

@@ -32,6 +32,20 @@ pub struct Options {
 }
 
 impl Options {
+    /// All zeroes, before any are known.
+    pub const UNSET: Options = Options {
+        decay_ms: 0,
+        retain_bytes: 0,
+        limit_bytes: 0,
+        abort: false,
+        huge_pages: false,
+        verify: false,
+        stats: false,
+        rseq: false,
+        fake_nodes: 0,
+        reserve_bytes: 0,
+    };
+
     /// The defaults.
     pub const DEFAULT: Options = Options {
         decay_ms: 10_000,

@@ -38,7 +38,7 @@ fn the_first_request_sets_everything_up_in_order() {
         assert!(mm.is_up() && mm.pages().managed() > 0 && mm.options().decay_ms == 77);
         note("up".to_owned());
     };
-    let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before, after }));
+    let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: Some(before), after: Some(after) }));
     let hook = |call: Call| {
         if matches!(call, Call::Init | Call::Grow | Call::Replace | Call::Pop) {
             note(format!("{call:?}"));

@@ -22,7 +22,7 @@ fn heap(sim: Machine) -> &'static Mm<Machine> {
             mm.pages().add(mm.machine(), *node, *zone, *range);
         }
     };
-    let mm = Box::leak(Box::new(Mm::with_hooks(sim, Hooks { before: |_| {}, after })));
+    let mm = Box::leak(Box::new(Mm::with_hooks(sim, Hooks { before: None, after: Some(after) })));
     assert!(mm.start());
     mm
 }
@@ -288,7 +288,7 @@ fn lent_memory_is_compacted_and_a_process_moves_nothing() {
         }
     }
     static NOTHING: Nothing = Nothing;
-    let lent: Box<Mm<Sim>> = Box::new(Mm::with_hooks(sim, Hooks { before: |_| {}, after }));
+    let lent: Box<Mm<Sim>> = Box::new(Mm::with_hooks(sim, Hooks { before: None, after: Some(after) }));
     assert!(lent.start() && lent.register_owner(&NOTHING).is_ok());
     assert!(lent.compact(MOVABLE, 9).done, "nothing has to move where a block is free");
     let hosted = Mm::new(SimHosted::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 1 << 10).build());

@@ -33,7 +33,7 @@ fn machine() -> Box<Mm<SimBare>> {
             mm.pages().add(mm.machine(), *node, *zone, *range);
         }
     };
-    let mm = Box::new(Mm::with_hooks(sim, Hooks { before: |_| {}, after }));
+    let mm = Box::new(Mm::with_hooks(sim, Hooks { before: None, after: Some(after) }));
     assert!(mm.start());
     mm
 }

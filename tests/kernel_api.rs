@@ -23,7 +23,7 @@ fn heap<F: Flavour>(sim: &Simulated<F>) -> Box<Mm<Simulated<F>>> {
             mm.pages().add(mm.machine(), *node, *zone, *range);
         }
     };
-    let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: |_| {}, after }));
+    let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: None, after: Some(after) }));
     assert!(mm.start());
     mm
 }
@@ -264,7 +264,7 @@ fn g5_caches_come_up_in_order() {
         names
     }
     let sim = Sim::builder().ram(0, ZoneKind::Normal, 4096, 1024).build();
-    let mm = Box::new(Mm::with_hooks(sim, Hooks { before, after }));
+    let mm = Box::new(Mm::with_hooks(sim, Hooks { before: Some(before), after: Some(after) }));
     assert!(!mm.is_up());
     // The first request starts it.
     let block = mm.alloc(100);

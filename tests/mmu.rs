@@ -204,7 +204,7 @@ fn heap(sim: &SimBare) -> Box<Mm<SimBare>> {
             mm.pages().add(mm.machine(), *node, *zone, *range);
         }
     };
-    let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: |_| {}, after }));
+    let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: None, after: Some(after) }));
     assert!(mm.start());
     mm
 }

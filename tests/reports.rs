@@ -16,7 +16,7 @@ fn heap<F: Flavour>(sim: Simulated<F>) -> Mm<Simulated<F>> {
             mm.pages().add(mm.machine(), *node, *zone, *range);
         }
     };
-    Mm::with_hooks(sim, Hooks { before: |_| {}, after })
+    Mm::with_hooks(sim, Hooks { before: None, after: Some(after) })
 }
 
 fn text<F: Flavour>(mm: &Mm<Simulated<F>>, report: Report) -> String {

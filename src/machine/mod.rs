@@ -11,6 +11,7 @@ use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU8;
 
+use crate::config::Options;
 use crate::error::Defect;
 use crate::page::Page;
 use crate::sync::Park;
@@ -422,8 +423,20 @@ pub fn misuse<R: Report>(m: &R, defect: Defect, address: usize, cache: &str) {
     }
 }
 
+/// What whoever puts the machine to use wants at the start of an instance: implemented where that instance is. (Functions kept in the instance
+/// itself would need relocation, and with that all of its tables would lie in the library's file instead of in `.bss`.)
+pub trait Owner {
+    /// The options to start with; `None` for those that were set. Called once, before [`Machine::init`].
+    fn options(&self) -> Option<Options> {
+        None
+    }
+
+    /// All is up. May allocate.
+    fn started(&self) {}
+}
+
 /// All of it.
-pub trait Machine: PerCpu + Frames + Mapping + Context + Report + Park + Sync + Sized + 'static {
+pub trait Machine: PerCpu + Frames + Mapping + Context + Report + Park + Owner + Sync + Sized + 'static {
     /// Milliseconds of a clock that never goes back.
     fn now_ms(&self) -> u64;
 

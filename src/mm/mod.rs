@@ -74,6 +74,8 @@ pub struct Mm<M: Machine> {
     /// into the slow path without a branch of its own.
     small: AtomicUsize,
     options: Lock<Options>,
+    /// The options are set.
+    configured: AtomicBool,
     pages: PageAllocator<M>,
     slab: Slab<M>,
     slob: Slob<M>,
@@ -99,18 +101,18 @@ pub struct Mm<M: Machine> {
     hooks: Hooks<M>,
 }
 
-/// What the owner of an instance wants to do at its start.
+/// What the owner of an instance wants to do at its start, beyond what its machine's [`Owner`](crate::machine::Owner) does.
 pub struct Hooks<M: Machine> {
     /// Runs before the machine is prepared: the place to set options.
-    pub before: fn(&Mm<M>),
+    pub before: Option<fn(&Mm<M>)>,
     /// Runs when all is up; may allocate.
-    pub after: fn(&Mm<M>),
+    pub after: Option<fn(&Mm<M>)>,
 }
 
 impl<M: Machine> Mm<M> {
     /// An allocator that starts itself at the first request.
     pub const fn new(machine: M) -> Mm<M> {
-        Mm::with_hooks(machine, Hooks { before: |_| {}, after: |_| {} })
+        Mm::with_hooks(machine, Hooks { before: None, after: None })
     }
 
     /// An allocator that starts itself at the first request and runs `hooks` then.
@@ -129,7 +131,8 @@ impl<M: Machine> Mm<M> {
             shrinkers: shrinker::Shrinkers::new(),
             startup: Startup::new(),
             small: AtomicUsize::new(0),
-            options: Lock::new(Options::DEFAULT),
+            options: Lock::new(Options::UNSET),
+            configured: AtomicBool::new(false),
             pages: PageAllocator::new(),
             slab: Slab::new(),
             slob: Slob::new(),
@@ -166,7 +169,8 @@ impl<M: Machine> Mm<M> {
     pub fn options(&self) -> Options {
         let nested = self.machine.enter() > 0;
         let options = self.options.acquire(&self.machine, !nested && !self.is_crippled());
-        let copy = options.map_or(Options::DEFAULT, |options| *options);
+        let set = options.filter(|_| self.configured.load(Ordering::Relaxed));
+        let copy = set.map_or(Options::DEFAULT, |options| *options);
         self.machine.leave();
         copy
     }
@@ -174,6 +178,7 @@ impl<M: Machine> Mm<M> {
     /// Sets the options; only before the start.
     pub fn configure(&self, options: &Options) {
         *self.options.lock(&self.machine) = *options;
+        self.configured.store(true, Ordering::Relaxed);
     }
 
     /// Sets how many bytes of free memory stay in any case ([`Options::retain_bytes`]); `u64::MAX` for all, until they are old.
@@ -195,9 +200,17 @@ impl<M: Machine> Mm<M> {
         };
         let (phase, starter) = self.startup.run(m, nested, || {
             m.enter();
-            (self.hooks.before)(self);
+            if let Some(options) = m.options() {
+                self.configure(&options);
+            }
+            if let Some(before) = self.hooks.before {
+                before(self);
+            }
             let up = m.init();
             if up {
+                if !self.configured.load(Ordering::Relaxed) {
+                    self.configure(&Options::DEFAULT);
+                }
                 let options = *self.options.lock(m);
                 self.pages.init(m, &options);
                 self.vmalloc.set_decay_ms(options.decay_ms);
@@ -216,7 +229,10 @@ impl<M: Machine> Mm<M> {
         if starter && phase == Phase::Up {
             // So that a handler that interrupts the first growth finds something.
             self.bracket(Gfp::KERNEL, |gfp| self.fill_reserve(gfp));
-            (self.hooks.after)(self);
+            if let Some(after) = self.hooks.after {
+                after(self);
+            }
+            m.started();
         }
         phase == Phase::Up
     }

@@ -11,8 +11,8 @@ const OBJECTS: usize = 16;
 /// The reserve. Its objects were never touched, so they cost address space only.
 pub(super) struct Reserve {
     slots: [AtomicUsize; OBJECTS],
-    /// Whether a slot is empty.
-    short: AtomicBool,
+    /// Whether no slot is empty.
+    full: AtomicBool,
 }
 
 impl Reserve {
@@ -20,7 +20,7 @@ impl Reserve {
     pub(super) const SIZE: usize = 1024;
 
     pub(super) const fn new() -> Reserve {
-        Reserve { slots: [const { AtomicUsize::new(0) }; OBJECTS], short: AtomicBool::new(true) }
+        Reserve { slots: [const { AtomicUsize::new(0) }; OBJECTS], full: AtomicBool::new(false) }
     }
 
     /// Size class of its objects.
@@ -30,7 +30,7 @@ impl Reserve {
 
     /// An object, or null. Lock-free: a slot is taken by one exchange.
     pub(super) fn take(&self) -> *mut u8 {
-        self.short.store(true, Ordering::Relaxed);
+        self.full.store(false, Ordering::Relaxed);
         // Acquire, pairs with the Release in `refill`.
         let object = self.slots.iter().map(|slot| slot.swap(0, Ordering::Acquire)).find(|object| *object != 0);
         object.map_or(ptr::null_mut(), ptr::with_exposed_provenance_mut)
@@ -39,19 +39,19 @@ impl Reserve {
     /// Fills empty slots with what `make` gives; what it gives too much it gets back.
     #[inline]
     pub(super) fn refill(&self, make: impl Fn() -> *mut u8, unmake: impl Fn(*mut u8)) {
-        if self.short.load(Ordering::Relaxed) {
+        if !self.full.load(Ordering::Relaxed) {
             self.refill_slots(make, unmake);
         }
     }
 
     #[cold]
     fn refill_slots(&self, make: impl Fn() -> *mut u8, unmake: impl Fn(*mut u8)) {
-        self.short.store(false, Ordering::Relaxed);
+        self.full.store(true, Ordering::Relaxed);
         for slot in self.slots.iter().filter(|slot| slot.load(Ordering::Relaxed) == 0) {
             let object = make();
             if object.is_null() {
                 // Perhaps there is memory the next time.
-                self.short.store(true, Ordering::Relaxed);
+                self.full.store(false, Ordering::Relaxed);
                 return;
             }
             // Release, pairs with the Acquire in `take`.
@@ -75,6 +75,6 @@ impl Reserve {
                 unmake(ptr::with_exposed_provenance_mut(object));
             }
         }
-        self.short.store(true, Ordering::Relaxed);
+        self.full.store(false, Ordering::Relaxed);
     }
 }

@@ -64,16 +64,16 @@ const fn max(a: usize, b: usize) -> usize {
 }
 
 impl SlabLayout {
-    /// The layout of a cache that does not exist.
+    /// The layout of a cache that does not exist: all zeroes.
     pub const NONE: SlabLayout = SlabLayout {
         size: 0,
         reciprocal: 0,
         object_size: 0,
-        align: 1,
+        align: 0,
         first: 0,
         objects: 0,
-        colours: 1,
-        colour_step: LINE as u32,
+        colours: 0,
+        colour_step: 0,
         order: Order::ZERO,
         map: MapPlace::Descriptor,
         capacity: 0,

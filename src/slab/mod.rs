@@ -67,9 +67,6 @@ const QUICK_MS: usize = 10;
 /// So many full sheaves hold the objects of a cache that has few.
 const FEW_SHEAVES: usize = 8;
 
-/// The mark before the instance has a key of its own.
-const DEFAULT_KEY: usize = 0x6b6b_6b6b | 1;
-
 /// All caches of an instance.
 pub struct Slab<M> {
     caches: [Cache; MAX_CACHES],
@@ -93,7 +90,7 @@ impl<M: Machine> Slab<M> {
             caches: [const { Cache::new() }; MAX_CACHES],
             deferred: Deferred::new(),
             orphans: Deferred::new(),
-            key: AtomicUsize::new(DEFAULT_KEY),
+            key: AtomicUsize::new(0),
             born: AtomicU32::new(0),
             registry: Lock::new(()),
             machine: PhantomData,

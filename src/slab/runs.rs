@@ -138,6 +138,7 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
         object_size: size as u32,
         align: PAGE_SIZE as u32,
         objects: 1,
+        colours: 1,
         order: Order::ZERO,
         capacity: capacity as u16,
         ..SlabLayout::NONE

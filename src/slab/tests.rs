@@ -21,7 +21,9 @@ fn world(cpus: usize, hostile: Hostile) -> World {
     let m = Sim::builder().cpus(cpus).grow(0, ZoneKind::Normal, 4096, 16384, 1024).hostile(hostile).build();
     let pages = PageAllocator::new();
     pages.init(&m, &Options::DEFAULT);
-    World { m, pages, slab: std::boxed::Box::new(Slab::new()) }
+    let slab = std::boxed::Box::new(Slab::new());
+    slab.set_key(&m, 0x6b6b_6b6b);
+    World { m, pages, slab }
 }
 
 impl World {

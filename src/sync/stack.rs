@@ -12,12 +12,16 @@ use super::wide::AtomicU64;
 
 /// The stack.
 pub struct Stack {
-    /// The first block's number, and above it the tag.
+    /// Complement of the first block's number, so that an empty stack is all zeroes, and above it the tag.
     head: AtomicU64,
 }
 
 const fn head(block: u32, tag: u64) -> u64 {
-    tag << 32 | block as u64
+    tag << 32 | !block as u64
+}
+
+const fn block(head: u64) -> u32 {
+    !(head as u32)
 }
 
 impl Stack {
@@ -40,7 +44,7 @@ impl Stack {
     pub fn push(&self, block: u32, mut set_link: impl FnMut(u32)) {
         let mut old = self.head.load(Ordering::Relaxed);
         loop {
-            set_link(old as u32);
+            set_link(self::block(old));
             // Release, pairs with the Acquire in `pop`: who has the block sees what was written to it.
             match self.head.compare_exchange(old, head(block, (old >> 32) + 1), Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -55,7 +59,7 @@ impl Stack {
         // Acquire, pairs with the Release in `push`: its link is seen.
         let mut old = self.head.load(Ordering::Acquire);
         loop {
-            let block = old as u32;
+            let block = block(old);
             if block == Stack::NONE {
                 return None;
             }

@@ -124,10 +124,10 @@ pub struct Vmalloc<M: Machine> {
     space: Lock<Space>,
     /// Milliseconds that a freed range is kept.
     decay_ms: AtomicU32,
-    /// Freed bytes that are kept in any case.
-    retain: AtomicUsize,
-    /// Root of the page table, for readers without the lock; [`Pfn::NONE`] before there is one.
-    root: AtomicU32,
+    /// Complement of the freed bytes that are kept in any case, so that it starts as 0.
+    not_retained: AtomicUsize,
+    /// Complement of the number of the page table's root, for readers without the lock; 0 before there is one.
+    not_root: AtomicU32,
     /// Forks so far, in parent and child: memory from before may be shared.
     generation: AtomicU32,
     /// Moves refused in a row; after some, only every so many requests try again.
@@ -158,9 +158,9 @@ impl<M: Machine> Vmalloc<M> {
     pub const fn new() -> Self {
         Vmalloc {
             space: Lock::new(Space::new()),
-            decay_ms: AtomicU32::new(10_000),
-            retain: AtomicUsize::new(usize::MAX),
-            root: AtomicU32::new(Pfn::NONE.0),
+            decay_ms: AtomicU32::new(0),
+            not_retained: AtomicUsize::new(0),
+            not_root: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
             machine: PhantomData,
@@ -172,9 +172,9 @@ impl<M: Machine> Vmalloc<M> {
     pub fn new() -> Self {
         Vmalloc {
             space: Lock::new(Space::new()),
-            decay_ms: AtomicU32::new(10_000),
-            retain: AtomicUsize::new(usize::MAX),
-            root: AtomicU32::new(Pfn::NONE.0),
+            decay_ms: AtomicU32::new(0),
+            not_retained: AtomicUsize::new(0),
+            not_root: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
             machine: PhantomData,
@@ -570,7 +570,7 @@ impl<M: Machine> Vmalloc<M> {
         let peak = space.figures.peak_bytes;
         let part = space.figures.busy_bytes / RETAINED_PART;
         let regrown = usize::try_from(space.swing.regrown()).unwrap_or(usize::MAX);
-        let may = self.retain.load(Relaxed).saturating_add(part).saturating_add(regrown + regrown / 8);
+        let may = (!self.not_retained.load(Relaxed)).saturating_add(part).saturating_add(regrown + regrown / 8);
         (peak + peak / 8).clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(may).min(window / 2).min(budget)
     }
 
@@ -581,7 +581,7 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Sets how many freed bytes are kept in any case; `usize::MAX` for as many as there may be.
     pub fn set_retained(&self, bytes: usize) {
-        self.retain.store(bytes, Relaxed);
+        self.not_retained.store(!bytes, Relaxed);
     }
 
     /// A window of time in which demand may swing ends.
@@ -616,7 +616,7 @@ impl<M: Machine> Vmalloc<M> {
     pub fn usable_size(&self, m: &M, address: *mut u8, may_block: bool) -> Result<usize, Defect> {
         let address = address.addr();
         // Acquire, pairs with the Release in `adopt`: the root page is zeroed or filled.
-        let root = Pfn(self.root.load(Acquire));
+        let root = Pfn(!self.not_root.load(Acquire));
         let window = m.window();
         if root.is_some() && window.contains(&address) {
             let base = window.start.next_multiple_of(Self::SLOT);
@@ -889,7 +889,7 @@ impl<M: Machine> Vmalloc<M> {
             unsafe { space.index.put_by(m, page) }
             if let Some(root) = space.index.root() {
                 // Release, pairs with the Acquire in `usable_size`.
-                self.root.store(root.0, Release);
+                self.not_root.store(!root.0, Release);
             }
         }
     }

@@ -81,7 +81,7 @@ impl Space {
         Space {
             start: 0,
             end: 0,
-            slot: 1,
+            slot: 0,
             guard: 0,
             holes: Tree::new(),
             areas: Tree::new(),
@@ -117,7 +117,7 @@ impl Space {
     pub fn open(&mut self, start: usize, end: usize, slot_shift: u32, guard: usize) {
         let slot = 1 << slot_shift;
         let (start, end) = (start.next_multiple_of(slot), end & !(slot - 1));
-        if self.slot != 1 || start >= end {
+        if self.slot != 0 || start >= end {
             return;
         }
         if let Some(hole) = self.pool.take() {

@@ -67,7 +67,7 @@ struct Zone {
     marks: Watermarks,
     /// Frames that exist, the table's own included.
     present: u32,
-    /// First frame and end of all that exists.
+    /// First frame and end of all that exists; the end is 0 where nothing does.
     span: (Pfn, Pfn),
     allocs: u64,
     frees: u64,
@@ -94,13 +94,12 @@ struct Cell {
 
 impl Cell {
     const fn new() -> Cell {
-        let span = (Pfn::NONE, Pfn(0));
         let zone = Zone {
             buddy: Buddy::new(),
             rows: Rows::new(),
             marks: Watermarks::NONE,
             present: 0,
-            span,
+            span: (Pfn(0), Pfn(0)),
             allocs: 0,
             frees: 0,
             swing: Swing::new(),
@@ -139,8 +138,8 @@ pub struct PageAllocator<M: Machine> {
     /// Frames of all zones.
     managed: AtomicU64,
     decay_ms: AtomicU32,
-    /// Pages that may lie idle in any case.
-    retain: AtomicU64,
+    /// Complement of [`PageAllocator::retained`], so that it starts as 0.
+    not_retained: AtomicU64,
     /// More than may is idle.
     excess: AtomicBool,
     /// The system does not take back what is idle (it is locked, or the like).
@@ -196,13 +195,13 @@ impl<M: Machine> PageAllocator<M> {
             budget: Budget::new(),
             pressure_known: AtomicBool::new(false),
             atomic_seen: AtomicBool::new(false),
-            reserve_goal: AtomicU32::new(lists::RESERVE),
+            reserve_goal: AtomicU32::new(0),
             emergency: Emergency::new(),
             grouping: AtomicBool::new(false),
             plenty: AtomicBool::new(false),
             managed: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),
-            retain: AtomicU64::new(u64::MAX),
+            not_retained: AtomicU64::new(0),
             excess: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             nodes: AtomicU32::new(0),
@@ -290,7 +289,7 @@ impl<M: Machine> PageAllocator<M> {
             at = end;
         }
         zone.present += range.pages;
-        let start = if zone.span.0.is_some() { zone.span.0.min(range.start) } else { range.start };
+        let start = if zone.present > range.pages { zone.span.0.min(range.start) } else { range.start };
         zone.span = (start, zone.span.1.max(range.end()));
         let managed = cell.managed.load(Relaxed) + added;
         cell.managed.store(managed, Relaxed);
@@ -373,7 +372,7 @@ impl<M: Machine> PageAllocator<M> {
     fn note_demand(&self, zone: &mut Zone) {
         let used = zone.used();
         zone.swing.at(used);
-        let retain = self.retain.load(Relaxed);
+        let retain = self.retained();
         if M::LENT && (zone.excess(retain) > 0 || zone.strewn(retain)) {
             self.excess.store(true, Relaxed);
         }

@@ -46,14 +46,14 @@ pub struct Phase {
     score: i8,
     /// Pageblocks opened since the last probe.
     unprobed: u32,
-    /// Sixteenths of what was in use of the last pageblock that was looked at that were written to.
-    written: u32,
+    /// Sixteenths of what was in use of the last pageblock that was looked at that were not written to.
+    unwritten: u32,
 }
 
 impl Phase {
     /// Nothing was seen.
     pub const fn new() -> Phase {
-        Phase { small: [None; 2], score: 0, unprobed: 0, written: 16 }
+        Phase { small: [None; 2], score: 0, unprobed: 0, unwritten: 0 }
     }
 
     /// The pageblock to look at before another one is opened. It is not to be looked at again.
@@ -70,26 +70,26 @@ impl Phase {
             _ => self.score = -1,
         }
         if seen.taken >= TELLING {
-            self.written = seen.written * 16 / seen.taken;
+            self.unwritten = 16u32.saturating_sub(seen.written * 16 / seen.taken);
         }
     }
 
     /// Whether nearly all of what is handed out is written to, so that it may be populated ahead.
     #[inline]
     pub fn is_written(&self) -> bool {
-        self.written >= 14
+        self.unwritten <= 2
     }
 
     /// Whether most of what is handed out is not written to.
     #[inline]
     pub fn is_begun(&self) -> bool {
-        self.written <= 8
+        self.unwritten >= 8
     }
 
     /// Whether hardly any of it is.
     #[inline]
     pub fn is_hardly_begun(&self) -> bool {
-        self.written <= 2
+        self.unwritten >= 14
     }
 
     /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page.

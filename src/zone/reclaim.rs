@@ -119,13 +119,13 @@ impl<M: Machine> PageAllocator<M> {
     #[cold]
     pub fn give_back_excess(&self, m: &M) -> u64 {
         self.excess.store(false, Relaxed);
-        let retain = self.retain.load(Relaxed);
+        let retain = self.retained();
         self.give_back(m, Order::PAGEBLOCK, u64::MAX, |zone| zone.excess(retain) > 0)
     }
 
     /// Whether, after a deep fall of demand, much lies strewn between what is in use.
     pub fn is_strewn(&self, m: &M) -> bool {
-        let retain = self.retain.load(Relaxed);
+        let retain = self.retained();
         self.used_cells().any(|cell| cell.lock.lock(m).strewn(retain))
     }
 
@@ -136,7 +136,7 @@ impl<M: Machine> PageAllocator<M> {
     /// calls and 0.3 s without that.
     #[cold]
     pub fn give_back_strewn(&self, m: &M) -> u64 {
-        let retain = self.retain.load(Relaxed);
+        let retain = self.retained();
         let far = self.used_cells().any(|cell| cell.lock.lock(m).has_fallen_far());
         let least = if far { Order::ZERO } else { WORTH };
         self.drain_lists(m);
@@ -149,12 +149,19 @@ impl<M: Machine> PageAllocator<M> {
 
     /// The zones with memory.
     fn used_cells(&self) -> impl Iterator<Item = &Cell> {
-        self.zones.as_flattened().iter().map(|cell| &**cell).filter(|cell| cell.managed.load(Relaxed) != 0)
+        // Of nodes without memory nothing is looked at: each zone lies in a page of its own.
+        let nodes = &self.zones[..self.nodes.load(Relaxed) as usize];
+        nodes.as_flattened().iter().map(|cell| &**cell).filter(|cell| cell.managed.load(Relaxed) != 0)
     }
 
     /// Sets how many bytes may lie idle in any case; `u64::MAX` for all.
     pub fn set_retained(&self, bytes: u64) {
-        self.retain.store(if bytes == u64::MAX { bytes } else { bytes >> PAGE_SHIFT }, Relaxed);
+        self.not_retained.store(!if bytes == u64::MAX { bytes } else { bytes >> PAGE_SHIFT }, Relaxed);
+    }
+
+    /// Pages that may lie idle in any case.
+    pub(super) fn retained(&self) -> u64 {
+        !self.not_retained.load(Relaxed)
     }
 
     /// A window of time in which demand may swing ends.
@@ -208,10 +215,7 @@ impl<M: Machine> PageAllocator<M> {
             return 0;
         }
         let mut pages = 0;
-        for cell in self.zones.as_flattened() {
-            if cell.managed.load(Relaxed) == 0 {
-                continue;
-            }
+        for cell in self.used_cells() {
             for order in (least.index()..NR_ORDERS).rev().filter_map(|o| Order::new(o as u8)) {
                 loop {
                     let mut batch = [(Pfn::NONE, 0); BATCH];

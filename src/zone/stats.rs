@@ -248,9 +248,9 @@ fn zone_info(cell: &Cell, zone: &Zone) -> ZoneInfo {
             lists[list.index()] = area.backed[list.index()].len() + area.clean[list.index()].len();
         }
     }
-    let exists = zone.span.0.is_some();
+    let exists = zone.span.1 != Pfn(0);
     ZoneInfo {
-        start: zone.span.0,
+        start: if exists { zone.span.0 } else { Pfn::NONE },
         spanned: if exists { u64::from(zone.span.1.since(zone.span.0)) } else { 0 },
         present: u64::from(zone.present),
         managed: u64::from(cell.managed.load(Relaxed)),

@@ -63,5 +63,5 @@ pub fn heap<F: Flavour>(sim: &Simulated<F>) -> Box<Mm<Simulated<F>>> {
             mm.pages().add(mm.machine(), *node, *zone, *range);
         }
     };
-    Box::new(Mm::with_hooks(sim.clone(), Hooks { before: |_| {}, after }))
+    Box::new(Mm::with_hooks(sim.clone(), Hooks { before: None, after: Some(after) }))
 }

@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::{console, cpu, interrupt, percpu, smp};
-use crate::machine::{CPU_SHIFT, Context, Machine, PerCpu, Report, add_to};
+use crate::machine::{CPU_SHIFT, Context, Machine, Owner, PerCpu, Report, add_to};
 use crate::sync::Park;
 use crate::sync::wide::AtomicU64;
 
@@ -89,6 +89,8 @@ impl Park for I386 {
 
 /// Drawn at start.
 static RANDOM: AtomicU64 = AtomicU64::new(0);
+
+impl Owner for I386 {}
 
 impl Machine for I386 {
     fn now_ms(&self) -> u64 {

@@ -46,7 +46,7 @@ pub(super) struct Table {
 }
 
 pub(super) static TABLE: Lock<Table> = Lock::new(Table {
-    resources: [Resource { start: 0, len: 0, fd: -1, offset: 0 }; RESOURCES],
+    resources: [Resource { start: 0, len: 0, fd: 0, offset: 0 }; RESOURCES],
     mappings: [Mapping { address: 0, start: 0, len: 0, physical: 0, caller: Caller::Unknown }; MAPPINGS],
 });
 

@@ -11,6 +11,7 @@
 //! | [`fork`], `vfork` | children |
 //! | [`proc`] | reports as files |
 //! | `text` | the allocator's code, populated |
+//! | `elf` | symbols of a loaded object |
 //! | `symbol` | names of functions, for reports |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | [`device`] | device memory: `ioremap` of files |
@@ -22,6 +23,7 @@
 
 mod advice;
 pub mod device;
+mod elf;
 pub mod fork;
 mod limits;
 mod local;

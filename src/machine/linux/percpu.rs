@@ -26,7 +26,7 @@ use core::sync::atomic::{
 
 use super::rseq::{self, Mode};
 use super::{Linux, limits, membarrier, sys, tls};
-use crate::machine::{PerCpu, ROW_WORDS, SHEAF_BYTES, SHEAF_SLOTS, Word, ZERO_SHEAF, ZeroSheaf, no_sheaf};
+use crate::machine::{PerCpu, ROW_WORDS, SHEAF_BYTES, Word, no_sheaf};
 use crate::types::PAGE_SIZE;
 
 /// CPUs the table has room for. On a machine with more, locks are used and CPUs share rows.
@@ -81,16 +81,8 @@ pub(super) fn me() -> u64 {
     tls::base() as u64
 }
 
-/// Every word at the last slot of the zero sheaf. Never written.
-#[allow(dead_code)] // read by sections only
-struct Dummy([*const ZeroSheaf; ROW_WORDS]);
-// SAFETY: never written; the pointers are only followed for reading.
-unsafe impl Sync for Dummy {}
-static DUMMY: Dummy = {
-    // The address of the slot, as `no_sheaf` gives it: a constant expression must keep a pointer.
-    let last = (&raw const ZERO_SHEAF).cast::<usize>().wrapping_add(SHEAF_SLOTS - 1).cast::<ZeroSheaf>();
-    Dummy([last; ROW_WORDS])
-};
+/// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.)
+static DUMMY: [AtomicUsize; ROW_WORDS] = [const { AtomicUsize::new(0) }; ROW_WORDS];
 
 #[repr(C)]
 struct RowTab {
@@ -99,9 +91,9 @@ struct RowTab {
     cpus: [AtomicPtr<Row>; MAX_CPUS],
 }
 
-/// Where each CPU's sections find their row.
+/// Where each CPU's sections find their row, from [`init`] on; none runs before.
 static ROWTAB: RowTab = RowTab {
-    unregistered: [const { AtomicPtr::new(dummy()) }; 2],
+    unregistered: [const { AtomicPtr::new(core::ptr::null_mut()) }; 2],
     cpus: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS],
 };
 
@@ -123,7 +115,10 @@ pub(super) fn region(each: &mut dyn FnMut(&'static str, core::ops::Range<u64>)) 
 /// Prepares table and rows. Rows are address space until they are made.
 pub(super) fn init() {
     let cpus = limits::cpus(MAX_CPUS);
-    for entry in &ROWTAB.cpus[..cpus] {
+    for word in &DUMMY {
+        word.store(no_sheaf(), Relaxed);
+    }
+    for entry in ROWTAB.unregistered.iter().chain(&ROWTAB.cpus[..cpus]) {
         entry.store(dummy(), Relaxed);
     }
     if ROWS.load(Relaxed) == 0

@@ -1,12 +1,13 @@
 //! Restartable sequences: who registered the area, and how a thread gets one.
 //!
-//! glibc from 2.35 on registers an area for every thread; it is found by `__rseq_offset`, looked up at run time (a
-//! reference to the symbol, even a weak one, would make the library demand that glibc). Where nobody registered
+//! glibc from 2.35 on registers an area for every thread; it is found by `__rseq_offset`, looked up at run time in the
+//! loader's tables ([`elf`]; a reference to the symbol, even a weak one, would make the library demand that glibc). Where nobody registered
 //! one, each thread registers the one in [`super::tls`] at its first slow path. Nothing but `rseq_cs` is ever written.
 
+use core::ptr::with_exposed_provenance;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU32, Ordering::Relaxed};
 
-use super::{static_rseq, sys, tls};
+use super::{elf, static_rseq, sys, tls};
 
 /// What precedes an abort handler, and what an area is registered with.
 const SIGNATURE: usize = 0x5305_3053;
@@ -69,7 +70,7 @@ fn area(offset: isize) -> usize {
 pub(super) fn cpu_id() -> i32 {
     let at = area(OFFSET.load(Relaxed)) + CPU_ID;
     // SAFETY: the area is static thread-local storage of this thread; the kernel writes it, hence volatile.
-    unsafe { core::ptr::with_exposed_provenance::<i32>(at).read_volatile() }
+    unsafe { with_exposed_provenance::<i32>(at).read_volatile() }
 }
 
 /// The CPU the calling thread is on, at this moment.
@@ -87,7 +88,7 @@ pub(super) fn node_id() -> Option<u32> {
     }
     let at = area(OFFSET.load(Relaxed)) + NODE_ID;
     // SAFETY: as in `cpu_id`.
-    Some(unsafe { core::ptr::with_exposed_provenance::<u32>(at).read_volatile() })
+    Some(unsafe { with_exposed_provenance::<u32>(at).read_volatile() })
 }
 
 fn rseq(area: usize, len: usize, flags: usize) -> Result<(), sys::Errno> {
@@ -98,23 +99,17 @@ fn rseq(area: usize, len: usize, flags: usize) -> Result<(), sys::Errno> {
 /// Offset of the area that libc registered; `None` where it registered none.
 #[cfg(target_env = "gnu")]
 fn libc_area() -> Option<isize> {
-    // A failing `dlsym` allocates its message; so only where the symbol exists and there is a loader to ask. A static program is
-    // left to locks.
-    if sys::auxv(libc::AT_BASE) == 0 {
+    // The loader has them, in a static program there is none.
+    let loader = sys::auxv(libc::AT_BASE) as usize;
+    if loader == 0 {
         return None;
     }
-    // SAFETY: returns a static string.
-    let version = unsafe { core::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) }.to_bytes();
-    let mut parts = version.split(|&c| c == b'.').map(sys::number);
-    let (major, minor) = (parts.next()??, parts.next()??);
-    if (major, minor) < (2, 35) {
-        return None;
-    }
-    // SAFETY: both are objects of libc: a `ptrdiff_t` and an `unsigned int`, constant once the loader has run.
+    // SAFETY: the loader's header lies at its base; both are objects of libc: a `ptrdiff_t` and an `unsigned int`, constant once the loader
+    // has run.
     unsafe {
-        let offset = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()).cast::<isize>();
-        let size = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_size".as_ptr()).cast::<u32>();
-        (!offset.is_null() && !size.is_null() && *size != 0).then(|| *offset)
+        let offset = elf::symbol(loader, c"__rseq_offset")?;
+        let size = elf::symbol(loader, c"__rseq_size")?;
+        (*with_exposed_provenance::<u32>(size) != 0).then(|| *with_exposed_provenance::<isize>(offset))
     }
 }
 

@@ -50,7 +50,7 @@ use self::memory::Memory;
 use self::mmu::Mmu;
 use self::rows::Row;
 use super::i386::layout;
-use super::{Context, Frames, Machine, Mapping, PerCpu, Report, ZoneKind};
+use super::{Context, Frames, Machine, Mapping, Owner, PerCpu, Report, ZoneKind};
 use crate::page::Page;
 use crate::sync::Park;
 use crate::sync::atomic::AtomicU32;
@@ -693,6 +693,8 @@ impl<F: Flavour> Park for Simulated<F> {
         self.state.woken.notify_all();
     }
 }
+
+impl<F: Flavour> Owner for Simulated<F> {}
 
 impl<F: Flavour> Machine for Simulated<F> {
     fn now_ms(&self) -> u64 {

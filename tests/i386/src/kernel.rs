@@ -18,7 +18,7 @@ use crate::tests;
 
 /// The kernel's heap. Its memory is what is left after boot.
 #[global_allocator]
-pub static HEAP: Mm<I386> = Mm::with_hooks(I386, Hooks { before: |_| {}, after: take_memory });
+pub static HEAP: Mm<I386> = Mm::with_hooks(I386, Hooks { before: None, after: Some(take_memory) });
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 

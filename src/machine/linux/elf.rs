@@ -1,0 +1,104 @@
+//! Symbols of an object that is loaded, found in its own tables.
+//!
+//! `dlsym` finds them too, but brings 140 KiB of the C library's pages into a small program, and may allocate.
+
+use core::ffi::CStr;
+use core::ptr::with_exposed_provenance as at;
+
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const DT_NULL: usize = 0;
+const DT_STRTAB: usize = 5;
+const DT_SYMTAB: usize = 6;
+const DT_GNU_HASH: usize = 0x6fff_fef5;
+
+/// An entry of the table of segments.
+#[repr(C)]
+struct Segment {
+    kind: u32,
+    flags: u32,
+    offset: usize,
+    address: usize,
+    _rest: [usize; 4],
+}
+
+/// An entry of the table of symbols.
+#[repr(C)]
+struct Symbol {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    value: usize,
+    size: usize,
+}
+
+/// The address of what the object whose header lies at `base` defines as `name`; `None` where it does not, or has no GNU hash table.
+///
+/// # Safety
+/// At `base` lies the header of a shared object as the kernel or the loader mapped it, for good.
+pub(super) unsafe fn symbol(base: usize, name: &CStr) -> Option<usize> {
+    // SAFETY: the caller's; the tables are where the format has them, and agree with each other.
+    unsafe {
+        let segments = at::<Segment>(base + *at::<usize>(base + 32));
+        let segments = core::slice::from_raw_parts(segments, (*at::<u16>(base + 56)).into());
+        let slide = base.wrapping_sub(segments.iter().find(|s| s.kind == PT_LOAD && s.offset == 0)?.address);
+        let mut entry = at::<[usize; 2]>(slide.wrapping_add(segments.iter().find(|s| s.kind == PT_DYNAMIC)?.address));
+        let (mut strings, mut symbols, mut hashes) = (0, 0, 0);
+        while (*entry)[0] != DT_NULL {
+            let [tag, value] = *entry;
+            // Some loaders have made addresses of them, some have not.
+            let address = if value < base { slide.wrapping_add(value) } else { value };
+            match tag {
+                DT_STRTAB => strings = address,
+                DT_SYMTAB => symbols = address,
+                DT_GNU_HASH => hashes = address,
+                _ => {}
+            }
+            entry = entry.add(1);
+        }
+        if strings == 0 || symbols == 0 || hashes == 0 {
+            return None;
+        }
+        let hash = name.to_bytes().iter().fold(5381u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(byte.into()));
+        let [buckets, first, bloom, _] = *at::<[u32; 4]>(hashes);
+        let bucket = at::<u32>(hashes + 16 + bloom as usize * size_of::<usize>());
+        let chain = bucket.add(buckets as usize);
+        let mut index = *bucket.add((hash % buckets) as usize);
+        // An empty bucket is 0.
+        while index >= first {
+            let found = *chain.add((index - first) as usize);
+            let symbol = &*at::<Symbol>(symbols).add(index as usize);
+            // The lowest bit says whether the chain ends.
+            // Byte by byte: `memcmp` is 64 KiB of the C library away.
+            let text = at::<u8>(strings + symbol.name as usize);
+            let mut letters = name.to_bytes_with_nul().iter().enumerate();
+            if found | 1 == hash | 1 && symbol.section != 0 && letters.all(|(nth, letter)| *text.add(nth) == *letter) {
+                return Some(slide.wrapping_add(symbol.value));
+            }
+            if found & 1 != 0 {
+                break;
+            }
+            index += 1;
+        }
+        None
+    }
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::super::sys;
+    use super::*;
+
+    #[test]
+    fn the_loaders_symbols_are_what_it_says_itself() {
+        let loader = sys::auxv(libc::AT_BASE) as usize;
+        for name in [c"__rseq_offset", c"__rseq_size", c"_r_debug", c"__tls_get_addr"] {
+            // SAFETY: looks a name up; the loader's header lies at its base.
+            let (asked, found) = unsafe { (libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()), symbol(loader, name)) };
+            assert_eq!(found.unwrap_or(0), asked.addr(), "{name:?}");
+        }
+        // SAFETY: as above.
+        assert_eq!(unsafe { symbol(loader, c"__rseq_nothing") }, None);
+    }
+}

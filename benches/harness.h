@@ -1,11 +1,13 @@
 /*
  * What the workloads of `cargo xtask bench` share. A program of them is run as `PROGRAM NAME` under one allocator, for one workload,
  * and prints the seconds that the work took, those of CPU of the process and its children, and its resident KiB, at most and at the
- * end. Lines after that, where the workload has them: `operations N`, `live KIB` (what the program still holds at the end), and
- * `resident AT KIB` for the resident size over time. `PROGRAM --list` names the workloads and their groups.
+ * end. Lines after that, where the workload has them: `operations N`, `live KIB` (what the program still holds at the end),
+ * `bound SECONDS` (the least that the work can take), and `resident AT KIB` for the resident size over time. `PROGRAM --list` names
+ * the workloads and their groups.
  *
  * Work is bounded by counts, never by time, and random numbers are the same in every run. Blocks are written to as a program
- * would write to them: the first byte of small ones, every page of large ones where the name says "touched".
+ * would write to them: the first byte of small ones, every page of large ones where the name says "touched". What an allocator
+ * promises beyond a block (alignment, zeros, contents that move) is checked where that costs no more than the program's own use of it.
  */
 #define _GNU_SOURCE 1
 #include <fcntl.h>
@@ -56,7 +58,8 @@ static double cpu_seconds(void)
 static struct {
     size_t operations, live, resident[128], peak, last;
     int samples;
-    double slept;
+    /* Of the clock and of CPU: since when nothing counts, and what did not count so far. */
+    double paused, paused_cpu, apart, apart_cpu;
 } said;
 
 /* The resident size as it is now is a point of the plot over time. */
@@ -66,12 +69,26 @@ UNUSED static void sample(void)
         said.resident[said.samples++] = status_kib("VmRSS");
 }
 
-/* Not part of the time that the work took. */
-UNUSED static void sleep_second(void)
+/* What lies between these is not part of the work: preparation, sleep, tearing down. */
+UNUSED static void pause_clock(void)
 {
-    double begin = now();
-    sleep(1);
-    said.slept += now() - begin;
+    said.paused = now();
+    said.paused_cpu = cpu_seconds();
+}
+
+UNUSED static void resume_clock(void)
+{
+    said.apart += now() - said.paused;
+    said.apart_cpu += cpu_seconds() - said.paused_cpu;
+    said.paused = 0;
+}
+
+UNUSED static void insist(int holds, const char *what)
+{
+    if (holds)
+        return;
+    fprintf(stderr, "not so: %s\n", what);
+    exit(1);
 }
 
 /* xorshift64*: https://vigna.di.unimi.it/ftp/papers/xorshift.pdf */
@@ -121,9 +138,11 @@ UNUSED static int run_workload(int argc, char **argv, const Workload *workloads,
             continue;
         double begin = now();
         workloads[i].work();
-        double seconds = now() - begin - said.slept;
+        if (said.paused)
+            resume_clock();
+        double seconds = now() - begin - said.apart;
         size_t last = said.last ? said.last : status_kib("VmRSS"), peak = said.peak ? said.peak : status_kib("VmHWM");
-        printf("%.9f %.6f %zu %zu\n", seconds, cpu_seconds(), peak, last);
+        printf("%.9f %.6f %zu %zu\n", seconds, cpu_seconds() - said.apart_cpu, peak, last);
         if (said.operations)
             printf("operations %zu\n", said.operations);
         if (said.live)

@@ -1,49 +1,30 @@
 //! The in-process paths by criterion: what one call costs, without the rest of a process around it (`cargo bench`).
 //!
-//! Each group runs slabwright as a Rust program has it, inlined with the layouts known, and the C library's `malloc`, or whatever is
-//! preloaded, called through its symbol; for blocks of 64 bytes also the least that a cache of the thread can cost. Whole programs are
-//! compared by `cargo xtask bench`.
+//! Each group runs slabwright as a Rust program has it, inlined with the layouts known, and the C library's `malloc`; for blocks of 64
+//! bytes also the least that a cache of the thread can cost. Then all of it starts once more with the shared library preloaded, for the C
+//! interface, called through the same symbols as the C library's was. Whole programs are compared by `cargo xtask bench`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::env;
 use std::hint::black_box;
+use std::path::Path;
+use std::process::Command;
 
-use criterion::{Bencher, Criterion, criterion_group, criterion_main};
+use criterion::{Bencher, Criterion, criterion_group};
 use slabwright::Slabwright;
 use slabwright::kernel::{Cache, Gfp, PageRun, PerCpu, SlabFlags};
+use thread_cache::ThreadCache;
 
 /// Blocks that live at a time in the groups with many.
 const LIVE: usize = 1000;
 
+#[path = "rust/src/thread_cache.rs"]
+mod thread_cache;
+
 const SMALL: Layout = Layout::new::<[u64; 8]>();
-
-/// A list of free blocks of one size for each thread and nothing else: the bound that a thread-local allocator comes near.
-struct ThreadCache;
-
-thread_local! {
-    /// The first free block; each holds the address of the next.
-    static FREE: Cell<*mut u8> = const { Cell::new(std::ptr::null_mut()) };
-}
-
-// SAFETY: blocks are the system's, all of `SMALL`, and in the list only while they are free.
-unsafe impl GlobalAlloc for ThreadCache {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let block = FREE.get();
-        if block.is_null() {
-            // SAFETY: the caller's.
-            return unsafe { System.alloc(layout) };
-        }
-        // SAFETY: a free block holds the next one's address.
-        FREE.set(unsafe { block.cast::<*mut u8>().read() });
-        block
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
-        // SAFETY: the block is free, large enough and aligned for an address.
-        unsafe { block.cast::<*mut u8>().write(FREE.get()) };
-        FREE.set(block);
-    }
-}
+const SIZES: [usize; 7] = [16, 64, 1000, 8000, 40 << 10, 1 << 20, 16 << 20];
+/// Whether what was allocated last is freed first.
+const ORDERS: [(&str, bool); 2] = [("last in, first out", true), ("first in, first out", false)];
 
 fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).expect("a size of the bench")
@@ -94,23 +75,41 @@ fn growth<A: GlobalAlloc>(heap: &A, to: usize) -> impl FnMut(&mut Bencher) {
     }
 }
 
-fn heap(c: &mut Criterion) {
+/// What the system's calls come to: the C library, or what was preloaded.
+fn system() -> &'static str {
+    if env::var_os("LD_PRELOAD").is_some() { "preloaded" } else { "system" }
+}
+
+fn inlined(c: &mut Criterion) {
     let mut group = c.benchmark_group("pair");
-    for size in [16, 64, 1000, 8000, 40 << 10, 1 << 20, 16 << 20] {
+    for size in SIZES {
         group.bench_function(format!("{size} bytes, slabwright"), pair(&Slabwright, layout(size)));
-        group.bench_function(format!("{size} bytes, system"), pair(&System, layout(size)));
     }
     group.bench_function("64 bytes, a cache of the thread", pair(&ThreadCache, SMALL));
     group.finish();
     let mut group = c.benchmark_group("1000 of 64 bytes");
-    for (name, last_first) in [("last in, first out", true), ("first in, first out", false)] {
+    for (name, last_first) in ORDERS {
         group.bench_function(format!("{name}, slabwright"), many(&Slabwright, last_first));
-        group.bench_function(format!("{name}, system"), many(&System, last_first));
     }
     group.finish();
     let mut group = c.benchmark_group("doubled to 64 MiB");
     group.bench_function("slabwright", growth(&Slabwright, 64 << 20));
-    group.bench_function("system", growth(&System, 64 << 20));
+    group.finish();
+}
+
+fn called(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pair");
+    for size in SIZES {
+        group.bench_function(format!("{size} bytes, {}", system()), pair(&System, layout(size)));
+    }
+    group.finish();
+    let mut group = c.benchmark_group("1000 of 64 bytes");
+    for (name, last_first) in ORDERS {
+        group.bench_function(format!("{name}, {}", system()), many(&System, last_first));
+    }
+    group.finish();
+    let mut group = c.benchmark_group("doubled to 64 MiB");
+    group.bench_function(system(), growth(&System, 64 << 20));
     group.finish();
 }
 
@@ -130,5 +129,29 @@ fn kernel_calls(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(paths, heap, kernel_calls);
-criterion_main!(paths);
+criterion_group!(here, inlined, called, kernel_calls);
+criterion_group!(preloaded, called);
+
+/// Runs this program again on the shared library, which is built first.
+fn run_preloaded() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--release", "--package", "slabwright-cabi", "--target-dir"]).arg(target);
+    assert!(
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs").success(),
+        "the library is built"
+    );
+    let mut again = Command::new(env::current_exe().expect("a path of this program"));
+    again.args(env::args_os().skip(1)).env("LD_PRELOAD", target.join("release/libslabwright.so"));
+    assert!(again.status().expect("this program runs").success(), "it runs preloaded too");
+}
+
+fn main() {
+    if env::var_os("LD_PRELOAD").is_some() {
+        preloaded();
+    } else {
+        here();
+        run_preloaded();
+    }
+    Criterion::default().configure_from_args().final_summary();
+}

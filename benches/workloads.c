@@ -3,7 +3,10 @@
  */
 #include "harness.h"
 #include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <sys/wait.h>
 
 static void *take(size_t size)
@@ -21,6 +24,15 @@ static void touch(char *block, size_t from, size_t size)
 {
     for (size_t at = from; at < size; at += 4096)
         ((volatile char *)block)[at] = 1;
+}
+
+/* Whether what `touch` wrote is there. */
+static int is_touched(const char *block, size_t size)
+{
+    size_t at = 0;
+    while (at < size && block[at] == 1)
+        at += 4096;
+    return at >= size;
 }
 
 static void *take_touched(size_t size)
@@ -89,20 +101,24 @@ static void random_10k(void) { live_set(1, 10000, 4000000); }
 static void random_100k(void) { live_set(1, 100000, 2000000); }
 static void random_1m(void) { live_set(1, 1000000, 2500000); }
 
-/* Cost per operation with ever more live blocks: of small sizes, so that ten million of them fit. */
+/* Cost per operation with ever more live blocks: of small sizes, so that ten million of them fit. They are made first, which does not
+   count: fresh pages are no cost of an operation. */
 static void live(size_t count)
 {
     Random random = {2};
+    pause_clock();
     void **blocks = malloc(count * sizeof *blocks);
     for (size_t i = 0; i < count; i++)
         blocks[i] = take(between(&random, 16, 64));
-    const size_t steps = 3000000 + count;
+    resume_clock();
+    const size_t steps = 5000000 + count / 2;
     for (size_t step = 0; step < steps; step++) {
         size_t at = below(&random, count);
         free(blocks[at]);
         blocks[at] = take(between(&random, 16, 64));
     }
-    said.operations = steps + count;
+    said.operations = steps;
+    pause_clock();
     for (size_t i = 0; i < count; i++)
         free(blocks[i]);
     free(blocks);
@@ -138,8 +154,7 @@ static void tree(void)
     size_t count = 0;
     for (int round = 0; round < 6; round++)
         count += fell_tree(grow_tree(19));
-    if (count != 6 * ((1u << 20) - 1))
-        exit(1);
+    insist(count == 6 * ((1u << 20) - 1), "all nodes are there");
 }
 
 static void strings(void)
@@ -173,6 +188,7 @@ static void aligned(void)
         size_t at = below(&random, 1024), align = (size_t)16 << below(&random, 6);
         free(blocks[at]);
         blocks[at] = aligned_alloc(align, align * between(&random, 1, 8));
+        insist(blocks[at] && (uintptr_t)blocks[at] % align == 0, "blocks are aligned");
         *(volatile char *)blocks[at] = 1;
     }
     for (size_t i = 0; i < 1024; i++)
@@ -181,12 +197,16 @@ static void aligned(void)
 
 /* --- pages and more */
 
-static void sized(uint64_t seed, size_t low, size_t high, size_t live, size_t steps, int touched)
+/* `live` blocks, replaced at random; of any size in the bounds, or of as many sizes as `kinds` says, which come again and again. */
+static void sized(uint64_t seed, size_t low, size_t high, size_t kinds, size_t live, size_t steps, int touched)
 {
     Random random = {seed};
     void **blocks = calloc(live, sizeof *blocks);
+    size_t sizes[8];
+    for (size_t i = 0; i < kinds; i++)
+        sizes[i] = between(&random, low, high);
     for (size_t step = 0; step < steps; step++) {
-        size_t at = below(&random, live), size = between(&random, low, high);
+        size_t at = below(&random, live), size = kinds ? sizes[below(&random, kinds)] : between(&random, low, high);
         free(blocks[at]);
         blocks[at] = touched ? take_touched(size) : take(size);
     }
@@ -194,19 +214,21 @@ static void sized(uint64_t seed, size_t low, size_t high, size_t live, size_t st
         free(blocks[i]);
     free(blocks);
 }
-static void pages(void) { sized(7, 4 * KIB, 64 * KIB, 500, 1500000, 0); }
-static void pages_touched(void) { sized(7, 4 * KIB, 64 * KIB, 500, 600000, 1); }
-static void large(void) { sized(8, 64 * KIB, 2 * MIB, 60, 200000, 0); }
-static void large_touched(void) { sized(8, 64 * KIB, 2 * MIB, 60, 10000, 1); }
-static void huge_touched(void) { sized(9, 2 * MIB, 128 * MIB, 4, 30, 1); }
+static void pages(void) { sized(7, 4 * KIB, 64 * KIB, 0, 500, 1500000, 0); }
+static void pages_touched(void) { sized(7, 4 * KIB, 64 * KIB, 0, 500, 600000, 1); }
+static void pages_same(void) { sized(7, 4 * KIB, 64 * KIB, 8, 500, 600000, 1); }
+static void large(void) { sized(8, 64 * KIB, 2 * MIB, 0, 60, 200000, 0); }
+static void large_touched(void) { sized(8, 64 * KIB, 2 * MIB, 0, 60, 10000, 1); }
+static void large_same(void) { sized(8, 64 * KIB, 2 * MIB, 8, 60, 10000, 1); }
+static void huge_touched(void) { sized(9, 2 * MIB, 128 * MIB, 0, 4, 30, 1); }
 
 /* Sizes from 2 MiB to 1 GiB, each doubling as likely; one block at a time, and then three. */
 static void huge_changing(void)
 {
-    Random random = {14};
+    Random random = {35};
     void *blocks[3] = {0};
-    for (int step = 0; step < 20; step++) {
-        int at = step < 10 ? 0 : step % 3;
+    for (int step = 0; step < 16; step++) {
+        int at = step < 8 ? 0 : step % 3;
         size_t size = (2 * MIB) << below(&random, 9);
         free(blocks[at]);
         blocks[at] = take_touched(between(&random, size, 2 * size));
@@ -215,35 +237,43 @@ static void huge_changing(void)
         free(blocks[at]);
 }
 
+/* A few sizes again and again, one block at a time. */
 static void huge_same(void)
 {
-    for (int i = 0; i < 50; i++)
-        free(take_touched(32 * MIB));
+    static const size_t sizes[] = {32, 8, 96, 32, 2};
+    for (size_t i = 0; i < 50; i++)
+        free(take_touched(sizes[i % 5] * MIB));
+}
+
+static void *grow(void *block, size_t have, size_t size)
+{
+    block = realloc(block, size);
+    insist(block != NULL, "there is memory to grow into");
+    touch(block, have, size);
+    return block;
 }
 
 static void grow_doubling(void)
 {
-    for (int round = 0; round < 2; round++) {
-        char *block = NULL;
-        size_t have = 0;
-        for (size_t size = 64; size <= 1024 * MIB; size *= 2) {
-            block = realloc(block, size);
-            touch(block, have, size);
-            have = size;
-        }
-        free(block);
+    char *block = NULL;
+    size_t have = 0;
+    for (size_t size = 64; size <= 1024 * MIB; size *= 2) {
+        block = grow(block, have, size);
+        have = size;
     }
+    insist(is_touched(block + 4096, have - 4096), "contents move along");
+    free(block);
 }
 
 static void grow_stepwise(void)
 {
     char *block = NULL;
     size_t have = 0;
-    for (size_t size = 4 * KIB; size <= 512 * MIB; size += 4 * KIB) {
-        block = realloc(block, size);
-        touch(block, have, size);
+    for (size_t size = 4 * KIB; size <= 1024 * MIB; size += 4 * KIB) {
+        block = grow(block, have, size);
         have = size;
     }
+    insist(is_touched(block, have), "contents move along");
     free(block);
 }
 
@@ -252,14 +282,21 @@ static void grow_half(void)
     char *blocks[4] = {0};
     size_t have = 0;
     for (size_t size = 64; size <= 128 * MIB; size += size / 2) {
-        for (int i = 0; i < 4; i++) {
-            blocks[i] = realloc(blocks[i], size);
-            touch(blocks[i], have, size);
-        }
+        for (int i = 0; i < 4; i++)
+            blocks[i] = grow(blocks[i], have, size);
         have = size;
     }
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
+        insist(blocks[i][0] == 1 && blocks[i][64] == 1, "contents move along");
         free(blocks[i]);
+    }
+}
+
+/* Blocks are found zero, at both ends, and left otherwise. */
+static void zeroed(char *block, size_t size)
+{
+    insist(block && !block[0] && !block[size / 2] && !block[size - 1], "calloc's blocks are zero");
+    block[0] = block[size / 2] = block[size - 1] = 1;
 }
 
 static void calloc_small(void)
@@ -268,28 +305,38 @@ static void calloc_small(void)
     void *blocks[1024] = {0};
     for (size_t step = 0; step < 4000000; step++) {
         size_t at = below(&random, 1024);
+        size_t size = between(&random, 8, 1024);
         free(blocks[at]);
-        blocks[at] = calloc(1, between(&random, 8, 1024));
+        zeroed(blocks[at] = calloc(1, size), size);
     }
     for (size_t i = 0; i < 1024; i++)
         free(blocks[i]);
 }
 
+/* Of each block one page is used. */
 static void calloc_huge(void)
 {
-    for (int i = 0; i < 20000; i++) {
-        char *block = calloc(1, between(&(Random){(uint64_t)i + 1}, 4, 400) * MIB);
-        *(volatile char *)block = 1;
+    Random random = {16};
+    for (int i = 0; i < 400; i++) {
+        size_t size = between(&random, 4 * MIB, 40 * MIB);
+        char *block = calloc(1, size);
+        insist(block && !block[size / 2], "calloc's blocks are zero");
+        block[size / 2] = 1;
         free(block);
     }
 }
 
 static void calloc_huge_touched(void)
 {
+    Random random = {17};
     for (int i = 0; i < 30; i++) {
-        size_t size = between(&(Random){(uint64_t)i + 1}, 4, 64) * MIB;
+        size_t size = between(&random, 4 * MIB, 64 * MIB);
         char *block = calloc(1, size);
-        touch(block, 0, size);
+        insist(block != NULL, "there is memory");
+        for (size_t at = 0; at < size; at += 4096) {
+            insist(!block[at], "calloc's blocks are zero");
+            block[at] = 1;
+        }
         free(block);
     }
 }
@@ -395,6 +442,52 @@ static void producer_consumer(void)
     pthread_join(consumer, NULL);
 }
 
+/* One thread only allocates, the other one only frees, each block as soon as it comes. Each knows of the other's place in the ring
+   what it saw last, so that they look at it once in a while only. */
+enum { RING = 1024, PASSED = 4000000 };
+typedef struct {
+    void *blocks[RING];
+    _Alignas(128) atomic_size_t head;
+    _Alignas(128) atomic_size_t tail;
+} Ring;
+
+static void *free_passed(void *argument)
+{
+    Ring *ring = argument;
+    size_t filled = 0;
+    for (size_t tail = 0; tail < PASSED; tail++) {
+        while (filled == tail) {
+            filled = atomic_load_explicit(&ring->head, memory_order_acquire);
+            if (filled == tail)
+                sched_yield();
+        }
+        free(ring->blocks[tail % RING]);
+        atomic_store_explicit(&ring->tail, tail + 1, memory_order_release);
+    }
+    return NULL;
+}
+
+static void asymmetric(void)
+{
+    static Ring ring;
+    Random random = {18};
+    pthread_t other;
+    size_t drained = 0;
+    if (pthread_create(&other, NULL, free_passed, &ring))
+        exit(1);
+    for (size_t head = 0; head < PASSED; head++) {
+        void *block = take(between(&random, 16, 256));
+        while (head - drained == RING) {
+            drained = atomic_load_explicit(&ring.tail, memory_order_acquire);
+            if (head - drained == RING)
+                sched_yield();
+        }
+        ring.blocks[head % RING] = block;
+        atomic_store_explicit(&ring.head, head + 1, memory_order_release);
+    }
+    pthread_join(other, NULL);
+}
+
 /* One thread allocates, the next one frees all of it and ends. */
 enum { LEFT = 200000 };
 
@@ -405,7 +498,7 @@ static void *free_all(void *blocks)
     return NULL;
 }
 
-static void asymmetric(void)
+static void free_and_exit(void)
 {
     Random random = {12};
     void **blocks = malloc(LEFT * sizeof *blocks);
@@ -434,13 +527,16 @@ static void thread_churn(void)
         run_threads(4, short_life, NULL);
 }
 
-/* A server after P. Larson: each thread replaces random blocks of its array for a while, then hands the array to a new thread. */
-enum { SLOTS = 5000, STEPS = 100000, HANDOVERS = 25 };
+/* A server after P. Larson: each thread replaces random blocks of its array for a while, then leaves the array to a new thread and
+   ends. Blocks of the array come from all threads that had it. */
+enum { SLOTS = 5000, STEPS = 100000, HANDOVERS = 25, SERVERS = 8 };
 typedef struct {
     Random random;
     void *slots[SLOTS];
     int handovers;
 } Served;
+
+static sem_t served_last;
 
 static void *serve(void *argument)
 {
@@ -452,25 +548,29 @@ static void *serve(void *argument)
     }
     if (served->handovers-- > 0) {
         pthread_t heir;
-        if (pthread_create(&heir, NULL, serve, served))
+        if (pthread_create(&heir, NULL, serve, served) || pthread_detach(heir))
             exit(1);
-        pthread_join(heir, NULL);
+    } else {
+        sem_post(&served_last);
     }
     return NULL;
 }
 
 static void server(void)
 {
-    enum { THREADS = 8 };
-    static Served served[THREADS];
-    void *arguments[THREADS];
-    for (int i = 0; i < THREADS; i++) {
+    static Served served[SERVERS];
+    void *arguments[SERVERS];
+    sem_init(&served_last, 0, 0);
+    for (int i = 0; i < SERVERS; i++) {
         served[i].random.state = (uint64_t)i + 1;
         served[i].handovers = HANDOVERS;
         arguments[i] = &served[i];
     }
-    run_threads(THREADS, serve, arguments);
-    for (int i = 0; i < THREADS; i++)
+    run_threads(SERVERS, serve, arguments);
+    for (int i = 0; i < SERVERS; i++)
+        while (sem_wait(&served_last))
+            ;
+    for (int i = 0; i < SERVERS; i++)
         for (size_t j = 0; j < SLOTS; j++)
             free(served[i].slots[j]);
 }
@@ -566,18 +666,23 @@ static void idle(void)
             free(small[i]);
     sample();
     for (int second = 0; second < 10; second++) {
-        sleep_second();
+        pause_clock();
+        sleep(1);
+        resume_clock();
         free(take(100));
         sample();
     }
 }
 
+/* What counts is ten children of a heap of 1 GiB, which each use it a little, not how the heap came to be. */
 static void fork_heap(void)
 {
     enum { COUNT = 1024 };
     char *blocks[COUNT];
+    pause_clock();
     for (size_t i = 0; i < COUNT; i++)
         blocks[i] = take_touched(MIB);
+    resume_clock();
     for (int round = 0; round < 10; round++) {
         pid_t child = fork();
         if (child == 0) {
@@ -647,8 +752,10 @@ static const Workload WORKLOADS[] = {
     {"calloc-small", "small", calloc_small},
     {"pages", "large", pages},
     {"pages-touched", "large", pages_touched},
+    {"pages-same", "large", pages_same},
     {"large", "large", large},
     {"large-touched", "large", large_touched},
+    {"large-same", "large", large_same},
     {"huge-same", "large", huge_same},
     {"huge-touched", "large", huge_touched},
     {"huge-changing", "large", huge_changing},
@@ -666,6 +773,7 @@ static const Workload WORKLOADS[] = {
     {"threads-64", "threads", threads_64},
     {"producer-consumer", "threads", producer_consumer},
     {"asymmetric", "threads", asymmetric},
+    {"free-and-exit", "threads", free_and_exit},
     {"thread-churn", "threads", thread_churn},
     {"server", "threads", server},
     {"sharing-active", "threads", sharing_active},

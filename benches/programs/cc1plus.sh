@@ -30,6 +30,7 @@ END
     g++ -E -std=c++17 input.cc -o input.ii
     ;;
 run)
-    $MEASURE "$(g++ -print-prog-name=cc1plus)" -quiet -O1 -std=c++17 -fpreprocessed input.ii -o /dev/null
+    $MEASURE "$(g++ -print-prog-name=cc1plus)" -quiet -O1 -std=c++17 -fpreprocessed input.ii -o output.s
+    cksum <output.s
     ;;
 esac

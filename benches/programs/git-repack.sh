@@ -21,5 +21,6 @@ prepare)
 run)
     export GIT_CONFIG_NOSYSTEM=1 HOME="$PWD"
     $MEASURE git -C repository -c pack.threads=2 repack -a -d -f -q --depth=50 --window=60
+    git -C repository rev-list --objects --all | git -C repository cat-file --batch-check | cksum
     ;;
 esac

@@ -4,15 +4,15 @@ case $1 in
 prepare) ;;
 run)
     socket=$PWD/socket
-    rm -f "$socket"
-    $MEASURE redis-server --port 0 --unixsocket "$socket" --save "" --appendonly no --activedefrag no &
+    rm -f "$socket" clients
+    $MEASURE redis-server --port 0 --unixsocket "$socket" --save "" --appendonly no --activedefrag no >log &
     tries=0
     until redis-cli -s "$socket" ping >ping 2>&1 && [ "$(cat ping)" = PONG ]; do
         tries=$((tries + 1))
         [ $tries -lt 200 ]
         sleep 0.05
     done
-    client() { redis-benchmark -s "$socket" -P 32 -c 8 -q "$@"; }
+    client() { redis-benchmark -s "$socket" -P 32 -c 8 -q "$@" >>clients; }
     client -n 200000 -r 100000 -d 600 -t set
     client -n 200000 -r 100000 SET small:__rand_int__ value
     client -n 200000 -r 20000 LPUSH list:__rand_int__ some-element-of-a-list

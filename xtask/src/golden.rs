@@ -32,6 +32,13 @@ fn count() -> Result<BTreeMap<String, u64>> {
     read(&(c + &rust))
 }
 
+/// Instructions of `malloc(64)` and the `free` of it.
+pub fn pair() -> Result<u64> {
+    let counts = count()?;
+    let of = |name| counts.get(name).ok_or_else(|| format!("{name} was not counted"));
+    Ok(of("malloc-64")? + of("free-64")?)
+}
+
 /// What is wrong with a count.
 fn fault(counted: Option<u64>, golden: Option<u64>) -> Option<String> {
     match (counted, golden) {

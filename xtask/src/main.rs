@@ -28,7 +28,7 @@ cargo xtask COMMAND
       --library PATH       another allocator's shared library for the part `programs`
   bench                    compare with other allocators; tables, all figures and plots in target/bench
       --quick              3 rounds instead of 7; --rounds N for another number
-      --only NAME          only this workload or group (repeatable); --list names them
+      --only A,B           only these workloads or groups (repeatable); --list names them
       --peers A,B          only these allocators besides slabwright
   coverage                 which rows of tests/rows.tsv have a test that passes; the others are open
   i386                     build and boot the bare-metal image under QEMU
@@ -51,13 +51,17 @@ fn main() -> ExitCode {
     }
 }
 
+fn usage() -> Result<ExitCode> {
+    print!("{USAGE}");
+    Ok(ExitCode::SUCCESS)
+}
+
 fn command() -> Result<ExitCode> {
     let mut args = lexopt::Parser::from_env();
     let name = match args.next()? {
         Some(Value(name)) => name.string()?,
         Some(Short('h') | Long("help")) => {
-            print!("{USAGE}");
-            return Ok(ExitCode::SUCCESS);
+            return usage();
         }
         Some(other) => return Err(other.unexpected().into()),
         None => return Err(format!("which command?\n\n{USAGE}").into()),
@@ -84,8 +88,9 @@ fn command() -> Result<ExitCode> {
                     Long("quick") => options.quick = true,
                     Long("list") => options.list = true,
                     Long("rounds") => options.rounds = args.value()?.parse()?,
-                    Long("only") => options.only.push(args.value()?.string()?),
-                    Long("peers") => options.peers = args.value()?.string()?.split(',').map(str::to_owned).collect(),
+                    Long("only") => options.only.extend(args.value()?.string()?.split(',').map(str::to_owned)),
+                    Long("peers") => options.peers.extend(args.value()?.string()?.split(',').map(str::to_owned)),
+                    Short('h') | Long("help") => return usage(),
                     other => return Err(other.unexpected().into()),
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! Each workload is one run of a program under one allocator, all preloaded as shared libraries in the same way: those written for this
 //! project (`benches/workloads.c`, `benches/containers.cc`) and real programs (`benches/programs`). A round runs a workload under each
-//! allocator in turn, beginning with another one each time, so that what disturbs the machine disturbs all of them. Reported are medians.
+//! allocator in turn, beginning with another one each time, so that what disturbs the machine disturbs all of them. Reported are medians,
+//! what they say to each target (`targets.rs`), and where slabwright falls short, why (`benches/reasons.tsv`).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,14 +13,16 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use crate::shell::End;
-use crate::{Result, shell};
+use crate::{Result, golden, shell};
 use peers::Allocator;
 use table::Row;
 
 mod peers;
 mod plot;
 mod programs;
+mod reasons;
 mod table;
+mod targets;
 
 #[derive(Default)]
 pub struct Options {
@@ -56,6 +59,8 @@ struct Cost {
     /// How many calls the work was, and KiB that the program still held; 0 where it does not say.
     operations: f64,
     live: f64,
+    /// Seconds, the least that the work can take; 0 where it does not say.
+    bound: f64,
     /// Resident KiB over time.
     resident: Vec<f64>,
 }
@@ -72,6 +77,7 @@ fn read(text: &str) -> Result<Cost> {
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["operations", count] => cost.operations = number(count)?,
             ["live", kib] => cost.live = number(kib)?,
+            ["bound", seconds] => cost.bound = number(seconds)?,
             ["resident", _, kib] => cost.resident.push(number(kib)?),
             _ => return Err(format!("cannot read `{line}`").into()),
         }
@@ -94,6 +100,14 @@ enum Runs {
 }
 
 impl Workload {
+    /// What the last run printed, where that is the same in every run.
+    fn printed(&self) -> Option<Vec<u8>> {
+        match &self.runs {
+            Runs::Program(_) => None,
+            Runs::Script(script) => fs::read(script.output()).ok(),
+        }
+    }
+
     /// Runs it once, with its result in `result`.
     fn measure(&self, allocator: &Allocator, result: &Path) -> Result<Cost> {
         let mut command = match &self.runs {
@@ -136,7 +150,7 @@ fn workloads() -> Result<Vec<Workload>> {
         }
     }
     for (name, script) in programs::scripts()? {
-        all.push(Workload { group: "programs".to_owned(), name, runs: Runs::Script(script) });
+        all.push(Workload { group: script.group().to_owned(), name, runs: Runs::Script(script) });
     }
     Ok(all)
 }
@@ -171,6 +185,8 @@ fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator]
     let result = shell::target().join("bench/result");
     let Workload { group, name, .. } = workload;
     let mut cells: Vec<std::result::Result<Vec<Cost>, String>> = allocators.iter().map(|_| Ok(Vec::new())).collect();
+    // What the first run printed and under which allocator.
+    let mut printed: Option<(Vec<u8>, &str)> = None;
     for round in 0..rounds {
         for at in (0..allocators.len()).map(|at| (at + round) % allocators.len()) {
             let (allocator, cell) = (&allocators[at], &mut cells[at]);
@@ -182,6 +198,13 @@ fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator]
             }
             match workload.measure(allocator, &result) {
                 Ok(cost) => {
+                    if let Some(now) = workload.printed() {
+                        let (first, of) = printed.get_or_insert((now.clone(), allocator.name));
+                        if *first != now {
+                            *cell = Err(format!("it prints something else than under {of}"));
+                            continue;
+                        }
+                    }
                     let Cost { time, cpu, peak, last, .. } = &cost;
                     needed = needed.max(*peak as usize / 1024 * 5 / 4).min(WARM.1);
                     writeln!(csv, "{group},{name},{},{round},{time},{cpu},{peak},{last}", allocator.name)?;
@@ -196,6 +219,7 @@ fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator]
 
 /// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
+    let reasons = reasons::Reasons::load()?;
     let mut workloads = workloads()?;
     if options.list {
         workloads.iter().for_each(|workload| println!("{:<12} {}", workload.group, workload.name));
@@ -210,6 +234,13 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
     programs::prepare(&mut workloads, &mut notes)?;
     let (allocators, missing) = allocators(&options.peers)?;
     notes.extend(missing);
+    // The other half of what is said of pairs.
+    let pairs = workloads.iter().any(|workload| workload.name == "pair-64");
+    let instructions = if pairs {
+        golden::pair().map_err(|error| notes.push(format!("no instructions counted: {error}"))).ok()
+    } else {
+        None
+    };
     notes.iter().for_each(|note| eprintln!("{note}"));
     let rounds = match options.rounds {
         0 if options.quick => 3,
@@ -218,23 +249,32 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
     };
     let names: Vec<&str> = allocators.iter().map(|allocator| allocator.name).collect();
     let mut head = format!("Medians of {rounds} interleaved rounds on {}.\n", machine());
-    notes.iter().for_each(|note| head += &format!("\n{note}"));
+    if !options.only.is_empty() || !options.peers.is_empty() {
+        notes.push("This is a part: other workloads or peers were not asked for.".to_owned());
+    }
+    notes.iter().for_each(|note| head += &format!("\n{note}\n"));
     let mut csv = "group,workload,allocator,round,seconds,cpu_seconds,peak_kib,last_kib\n".to_owned();
     let (mut rows, mut report) = (Vec::new(), String::new());
     let dir = shell::target().join("bench");
     for (at, workload) in workloads.iter().enumerate() {
         let place = format!("[{}/{}]", at + 1, workloads.len());
         rows.push(run(workload, &place, rounds, &allocators, &mut csv)?);
-        eprintln!("\r{place} {}", table::line(&rows[at], &names));
+        eprintln!(
+            "{}{place} {}",
+            if std::io::stderr().is_terminal() { "\r" } else { "" },
+            table::line(&rows[at], &names)
+        );
         // After each row, so that a run that is broken off has something to show.
-        report = format!("{head}{}", table::report(&rows, &names));
+        let verdicts = targets::verdicts(&rows, &names, instructions, &reasons);
+        report = format!("{head}{}{}", targets::report(&verdicts), table::report(&rows, &names, &reasons));
+        fs::write(dir.join("targets.csv"), targets::csv(&verdicts))?;
         fs::write(dir.join("results.csv"), &csv)?;
         fs::write(dir.join("results.md"), &report)?;
         for (name, svg) in plot::plots(&rows, &names) {
             fs::write(dir.join(format!("{name}.svg")), svg)?;
         }
     }
-    println!("{report}\nEvery run: {0}/results.csv. Plots: {0}/*.svg", dir.display());
+    println!("{report}\nEvery run: {0}/results.csv. Targets: {0}/targets.csv. Plots: {0}/*.svg", dir.display());
     Ok(if rows.iter().any(|row| row.cells.last().is_some_and(|cell| cell.is_err())) {
         ExitCode::FAILURE
     } else {
@@ -248,9 +288,10 @@ mod tests {
 
     #[test]
     fn reads_what_a_workload_prints() {
-        let cost = read("1.5 2.5 300 200\noperations 10\nlive 7\nresident 0 1\nresident 1 2\n").unwrap();
+        let cost = read("1.5 2.5 300 200\noperations 10\nlive 7\nbound 0.5\nresident 0 1\nresident 1 2\n").unwrap();
         assert_eq!((cost.time, cost.cpu, cost.peak, cost.last), (1.5, 2.5, 300.0, 200.0));
-        assert_eq!((cost.operations, cost.live, cost.resident), (10.0, 7.0, vec![1.0, 2.0]));
+        assert_eq!((cost.operations, cost.live, cost.bound), (10.0, 7.0, 0.5));
+        assert_eq!(cost.resident, [1.0, 2.0]);
         assert!(read("1.5 2.5 300\n").is_err());
         assert!(read("1.5 2.5 300 x\n").is_err());
         assert!(read("1.5 2.5 300 200\nnoise\n").is_err());

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{FIGURES, Row, groups};
+use super::table::{PEAK, Row, TIME, groups};
 
 const COLOURS: &[&str] = &["#4e79a7", "#f28e2b", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#9c755f", "#bab0ac"];
 const OWN_COLOUR: &str = "#d62728";
@@ -98,7 +98,7 @@ fn bars(group: &str, rows: &[&Row], names: &[&str]) -> String {
     let mut svg =
         Svg::new(&format!("{group}: relative to slabwright = 1, less is better"), left + 2.0 * panel + 40.0, height);
     svg.legend(42.0, names);
-    for (panel_at, figure) in [&FIGURES[0], &FIGURES[2]].into_iter().enumerate() {
+    for (panel_at, figure) in [&TIME, &PEAK].into_iter().enumerate() {
         let from = left + panel_at as f64 * (panel + 20.0);
         let place = |ratio: f64| from + panel * (ratio.log2().clamp(-REACH, REACH) + REACH) / (2.0 * REACH);
         svg.label(from + panel / 2.0, 62.0, "middle", figure.name);

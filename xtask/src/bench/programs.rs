@@ -3,7 +3,8 @@
 //!
 //! `$MEASURE PROGRAM ARGUMENTS…` in it runs what is measured (`benches/measure.c`), everything else runs on the C library's malloc.
 //! `$ROOT` is the workspace, `$TARGET` where its builds go, `$ALLOCATOR` the allocator's name. Comments at the top say
-//! `# needs: COMMAND…` and, where the input is built from sources, `# prepare: always`.
+//! `# needs: COMMAND…`, where the input is built from sources `# prepare: always`, and `# group: NAME` where it is no real program. What a
+//! script prints must be the same in every run: an allocator under which it is not has failed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,15 @@ pub struct Script {
 }
 
 impl Script {
+    pub fn group(&self) -> &str {
+        head(&self.text, "group").unwrap_or("programs")
+    }
+
+    /// Where what it printed last is.
+    pub fn output(&self) -> PathBuf {
+        self.dir.join("output")
+    }
+
     /// `sh` on the script, with `result` for what is measured.
     pub fn command(&self, allocator: &Allocator, result: &Path) -> Result<Command> {
         // What an earlier run left says nothing about this one.
@@ -39,7 +49,10 @@ impl Script {
         command.arg("-eu").arg(&self.path).arg(argument).current_dir(&self.dir);
         command.env("PATH", search_path()).env("LC_ALL", "C.UTF-8").env("MEASURE", &self.measure);
         command.env("ROOT", shell::root()).env("TARGET", shell::target());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(self.dir.join("stderr"))?);
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(self.output())?)
+            .stderr(File::create(self.dir.join("stderr"))?);
         Ok(command)
     }
 

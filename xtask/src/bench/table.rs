@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Cost;
+use super::reasons::Reasons;
 
 /// A workload and what it cost under each allocator, slabwright last; or why there is nothing to say.
 pub struct Row {
@@ -23,12 +24,11 @@ pub struct Figure {
 /// Those that memory is compared with: the ones that keep free memory within bounds by themselves, as programs that run long need it.
 const FRUGAL: &[&str] = &["mimalloc", "jemalloc", "tcmalloc"];
 
-pub const FIGURES: &[Figure] = &[
-    Figure { name: "time", unit: "ms", of: |cost| cost.time * 1e3, rivals: &[] },
-    Figure { name: "CPU time", unit: "ms", of: |cost| cost.cpu * 1e3, rivals: &[] },
-    Figure { name: "peak resident", unit: "MiB", of: |cost| cost.peak / 1024.0, rivals: FRUGAL },
-    Figure { name: "resident at the end", unit: "MiB", of: |cost| cost.last / 1024.0, rivals: FRUGAL },
-];
+pub const TIME: Figure = Figure { name: "time", unit: "ms", of: |cost| cost.time * 1e3, rivals: &[] };
+const CPU: Figure = Figure { name: "CPU time", unit: "ms", of: |cost| cost.cpu * 1e3, rivals: &[] };
+pub const PEAK: Figure = Figure { name: "peak resident", unit: "MiB", of: |cost| cost.peak / 1024.0, rivals: FRUGAL };
+const LAST: Figure = Figure { name: "resident at the end", unit: "MiB", of: |cost| cost.last / 1024.0, rivals: FRUGAL };
+const FIGURES: &[Figure] = &[TIME, CPU, PEAK, LAST];
 
 /// The value in the middle, and half the distance between the quartiles relative to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,41 +61,54 @@ pub struct Ratio<'a> {
     pub ratio: f64,
     own: Median,
     best: Median,
-    peer: &'a str,
+    pub peer: &'a str,
 }
 
 impl Ratio<'_> {
-    /// Whether the difference is one that the spread does not explain.
+    /// What the ratio may be beyond 1 by chance.
+    pub fn spread(&self) -> f64 {
+        self.own.spread + self.best.spread
+    }
+
     fn falls_short(&self) -> bool {
-        self.ratio > 1.0 + self.own.spread + self.best.spread
+        self.ratio > 1.0 + self.spread()
     }
 }
 
+/// To the best of those that count for the figure.
 pub fn ratio<'a>(row: &Row, figure: &Figure, names: &[&'a str]) -> Option<Ratio<'a>> {
-    let cells = row.medians(figure.of);
-    let (own, others) = cells.split_last()?;
-    let own = (*own)?;
-    let known: Vec<(&'a str, Median)> =
-        names.iter().zip(others).filter_map(|(name, cell)| Some((*name, (*cell)?))).collect();
     let is_rival = |name: &str| figure.rivals.is_empty() || figure.rivals.iter().any(|rival| name.starts_with(rival));
     // Where none of those runs, there are only the others to compare with.
-    let any = !known.iter().any(|(name, _)| is_rival(name));
-    let rivals = known.into_iter().filter(|(name, _)| any || is_rival(name));
-    let (peer, best) = rivals.min_by(|a, b| a.1.value.total_cmp(&b.1.value))?;
+    ratio_to(row, figure.of, names, is_rival).or_else(|| ratio_to(row, figure.of, names, |_| true))
+}
+
+/// To the best of the peers that `is_rival` names.
+pub fn ratio_to<'a>(
+    row: &Row,
+    of: impl Fn(&Cost) -> f64,
+    names: &[&'a str],
+    is_rival: impl Fn(&str) -> bool,
+) -> Option<Ratio<'a>> {
+    let cells = row.medians(of);
+    let (own, others) = cells.split_last()?;
+    let own = (*own)?;
+    let rivals = names.iter().zip(others).filter(|(name, _)| is_rival(name));
+    let known = rivals.filter_map(|(name, cell)| Some((*name, (*cell)?)));
+    let (peer, best) = known.min_by(|a, b| a.1.value.total_cmp(&b.1.value))?;
     let ratio = own.value / best.value;
     (ratio.is_finite() && ratio > 0.0).then_some(Ratio { ratio, own, best, peer })
 }
 
-fn geometric_mean(ratios: &[f64]) -> Option<f64> {
+pub fn geometric_mean(ratios: &[f64]) -> Option<f64> {
     (!ratios.is_empty()).then(|| (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp())
 }
 
 /// A row in one line, for who waits.
 pub fn line(row: &Row, names: &[&str]) -> String {
-    let shown = |at: usize| {
-        ratio(row, &FIGURES[at], names).map_or("-".to_owned(), |found| format!("{:.2} of {}", found.ratio, found.peer))
+    let shown = |figure: &Figure| {
+        ratio(row, figure, names).map_or("-".to_owned(), |found| format!("{:.2} of {}", found.ratio, found.peer))
     };
-    let mut text = format!("{:<24} time {:<22} peak {:<22}", row.name, shown(0), shown(2));
+    let mut text = format!("{:<24} time {:<22} peak {:<22}", row.name, shown(&TIME), shown(&PEAK));
     for (name, cell) in names.iter().zip(&row.cells) {
         if let Err(error) = cell {
             write!(text, "\n    {name} failed: {error}").unwrap();
@@ -104,8 +117,8 @@ pub fn line(row: &Row, names: &[&str]) -> String {
     text
 }
 
-pub fn report(rows: &[Row], names: &[&str]) -> String {
-    let mut text = shortfalls(rows, names) + &ratios(rows, names);
+pub fn report(rows: &[Row], names: &[&str], reasons: &Reasons) -> String {
+    let mut text = shortfalls(rows, names, reasons) + &ratios(rows, names);
     let all: Vec<&Row> = rows.iter().collect();
     for Figure { name, unit, of, .. } in FIGURES {
         text += &details(&format!("{name} ({unit})"), &all, of, names);
@@ -119,21 +132,26 @@ pub fn report(rows: &[Row], names: &[&str]) -> String {
     text
 }
 
-/// The rows in which a peer is ahead, the worst first.
-fn shortfalls(rows: &[Row], names: &[&str]) -> String {
+/// The rows in which slabwright failed or a peer is ahead, the worst first.
+fn shortfalls(rows: &[Row], names: &[&str], reasons: &Reasons) -> String {
     let mut text = "\n### Where slabwright falls short of the best peer by more than the spread\n\n".to_owned();
+    for row in rows {
+        if let Some(Err(error)) = row.cells.last() {
+            writeln!(text, "**{} failed**: {error}\n", row.name).unwrap();
+        }
+    }
     let found = FIGURES
         .iter()
         .flat_map(|figure| rows.iter().filter_map(move |row| Some((row, figure, ratio(row, figure, names)?))));
     let mut behind: Vec<_> = found.filter(|(.., ratio)| ratio.falls_short()).collect();
     behind.sort_by(|a, b| b.2.ratio.total_cmp(&a.2.ratio));
     if behind.is_empty() {
-        return text + "Nowhere.\n";
+        return text + "In no row that ran.\n";
     }
-    text += "| workload | figure | slabwright | best peer | ratio |\n|---|---|--:|--:|--:|\n";
+    text += "| workload | figure | slabwright | best peer | ratio | reason |\n|---|---|--:|--:|--:|---|\n";
     for (row, Figure { name, unit, .. }, Ratio { ratio, own, best, peer }) in behind {
-        let (own, best) = (shown(own, unit), shown(best, unit));
-        writeln!(text, "| {} | {name} | {own} | {best} ({peer}) | **{ratio:.2}** |", row.name).unwrap();
+        let (own, best, reason) = (shown(own, unit), shown(best, unit), reasons.of(&row.name, name));
+        writeln!(text, "| {} | {name} | {own} | {best} ({peer}) | **{ratio:.2}** | {reason} |", row.name).unwrap();
     }
     text
 }
@@ -223,18 +241,18 @@ mod tests {
     #[test]
     fn ratio_is_to_the_best_of_the_others() {
         let names = ["a", "b", "c", "slabwright"];
-        let found = ratio(&row("w", "g", &[Some(4.0), None, Some(2.0), Some(3.0)]), &FIGURES[0], &names).unwrap();
+        let found = ratio(&row("w", "g", &[Some(4.0), None, Some(2.0), Some(3.0)]), &TIME, &names).unwrap();
         assert_eq!((found.ratio, found.peer), (1.5, "c"));
-        assert!(ratio(&row("w", "g", &[Some(4.0), None, None, None]), &FIGURES[0], &names).is_none());
-        assert!(ratio(&row("w", "g", &[None, None, None, Some(1.0)]), &FIGURES[0], &names).is_none());
+        assert!(ratio(&row("w", "g", &[Some(4.0), None, None, None]), &TIME, &names).is_none());
+        assert!(ratio(&row("w", "g", &[None, None, None, Some(1.0)]), &TIME, &names).is_none());
     }
 
     #[test]
     fn memory_is_compared_with_the_frugal_where_one_runs() {
         let row = row("w", "g", &[Some(1.0), Some(4.0), Some(2.0)]);
-        assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 0.5);
-        assert_eq!(ratio(&row, &FIGURES[2], &["glibc", "other", "slabwright"]).unwrap().ratio, 2.0);
-        assert_eq!(ratio(&row, &FIGURES[0], &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 2.0);
+        assert_eq!(ratio(&row, &PEAK, &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 0.5);
+        assert_eq!(ratio(&row, &PEAK, &["glibc", "other", "slabwright"]).unwrap().ratio, 2.0);
+        assert_eq!(ratio(&row, &TIME, &["glibc", "mimalloc3", "slabwright"]).unwrap().ratio, 2.0);
     }
 
     #[test]
@@ -245,22 +263,27 @@ mod tests {
 
     #[test]
     fn what_a_program_holds_is_not_counted_as_left_over() {
+        let none = Reasons::default();
         let mut row = row("idle", "g", &[Some(1024.0), Some(3072.0)]);
-        assert!(!report(std::slice::from_ref(&row), &["peer", "slabwright"]).contains("beyond"));
+        assert!(!report(std::slice::from_ref(&row), &["peer", "slabwright"], &none).contains("beyond"));
         row.cells.iter_mut().flatten().flatten().for_each(|cost| cost.live = 1024.0);
-        assert!(report(&[row], &["peer", "slabwright"]).ends_with("| idle | 0.00 ±0 % | 2.00 ±0 % |\n"));
+        assert!(report(&[row], &["peer", "slabwright"], &none).ends_with("| idle | 0.00 ±0 % | 2.00 ±0 % |\n"));
     }
 
     #[test]
     fn what_falls_short_comes_first_and_noise_does_not() {
         let names = ["peer", "slabwright"];
         let rows = [row("bad", "g", &[Some(1.0), Some(2.0)]), row("worse", "g", &[Some(1.0), Some(3.0)])];
-        let text = report(&rows, &names);
+        let reasons = Reasons::read("bad\ttime\tsuch and such\n").unwrap();
+        let text = report(&rows, &names, &reasons);
+        assert!(text.contains("| **2.00** | such and such |") && text.contains("| **3.00** | not found yet |"));
         assert!(text.find("| worse | time").unwrap() < text.find("| bad | time").unwrap());
         assert!(text.contains("| **geometric mean** | **2.45** |"));
         let noisy = |from: f64| (0..5).map(|at| Cost { time: from + f64::from(at), ..Cost::default() }).collect();
         let cells = vec![Ok(noisy(10.0)), Ok(noisy(11.0))];
-        let text = report(&[Row { group: "g".to_owned(), name: "noise".to_owned(), cells }], &names);
-        assert!(text.contains("Nowhere."));
+        let text = report(&[Row { group: "g".to_owned(), name: "noise".to_owned(), cells }], &names, &reasons);
+        assert!(text.contains("In no row that ran."));
+        let failed = row("broken", "g", &[Some(1.0), None]);
+        assert!(report(&[failed], &names, &reasons).contains("**broken failed**: crashed"));
     }
 }

@@ -4,9 +4,9 @@
 case $1 in
 prepare)
     cd "$ROOT"
-    cargo build --quiet --release --package slabwright-bench-programs --bin search
+    cargo build --quiet --profile bench --package slabwright-bench-programs --bin search
     cp "$TARGET/release/search" "$OLDPWD/on-system"
-    cargo build --quiet --release --package slabwright-bench-programs --bin search --features slabwright
+    cargo build --quiet --profile bench --package slabwright-bench-programs --bin search --features slabwright
     cp "$TARGET/release/search" "$OLDPWD/on-slabwright"
     ;;
 run)

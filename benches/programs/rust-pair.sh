@@ -5,9 +5,9 @@
 case $1 in
 prepare)
     cd "$ROOT"
-    cargo build --quiet --release --package slabwright-bench-programs --bin pair
+    cargo build --quiet --profile bench --package slabwright-bench-programs --bin pair
     cp "$TARGET/release/pair" "$OLDPWD/on-system"
-    cargo build --quiet --release --package slabwright-bench-programs --bin pair --features slabwright
+    cargo build --quiet --profile bench --package slabwright-bench-programs --bin pair --features slabwright
     cp "$TARGET/release/pair" "$OLDPWD/on-slabwright"
     ;;
 run)

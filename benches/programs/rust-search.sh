@@ -4,7 +4,7 @@
 case $1 in
 prepare)
     cd "$ROOT"
-    cargo build --quiet --release --package slabwright-bench-programs --bin search
+    cargo build --quiet --profile bench --package slabwright-bench-programs --bin search
     cp "$TARGET/release/search" "$OLDPWD"
     ;;
 run) $MEASURE ./search ;;

@@ -43,7 +43,7 @@ const OWN: &str = "slabwright";
 /// Most seconds for one run.
 const LIMIT: u64 = 300;
 /// MiB made ready for a run of which nothing is known yet, and at most.
-const WARM: (usize, usize) = (256, 4096);
+const WARM: (usize, usize) = (256, 2048);
 
 /// What one run cost.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -219,6 +219,7 @@ fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator]
 
 /// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
+    peers::check(&options.peers)?;
     let reasons = reasons::Reasons::load()?;
     let mut workloads = workloads()?;
     if options.list {

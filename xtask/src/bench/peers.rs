@@ -52,12 +52,15 @@ impl Allocator {
     }
 }
 
+/// Whether there are peers of these names.
+pub fn check(wanted: &[String]) -> Result {
+    let Some(unknown) = wanted.iter().find(|name| !PEERS.iter().any(|(peer, _)| peer == name)) else { return Ok(()) };
+    let known: Vec<&str> = PEERS.iter().map(|(name, _)| *name).collect();
+    Err(format!("there is no peer `{unknown}`, only {}", known.join(", ")).into())
+}
+
 /// The peers in `wanted`, all where it is empty, as far as they can be had, and a line for each that cannot.
 pub fn peers(wanted: &[String]) -> Result<(Vec<Allocator>, Vec<String>)> {
-    if let Some(unknown) = wanted.iter().find(|name| !PEERS.iter().any(|(peer, _)| peer == name)) {
-        let known: Vec<&str> = PEERS.iter().map(|(name, _)| *name).collect();
-        return Err(format!("there is no peer `{unknown}`, only {}", known.join(", ")).into());
-    }
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (name, from) in PEERS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
         let allocator = match from {
@@ -182,6 +185,13 @@ pub fn probe(allocator: &Allocator) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_name_is_told_the_known_ones() {
+        assert!(check(&["glibc".to_owned(), "jemalloc".to_owned()]).is_ok());
+        let error = check(&["glibc".to_owned(), "malloc".to_owned()]).unwrap_err().to_string();
+        assert!(error.starts_with("there is no peer `malloc`, only glibc, "), "{error}");
+    }
 
     #[test]
     fn every_built_peer_has_a_script_and_a_package() {

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use super::Cost;
 use super::table::{PEAK, Row, TIME, groups};
 
 const COLOURS: &[&str] = &["#4e79a7", "#f28e2b", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#9c755f", "#bab0ac"];
@@ -13,6 +14,9 @@ fn colour(at: usize, names: &[&str]) -> &'static str {
     if at + 1 == names.len() { OWN_COLOUR } else { COLOURS[at % COLOURS.len()] }
 }
 
+/// What of a cost is shown.
+type Of = fn(&Cost) -> f64;
+
 /// Names of files and their text.
 pub fn plots(rows: &[Row], names: &[&str]) -> Vec<(String, String)> {
     let mut plots = Vec::new();
@@ -20,10 +24,15 @@ pub fn plots(rows: &[Row], names: &[&str]) -> Vec<(String, String)> {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.group == group).collect();
         plots.push((group.to_owned(), bars(group, &rows, names)));
     }
-    for (prefix, what) in [("live-", "live blocks"), ("threads-", "threads")] {
-        let series = series(rows, names, prefix);
+    // Threads by CPU time: on two CPUs two threads take half as long as one without costing less.
+    let costs: [(&str, &str, &str, Of); 2] = [
+        ("live-", "live blocks", "ns per operation", |cost| cost.time),
+        ("threads-", "threads", "ns of CPU time per operation", |cost| cost.cpu),
+    ];
+    for (prefix, what, y, of) in costs {
+        let series = series(rows, names, prefix, of);
         if series.iter().any(|line| line.points.len() > 1) {
-            let axes = Axes { x: what, y: "ns per operation", logarithmic: true };
+            let axes = Axes { x: what, y, logarithmic: true };
             plots.push((format!("{prefix}cost"), lines(&format!("Cost by {what}"), &axes, &series)));
         }
     }
@@ -92,14 +101,17 @@ const REACH: f64 = 3.0;
 /// Bars to the right cost more than slabwright, bars to the left less, logarithmically.
 fn bars(group: &str, rows: &[&Row], names: &[&str]) -> String {
     let peers = names.len() - 1;
-    let (bar, left, panel) = (7.0, 150.0, 360.0);
+    let (bar, left, panel, gap) = (7.0, 175.0, 360.0, 60.0);
     let block = peers as f64 * bar + 10.0;
     let height = 90.0 + rows.len() as f64 * block;
-    let mut svg =
-        Svg::new(&format!("{group}: relative to slabwright = 1, less is better"), left + 2.0 * panel + 40.0, height);
+    let mut svg = Svg::new(
+        &format!("{group}: relative to slabwright = 1, less is better"),
+        left + 2.0 * panel + gap + 40.0,
+        height,
+    );
     svg.legend(42.0, names);
     for (panel_at, figure) in [&TIME, &PEAK].into_iter().enumerate() {
-        let from = left + panel_at as f64 * (panel + 20.0);
+        let from = left + panel_at as f64 * (panel + gap);
         let place = |ratio: f64| from + panel * (ratio.log2().clamp(-REACH, REACH) + REACH) / (2.0 * REACH);
         svg.label(from + panel / 2.0, 62.0, "middle", figure.name);
         for power in -(REACH as i32)..=REACH as i32 {
@@ -111,20 +123,21 @@ fn bars(group: &str, rows: &[&Row], names: &[&str]) -> String {
         for (row_at, row) in rows.iter().enumerate() {
             let top = 84.0 + row_at as f64 * block;
             if panel_at == 0 {
-                svg.label(left - 8.0, top + block / 2.0, "end", &row.name);
+                svg.label(left - 28.0, top + block / 2.0, "end", &row.name);
             }
             let cells = row.medians(figure.of);
             let Some(own) = cells.last().copied().flatten().filter(|own| own.value > 0.0) else { continue };
             for (at, cell) in cells[..peers].iter().enumerate() {
                 let Some(cell) = cell else { continue };
-                let (one, end) = (place(1.0), place(cell.value / own.value));
-                svg.rectangle(
-                    one.min(end),
-                    top + at as f64 * bar,
-                    (end - one).abs().max(1.0),
-                    bar - 1.0,
-                    colour(at, names),
-                );
+                let ratio = cell.value / own.value;
+                let (one, end, y) = (place(1.0), place(ratio), top + at as f64 * bar);
+                svg.rectangle(one.min(end), y, (end - one).abs().max(1.0), bar - 1.0, colour(at, names));
+                // What reaches further says how far.
+                if ratio.log2().abs() > REACH {
+                    let anchor = if ratio > 1.0 { "start" } else { "end" };
+                    let text = format!("<tspan font-size=\"8\">{ratio:.*}</tspan>", if ratio > 1.0 { 0 } else { 3 });
+                    svg.label(end + if ratio > 1.0 { 2.0 } else { -2.0 }, y + bar - 1.0, anchor, &text);
+                }
             }
         }
     }
@@ -144,12 +157,12 @@ struct Axes<'a> {
     logarithmic: bool,
 }
 
-/// What workloads `PREFIX10`, `PREFIX10k`, … cost per operation.
-fn series<'a>(rows: &[Row], names: &[&'a str], prefix: &str) -> Vec<Series<'a>> {
+/// What workloads `PREFIX10`, `PREFIX10k`, … cost per operation, in ns.
+fn series<'a>(rows: &[Row], names: &[&'a str], prefix: &str, of: Of) -> Vec<Series<'a>> {
     let mut all: Vec<Series> = names.iter().map(|name| Series { name, points: Vec::new() }).collect();
     for row in rows {
         let Some(x) = row.name.strip_prefix(prefix).and_then(number) else { continue };
-        let cells = row.medians(|cost| cost.time * 1e9 / cost.operations);
+        let cells = row.medians(|cost| of(cost) * 1e9 / cost.operations);
         for (line, cell) in all.iter_mut().zip(cells) {
             line.points.extend(cell.filter(|cell| cell.value.is_finite()).map(|cell| (x, cell.value)));
         }
@@ -208,7 +221,7 @@ fn lines(title: &str, axes: &Axes, series: &[Series]) -> String {
         svg.label(left - 6.0, y(value) + 4.0, "end", &format!("{value:.0}"));
     }
     svg.label(left + width / 2.0, top + height + 36.0, "middle", axes.x);
-    svg.label(left, top - 6.0, "middle", axes.y);
+    svg.label(8.0, top - 6.0, "start", axes.y);
     for (at, line) in series.iter().enumerate() {
         let points: Vec<(f64, f64)> = line.points.iter().map(|point| (x(point.0), y(point.1))).collect();
         svg.line(&points, colour(at, &names), if at + 1 == names.len() { 3.0 } else { 1.5 });
@@ -218,7 +231,6 @@ fn lines(title: &str, axes: &Axes, series: &[Series]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Cost;
     use super::*;
 
     fn row(name: &str, times: &[f64]) -> Row {
@@ -249,6 +261,12 @@ mod tests {
         let text = bars("group", &[&row("double", &[2.0, 1.0])], &["peer", "slabwright"]);
         // One doubling of six that the panel of 360 shows.
         assert!(text.contains("width=\"60.0\""), "{text}");
+    }
+
+    #[test]
+    fn a_bar_that_is_cut_off_says_how_long_it_was() {
+        let text = bars("group", &[&row("much", &[20.0, 1.0]), &row("little", &[0.05, 1.0])], &["peer", "slabwright"]);
+        assert!(text.contains(">20</tspan>") && text.contains(">0.050</tspan>"), "{text}");
     }
 
     #[test]

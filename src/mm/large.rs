@@ -12,6 +12,7 @@ use crate::slab::runs::{LAST_RUN, MAX_CACHED, class_of_run, last_serves, near_cl
 use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::vmalloc::FreeError;
+use crate::zone::Cost;
 
 /// Distance of start colours: a cache line. A run of a size that is a multiple of it is wholly usable.
 pub const RUN_STEP: usize = 64;
@@ -86,7 +87,7 @@ impl<M: Machine> Mm<M> {
     /// The class of a run of `pages` pages; 0 where it is to have just these.
     #[inline]
     pub(super) fn class_for(&self, pages: usize) -> u8 {
-        if pages <= MAX_CACHED as usize || self.pages.plenty() { run_class(pages) } else { 0 }
+        if pages <= MAX_CACHED as usize || self.pages.cost() == Cost::Little { run_class(pages) } else { 0 }
     }
 
     /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to be asked.
@@ -156,7 +157,7 @@ impl<M: Machine> Mm<M> {
         if head.kind() != Kind::Run || block.addr() % PAGE_SIZE != offset {
             return false;
         }
-        let id = class_of_run(head, self.pages.plenty());
+        let id = class_of_run(head, self.pages.cost());
         if id == 0 {
             return false;
         }
@@ -280,7 +281,7 @@ impl<M: Machine> Mm<M> {
                     Err(Defect::DoubleFree)
                 } else {
                     // Isolated meanwhile: a second free is still found out.
-                    match class_of_run(head, pages.plenty()) {
+                    match class_of_run(head, pages.cost()) {
                         0 if !pages.free_run(m, range, gfp.may_block()) => self.defer(address),
                         0 => {}
                         id => {

@@ -7,8 +7,8 @@
 //! classes serves, if it wastes no more than a fifth.
 //!
 //! Runs above 256 KiB are kept by classes, four each, only where hardly any of what runs hold is written to
-//! ([`PageAllocator::plenty`]), as what they cost then is addresses; else they have just as many pages as they need, and a CPU keeps one,
-//! whatever its size, which serves loops.
+//! ([`PageAllocator::cost`]), as what they cost then is addresses; else they have just as many pages as they need, and a CPU keeps one,
+//! whatever its size, which serves loops, or none where all is written to, which takes longer anyway.
 //!
 //! Measured (2 CPUs; CPU seconds and MiB resident of the workloads `pages`, `pages-touched` and `large`):
 //!
@@ -33,7 +33,7 @@ use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, ZoneKind, no_sheaf};
 use crate::page::{Kind, Page, flag};
 use crate::types::{Order, PAGE_SIZE, PfnRange};
-use crate::zone::PageAllocator;
+use crate::zone::{Cost, PageAllocator};
 
 /// Largest run, in pages, that is kept whether or not memory is plenty.
 pub const MAX_CACHED: u32 = 64;
@@ -45,8 +45,8 @@ pub const NR_RUNS: usize = 55;
 const MIN_CACHED: u32 = 3;
 /// Runs up to this many pages have a class each.
 const EXACT: u32 = 16;
-/// Bytes that a sheaf's runs should not exceed, up to [`MAX_CACHED`].
-const SHEAF_TARGET: usize = 512 << 10;
+/// Bytes that a sheaf's runs should not exceed, up to [`EXACT`] pages and up to [`MAX_CACHED`].
+const SHEAF_TARGETS: [usize; 2] = [512 << 10, 256 << 10];
 /// Most runs in a sheaf.
 const MOST: usize = 32;
 /// Runs in a sheaf of larger ones.
@@ -123,7 +123,7 @@ pub fn near_classes(id: u8) -> core::ops::RangeInclusive<u8> {
 /// What a class's sheaves and reports go by.
 pub(super) const fn layout(id: u8) -> SlabLayout {
     let size = run_pages(id) as usize * PAGE_SIZE;
-    let fits = SHEAF_TARGET / size;
+    let fits = SHEAF_TARGETS[(run_pages(id) > EXACT) as usize] / size;
     let capacity = if id == LAST_RUN {
         1
     } else if size > MAX_CACHED as usize * PAGE_SIZE {
@@ -145,18 +145,18 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
     }
 }
 
-/// The class that the run headed by `head` may be kept in, the larger ones only where memory is `plenty`; 0 where none: it is of another
-/// size, or of scarce memory.
+/// The class that the run headed by `head` may be kept in, where such cost so much; 0 where none: it is of another size, or of scarce
+/// memory.
 #[inline]
-pub fn class_of_run(head: &Page, plenty: bool) -> u8 {
+pub fn class_of_run(head: &Page, cost: Cost) -> u8 {
     if head.zone() < ZoneKind::Normal as usize || head.has(flag::RESERVE) {
         return 0;
     }
     let pages = head.word() as u32;
     match run_class(pages as usize) {
         0 => 0,
-        id if (pages <= MAX_CACHED || plenty) && run_pages(id) == pages => id,
-        _ if pages > MAX_CACHED => LAST_RUN,
+        id if (pages <= MAX_CACHED || cost == Cost::Little) && run_pages(id) == pages => id,
+        _ if pages > MAX_CACHED && cost != Cost::All => LAST_RUN,
         _ => 0,
     }
 }
@@ -235,7 +235,7 @@ impl<M: Machine> Slab<M> {
             if m.virt(head).addr() != *run {
                 return Err("address in a sheaf of runs is no page's start");
             }
-            let fits = [false, true].iter().any(|plenty| class_of_run(m.page(head), *plenty) == id);
+            let fits = [Cost::Little, Cost::Some].iter().any(|cost| class_of_run(m.page(head), *cost) == id);
             if m.page(head).kind() != Kind::Kept || !fits {
                 return Err("run in a sheaf is none of its class");
             }

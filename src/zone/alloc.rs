@@ -238,9 +238,9 @@ impl<M: Machine> PageAllocator<M> {
             let seen = seen.map(|(block, backed)| buddy::count_backed(&self.view(m), block, &backed));
             let phase = zone.phases.of(list);
             if let Some(seen) = seen {
-                phase.learn(seen);
+                phase.learn(list, seen);
                 if list == MigrateType::Movable {
-                    self.plenty.store(phase.is_hardly_begun(), Relaxed);
+                    self.cost.store(phase.cost() as u8, Relaxed);
                 }
             }
             let huge = phase.open(at, used);

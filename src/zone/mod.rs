@@ -30,10 +30,11 @@ mod tests;
 mod watermark;
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 pub use compact::Compacted;
 pub use fallback::{MIGRATE_TYPES, MigrateType};
+pub use phase::Cost;
 pub use stats::{PcpInfo, ZoneInfo, ZoneStats};
 pub use swing::Swing;
 pub use watermark::Watermarks;
@@ -133,8 +134,8 @@ pub struct PageAllocator<M: Machine> {
     emergency: Emergency,
     /// Requests are kept apart by migrate type: there are enough pageblocks for it.
     grouping: AtomicBool,
-    /// Hardly any of what page runs hold is written to.
-    plenty: AtomicBool,
+    /// What page runs cost, as a [`Cost`].
+    cost: AtomicU8,
     /// Frames of all zones.
     managed: AtomicU64,
     decay_ms: AtomicU32,
@@ -198,7 +199,7 @@ impl<M: Machine> PageAllocator<M> {
             reserve_goal: AtomicU32::new(0),
             emergency: Emergency::new(),
             grouping: AtomicBool::new(false),
-            plenty: AtomicBool::new(false),
+            cost: AtomicU8::new(Cost::Some as u8),
             managed: AtomicU64::new(0),
             decay_ms: AtomicU32::new(0),
             not_retained: AtomicU64::new(0),

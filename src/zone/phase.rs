@@ -7,6 +7,10 @@
 //! last is looked at. If that turns out full, the new one is to be a huge page, and so are those that follow, but for one
 //! in [`PROBE_EVERY`], which stays small to be looked at. If not, they have small pages.
 //!
+//! Runs leave room between them that others fill later: of their pageblocks a quarter may lack, on average of those looked at. (60 live
+//! runs of 64 KiB to 2 MiB that are written to: 250 to 512 of 512 pages while it grows, 83 % in all, and all of them in the end. With
+//! every one to be full 17 000 page faults, 0.086 s and 104 MiB; so 4 700, 0.059 s and 102 MiB.)
+//!
 //! Where less than half of what is in use is written to, addresses are cheaper than pages: runs then begin at multiples of their
 //! size rounded up to a power of two, where others have begun before, instead of in the tightest row, where it is another page that is
 //! written first. And nothing is populated ahead of its use unless nearly all is written to. Objects larger than a page
@@ -34,14 +38,30 @@ const PROBE_EVERY: u32 = 16;
 const WORTH: u64 = 4;
 /// Pages of a full pageblock that may lack: the last slabs of many caches are on their way to be filled.
 const LACKING: u32 = PAGEBLOCK_PAGES / 16;
+/// Pages that may lack of pageblocks of runs, on average: between large runs there is room that others will fill.
+const LACKING_RUNS: u32 = PAGEBLOCK_PAGES / 4;
 /// Pages in use of a pageblock that say how such are used.
 const TELLING: u32 = PAGEBLOCK_PAGES / 8;
+
+/// What page runs cost that lie idle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Cost {
+    /// Not known, or in between.
+    Some = 0,
+    /// Addresses, as hardly any of what is handed out is written to.
+    Little = 1,
+    /// Their memory.
+    All = 2,
+}
 
 /// The phases of one type of pageblocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Phase {
     /// Pageblocks with small pages that were opened last, the younger one first.
     small: [Option<Pfn>; 2],
+    /// Pages that hold memory of those looked at, averaged over the last few; 0 before the first.
+    fill: u32,
     /// Pageblocks seen full of late, less those that were not.
     score: i8,
     /// Pageblocks opened since the last probe.
@@ -53,7 +73,7 @@ pub struct Phase {
 impl Phase {
     /// Nothing was seen.
     pub const fn new() -> Phase {
-        Phase { small: [None; 2], score: 0, unprobed: 0, unwritten: 0 }
+        Phase { small: [None; 2], fill: 0, score: 0, unprobed: 0, unwritten: 0 }
     }
 
     /// The pageblock to look at before another one is opened. It is not to be looked at again.
@@ -61,13 +81,14 @@ impl Phase {
         self.small[1].take()
     }
 
-    /// A pageblock was looked at.
-    pub fn learn(&mut self, seen: Used) {
-        match seen.backed {
-            // It went back.
-            0 => {}
-            full if full >= PAGEBLOCK_PAGES - LACKING => self.score = (self.score + 1).min(2),
-            _ => self.score = -1,
+    /// A pageblock of type `list` was looked at.
+    pub fn learn(&mut self, list: MigrateType, seen: Used) {
+        let runs = list == MigrateType::Movable;
+        // Else it went back.
+        if seen.backed > 0 {
+            self.fill = if runs && self.fill > 0 { (3 * self.fill + seen.backed) / 4 } else { seen.backed };
+            let full = PAGEBLOCK_PAGES - if runs { LACKING_RUNS } else { LACKING };
+            self.score = if self.fill >= full { (self.score + 1).min(2) } else { -1 };
         }
         if seen.taken >= TELLING {
             self.unwritten = 16u32.saturating_sub(seen.written * 16 / seen.taken);
@@ -86,10 +107,13 @@ impl Phase {
         self.unwritten >= 8
     }
 
-    /// Whether hardly any of it is.
-    #[inline]
-    pub fn is_hardly_begun(&self) -> bool {
-        self.unwritten >= 14
+    /// What it costs to keep some of it unused.
+    pub fn cost(&self) -> Cost {
+        match self.unwritten {
+            0..=2 => Cost::All,
+            3..=13 => Cost::Some,
+            _ => Cost::Little,
+        }
     }
 
     /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page.
@@ -134,8 +158,12 @@ mod tests {
 
     /// Opens pageblock `nth`, once those before turned out to have `backed` pages.
     fn open(phase: &mut Phase, nth: u32, backed: u32) -> bool {
+        open_as(MigrateType::Unmovable, phase, nth, backed)
+    }
+
+    fn open_as(list: MigrateType, phase: &mut Phase, nth: u32, backed: u32) -> bool {
         if phase.look().is_some() {
-            phase.learn(Used { backed, taken: ALL, written: backed });
+            phase.learn(list, Used { backed, taken: ALL, written: backed });
         }
         phase.open(Pfn(nth * ALL), 100 * u64::from(ALL))
     }
@@ -151,6 +179,16 @@ mod tests {
     fn others_are_not() {
         let mut phase = Phase::new();
         assert!((0..100).all(|nth| !open(&mut phase, nth, ALL - LACKING - 1)));
+    }
+
+    #[test]
+    fn of_runs_the_average_counts() {
+        let huge = |fills: [u32; 2]| -> u32 {
+            let mut phase = Phase::new();
+            (0..100).map(|nth| u32::from(open_as(MigrateType::Movable, &mut phase, nth, fills[nth as usize % 2]))).sum()
+        };
+        assert!((90..98).contains(&huge([ALL, ALL - LACKING_RUNS])));
+        assert_eq!(huge([ALL / 2, ALL - LACKING_RUNS]), 0);
     }
 
     #[test]
@@ -174,7 +212,7 @@ mod tests {
     #[test]
     fn small_heaps_have_small_pages() {
         let mut phase = Phase::new();
-        phase.learn(Used { backed: ALL, taken: ALL, written: ALL });
+        phase.learn(MigrateType::Unmovable, Used { backed: ALL, taken: ALL, written: ALL });
         assert!(!phase.open(Pfn(0), WORTH * u64::from(ALL) - 1));
         assert!(phase.open(Pfn(ALL), WORTH * u64::from(ALL)));
     }

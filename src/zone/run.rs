@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::alloc::{Refused, Request, Taken};
 use super::buddy::{Map, Want, blocks};
 use super::extent::Contents;
+use super::phase::Cost;
 use super::rows::{Row, Rows};
 use super::watermark::Mark;
 use super::{MigrateType, PageAllocator, Zone};
@@ -189,10 +190,14 @@ impl<M: Machine> PageAllocator<M> {
         true
     }
 
-    /// Whether page runs cost addresses rather than memory, as hardly any of what they hold is written to: many may be kept.
+    /// What page runs cost that are kept and not used.
     #[inline]
-    pub fn plenty(&self) -> bool {
-        self.plenty.load(Relaxed)
+    pub fn cost(&self) -> Cost {
+        match self.cost.load(Relaxed) {
+            0 => Cost::Some,
+            1 => Cost::Little,
+            _ => Cost::All,
+        }
     }
 
     /// Frames of all zones.

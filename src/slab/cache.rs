@@ -248,9 +248,9 @@ const CLASS_NAMES: [&str; NR_CLASSES] = [
 const CLASS_NAMES: [&str; NR_CLASSES] = [
     "kmalloc-8", "kmalloc-16", "kmalloc-32", "kmalloc-48", "kmalloc-64", "kmalloc-80", "kmalloc-96", "kmalloc-112",
     "kmalloc-128", "kmalloc-160", "kmalloc-192", "kmalloc-224", "kmalloc-256", "kmalloc-320", "kmalloc-384",
-    "kmalloc-448", "kmalloc-512", "kmalloc-640", "kmalloc-768", "kmalloc-896", "kmalloc-1k", "kmalloc-1280",
-    "kmalloc-1536", "kmalloc-1792", "kmalloc-2k", "kmalloc-2560", "kmalloc-3k", "kmalloc-3584", "kmalloc-4k",
-    "kmalloc-5k", "kmalloc-6k", "kmalloc-7k", "kmalloc-8k",
+    "kmalloc-448", "kmalloc-512", "kmalloc-640", "kmalloc-768", "kmalloc-896", "kmalloc-1k", "kmalloc-1344",
+    "kmalloc-1600", "kmalloc-1792", "kmalloc-2k", "kmalloc-2688", "kmalloc-3264", "kmalloc-3584", "kmalloc-4k",
+    "kmalloc-4672", "kmalloc-5440", "kmalloc-6528", "kmalloc-8k",
 ];
 #[rustfmt::skip]
 const RUN_NAMES: [&str; NR_RUNS] = [

@@ -222,7 +222,7 @@ fn an_object_that_its_slab_has_too_is_handed_out_once() {
 #[test]
 fn colours_cycle_over_the_left_over() {
     let w = world(1, Hostile::default());
-    let id = classes::class_of(1280);
+    let id = classes::class_of(640);
     let layout = *w.slab.layout(id);
     assert!(layout.colours > 1);
     let mut colours = Vec::new();
@@ -230,7 +230,7 @@ fn colours_cycle_over_the_left_over() {
         let object = w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::KERNEL);
         let (head, offset) = slab_of(&w.m, object).unwrap();
         let colour = w.m.page(head).colour();
-        assert_eq!((offset - colour * layout.colour_step as usize) % 1280, 0);
+        assert_eq!((offset - colour * layout.colour_step as usize) % 640, 0);
         if colours.last() != Some(&colour) {
             colours.push(colour);
         }

@@ -650,6 +650,7 @@ static void idle(void)
     enum { LARGE = 200, SMALL = 300000, LEAVE = 50 };
     static void *large[LARGE], *small[SMALL];
     Random random = {15};
+    said.live = sizeof large + sizeof small;
     sample();
     for (size_t i = 0; i < LARGE; i++)
         large[i] = take_touched(MIB);

@@ -27,7 +27,8 @@ const FRUGAL: &[&str] = &["mimalloc", "jemalloc", "tcmalloc"];
 pub const TIME: Figure = Figure { name: "time", unit: "ms", of: |cost| cost.time * 1e3, rivals: &[] };
 const CPU: Figure = Figure { name: "CPU time", unit: "ms", of: |cost| cost.cpu * 1e3, rivals: &[] };
 pub const PEAK: Figure = Figure { name: "peak resident", unit: "MiB", of: |cost| cost.peak / 1024.0, rivals: FRUGAL };
-const LAST: Figure = Figure { name: "resident at the end", unit: "MiB", of: |cost| cost.last / 1024.0, rivals: FRUGAL };
+pub const LAST: Figure =
+    Figure { name: "resident at the end", unit: "MiB", of: |cost| cost.last / 1024.0, rivals: FRUGAL };
 const FIGURES: &[Figure] = &[TIME, CPU, PEAK, LAST];
 
 /// The value in the middle, and half the distance between the quartiles relative to it.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::reasons::Reasons;
-use super::table::{Figure, Median, PEAK, Ratio, Row, TIME, geometric_mean, ratio, ratio_to};
+use super::table::{Figure, LAST, Median, PEAK, Ratio, Row, TIME, geometric_mean, ratio, ratio_to};
 use super::{Cost, OWN};
 
 /// What is asked of some rows.
@@ -31,8 +31,8 @@ enum Check {
     Mean(&'static Figure),
     /// What there is more of than with a peer.
     Beyond(fn(&Cost) -> f64, &'static str),
-    /// A figure of slabwright's own.
-    Own(fn(&Cost) -> f64),
+    /// A figure of slabwright's own, and the one of all rows that it is about.
+    Own(&'static Figure, fn(&Cost) -> f64),
     /// What an operation costs where it costs most, relative to what it costs in the first row and what the peer adds to that
     /// whose cost grows least: as much of it is the machine's caches.
     Flat(fn(&Cost) -> f64),
@@ -79,7 +79,7 @@ const TARGETS: &[Target] = &[
     target(
         "after a peak and ten idle seconds, to 1.1 of what lives and 4 MiB",
         Rows::Named(&["idle"]),
-        Own(|cost| cost.last / (1.1 * cost.live + 4096.0)),
+        Own(&LAST, |cost| cost.last / (1.1 * cost.live + 4096.0)),
         1.0,
     ),
     Target {
@@ -102,7 +102,7 @@ const TARGETS: &[Target] = &[
     target(
         "an inlined Rust pair, to a cache of the thread",
         Rows::Named(&["rust-pair"]),
-        Own(|cost| cost.time / cost.bound),
+        Own(&TIME, |cost| cost.time / cost.bound),
         1.2,
     ),
 ];
@@ -121,8 +121,9 @@ impl Check {
     fn figure(&self) -> &'static str {
         match self {
             Best(figure) | BestBut(figure, _) | Mean(figure) => figure.name,
+            Own(figure, _) => figure.name,
             Beyond(..) => PEAK.name,
-            Own(_) | Flat(_) => TIME.name,
+            Flat(_) => TIME.name,
             Instructions => "instructions",
         }
     }
@@ -180,7 +181,7 @@ impl Target {
                 let beyond = |row: &Row| Some(median(row, of, OWN)? - median(row, of, peer)?);
                 rows.filter_map(|row| each(row, own(row, beyond(row)))).collect()
             }
-            Own(of) => rows.filter_map(|row| each(row, own(row, median(row, of, OWN)))).collect(),
+            Own(_, of) => rows.filter_map(|row| each(row, own(row, median(row, of, OWN)))).collect(),
             Flat(of) => flat(&rows.collect::<Vec<_>>(), of, names).into_iter().collect(),
             Instructions => rows.filter_map(|row| own(row, instructions.map(|count| count as f64))).collect(),
         }

@@ -183,6 +183,7 @@ impl SlabLayout {
     }
 
     /// Words of 64 bits in the free map.
+    #[inline(always)]
     pub const fn map_words(&self) -> u32 {
         match self.map {
             MapPlace::Descriptor => self.order.pages(),
@@ -191,6 +192,7 @@ impl SlabLayout {
     }
 
     /// Offset of object `index` in a slab of `colour`.
+    #[inline(always)]
     pub const fn offset(&self, colour: usize, index: u32) -> usize {
         self.first as usize + colour * self.colour_step as usize + index as usize * self.size as usize
     }
@@ -198,14 +200,15 @@ impl SlabLayout {
     /// The object at `offset` bytes into a slab of `colour`; `None` where no object starts.
     #[inline(always)]
     pub const fn index(&self, colour: usize, offset: usize) -> Option<u32> {
-        let start = self.first as usize + colour * self.colour_step as usize;
-        if offset < start {
-            return None;
-        }
-        let distance = (offset - start) as u32;
+        self.nth(offset.wrapping_sub(self.offset(colour, 0)))
+    }
+
+    /// The object that starts `distance` bytes behind the start of the first; `None` where none does. Any distance will do.
+    #[inline(always)]
+    pub const fn nth(&self, distance: usize) -> Option<u32> {
         // Exact where it is a multiple of the size; where it is none, no index is right.
-        let index = ((distance as u64 * self.reciprocal as u64) >> 32) as u32;
-        if index < self.objects && index * self.size == distance { Some(index) } else { None }
+        let index = ((distance as u32 as u64 * self.reciprocal as u64) >> 32) as u32;
+        if index < self.objects && index as usize * self.size as usize == distance { Some(index) } else { None }
     }
 
     /// Which word of the free map holds object `index`, and its bit. Descriptor maps fill each page's word before the next.

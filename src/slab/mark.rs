@@ -19,7 +19,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
-use super::node::{FRESH, slab_of};
+use super::node::slab_of;
 use super::sheaf;
 use crate::error::Defect;
 use crate::gfp::Gfp;
@@ -122,24 +122,6 @@ impl<M: Machine> Slab<M> {
     pub(super) fn is_marked(&self, id: u8, object: usize) -> bool {
         // SAFETY: the object is free, which its caller sees to, so it is the allocator's to read.
         id as usize > NR_CLASSES || unsafe { mark_of(ptr::with_exposed_provenance_mut(object)).read() } == self.key()
-    }
-
-    /// Keeps of objects of size class `id`, just taken from slabs, those that were never handed out before, and those that have the
-    /// mark; reports the others. Returns how many are left.
-    pub(super) fn keep_marked(&self, m: &M, id: u8, objects: &mut [usize]) -> usize {
-        let mut kept = 0;
-        for i in 0..objects.len() {
-            let mut object = objects[i];
-            if object & FRESH != 0 {
-                object &= !FRESH;
-            } else if !self.is_marked(id, object) {
-                self.set_aside(m, id, object);
-                continue;
-            }
-            objects[kept] = object;
-            kept += 1;
-        }
-        kept
     }
 
     /// Marks free objects of cache `id`, if that is a size class.

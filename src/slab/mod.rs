@@ -147,14 +147,15 @@ impl<M: Machine> Slab<M> {
                 continue;
             };
             let Some(mut own) = own else { break };
-            own.fill(self.refill_size(m, pages, id, gfp), |slots| {
-                let got = self.take_objects(m, pages, id, slots, gfp, m.node());
-                self.mark_all(id, &slots[..got]);
-                got
-            });
+            let size = self.refill_size(m, pages, id, gfp);
+            own.fill(size, |slots| self.take_objects(m, pages, id, slots, gfp, m.node()));
             let object = own.pop();
             self.install(m, pages, id, no_sheaf(), own, gfp);
-            return object.unwrap_or(ptr::null_mut());
+            let Some(object) = object else { return ptr::null_mut() };
+            let object = self.unmark(m, id, object);
+            if !object.is_null() {
+                return object;
+            }
         }
         self.alloc_direct(m, pages, id, gfp)
     }
@@ -164,17 +165,13 @@ impl<M: Machine> Slab<M> {
         let mut one = [0];
         match self.take_objects(m, pages, id, &mut one, gfp, node) {
             0 => ptr::null_mut(),
-            _ => ptr::with_exposed_provenance_mut(one[0]),
+            _ => self.unmark(m, id, ptr::with_exposed_provenance_mut(one[0])),
         }
     }
 
     /// An object straight from the slabs.
     pub fn alloc_direct(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
-        let mut one = [0];
-        match self.take_objects(m, pages, id, &mut one, gfp, m.node()) {
-            0 => ptr::null_mut(),
-            _ => ptr::with_exposed_provenance_mut(one[0]),
-        }
+        self.alloc_node(m, pages, id, gfp, m.node())
     }
 
     /// Frees `object` of cache `id` when the current CPU's main sheaf was full.
@@ -341,8 +338,8 @@ impl<M: Machine> Slab<M> {
         self.free_objects(m, pages, &[memory.addr()], gfp);
     }
 
-    /// Takes objects from slabs, making new ones as needed; constructs those never handed out before, and sees to it that the others
-    /// have the mark where they should.
+    /// Takes objects from slabs into `out`, from its end to its start, making new slabs as needed; constructs those never handed out before, or
+    /// marks them. The others should have the mark: who hands them out looks.
     /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
     fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp, here: usize) -> usize {
         let layout = self.layout(id);
@@ -356,15 +353,17 @@ impl<M: Machine> Slab<M> {
             let Some((node, head, map)) = self.new_slab(m, pages, id, here, gfp) else { break };
             let Some(mut slabs) = cache.node(node).list(m, gfp.may_block()) else {
                 if gfp.no_fault() {
-                    out[got] = self.new_full(m, id, head, map);
                     got += 1;
+                    let at = out.len() - got;
+                    out[at] = self.new_full(m, id, head, map);
                     break;
                 }
                 self.free_slab(m, pages, id, head, map, gfp);
                 break;
             };
             slabs.add(m, id, layout, head, map);
-            got += Self::take(m, &mut slabs, layout, &mut out[got..], gfp);
+            let left = out.len() - got;
+            got += Self::take(m, &mut slabs, layout, &mut out[..left], gfp);
         }
         if got == 0 && !gfp.has(Gfp::THISNODE) && !gfp.no_fault() {
             for node in (0..m.nr_nodes()).filter(|n| *n != here) {
@@ -376,13 +375,16 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        if id as usize <= NR_CLASSES {
-            return self.keep_marked(m, id, &mut out[..got]);
-        }
-        for object in out[..got].iter_mut().filter(|object| **object & FRESH != 0) {
+        let at = out.len() - got;
+        let key = self.key();
+        for object in out[at..].iter_mut().filter(|object| **object & FRESH != 0) {
             *object &= !FRESH;
-            if id >= FIRST_CREATED {
-                self.first_time(id, ptr::with_exposed_provenance_mut(*object));
+            let object = ptr::with_exposed_provenance_mut(*object);
+            if id as usize <= NR_CLASSES {
+                // SAFETY: an object of the class, just taken.
+                unsafe { mark_of(object).write(key) };
+            } else if id >= FIRST_CREATED {
+                self.first_time(id, object);
             }
         }
         got
@@ -554,10 +556,8 @@ impl<M: Machine> Slab<M> {
             let mut release = PageList::new();
             // Slab by slab, as long as they are of this list.
             let defect = loop {
-                let base = m.virt(head).addr();
-                let mine = rest.iter().take_while(|object| object.wrapping_sub(base) < layout.order.bytes()).count();
-                match slabs.put(m, layout, head, &rest[..mine], &mut release) {
-                    Ok(()) => rest = &rest[mine..],
+                match slabs.put(m, layout, head, rest, &mut release) {
+                    Ok(done) => rest = &rest[done..],
                     Err((done, defect)) => {
                         let object = rest[done];
                         rest = &rest[done + 1..];

@@ -52,11 +52,14 @@ struct SlabRef<'a, M> {
     head: Pfn,
 }
 
+// Inlined in any case: they are what every object costs that goes to a slab or comes from one.
 impl<M: Machine> SlabRef<'_, M> {
+    #[inline(always)]
     fn page(&self) -> &Page {
         self.m.page(self.head)
     }
 
+    #[inline(always)]
     fn map_word(&self, i: u32) -> u64 {
         match self.layout.map {
             MapPlace::Descriptor => self.m.page(self.head.add(i)).word(),
@@ -65,6 +68,7 @@ impl<M: Machine> SlabRef<'_, M> {
         }
     }
 
+    #[inline(always)]
     fn set_map_word(&self, i: u32, value: u64) {
         match self.layout.map {
             MapPlace::Descriptor => self.m.page(self.head.add(i)).set_word(value),
@@ -73,6 +77,7 @@ impl<M: Machine> SlabRef<'_, M> {
         }
     }
 
+    #[inline(always)]
     fn map_memory(&self) -> *mut u64 {
         match self.layout.map {
             MapPlace::OffSlab => ptr::with_exposed_provenance_mut(self.page().word() as usize),
@@ -80,6 +85,7 @@ impl<M: Machine> SlabRef<'_, M> {
         }
     }
 
+    #[inline(always)]
     fn address(&self, index: u32) -> usize {
         self.m.virt(self.head).expose_provenance() + self.layout.offset(self.page().colour(), index)
     }
@@ -97,12 +103,16 @@ impl<M: Machine> SlabRef<'_, M> {
         }
     }
 
+    #[inline(always)]
     fn bucket(&self) -> usize {
-        (self.page().refs() as usize * BUCKETS / self.layout.objects as usize).min(BUCKETS - 1)
+        let (used, objects) = (self.page().refs() * BUCKETS as u32, self.layout.objects);
+        // The quotient, at most the last bucket, without a division.
+        (1..BUCKETS as u32).filter(|quarter| used >= quarter * objects).count()
     }
 }
 
 /// The slab page that holds `address`: the slab's head and the address's offset in the slab.
+#[inline(always)]
 pub fn slab_of<M: Machine>(m: &M, address: *const u8) -> Option<(Pfn, usize)> {
     let pfn = m.pfn(address)?;
     let page = m.page(pfn);
@@ -144,13 +154,15 @@ impl NodeSlabs {
         u64::from(self.slabs) << layout.order.get() > SPARSE_PAGES && self.free > objects / 2
     }
 
-    /// Takes up to `out.len()` objects, tagging with [`FRESH`] those never handed out before. Returns how many.
+    /// Takes up to `out.len()` objects into `out`, from its end to its start; tags with [`FRESH`] those never handed out before.
+    /// Returns how many.
     pub fn take<M: Machine>(&mut self, m: &M, layout: &SlabLayout, out: &mut [usize]) -> usize {
         let mut got = 0;
         while got < out.len() {
             let found = self.partial.iter().enumerate().rev().find_map(|(b, list)| Some((Some(b), list.first()?)));
             let Some((bucket, head)) = found.or_else(|| Some((None, self.empty.first()?))) else { break };
-            got += self.take_of(m, layout, bucket, head, &mut out[got..]);
+            let left = out.len() - got;
+            got += self.take_of(m, layout, bucket, head, &mut out[..left]);
         }
         got
     }
@@ -180,7 +192,7 @@ impl NodeSlabs {
         out: &mut [usize],
     ) -> usize {
         let slab = SlabRef { m, layout, head };
-        let got = self.take_from(&slab, out);
+        let got = Self::take_from(&slab, out);
         let full = slab.page().refs() == layout.objects;
         let to = (!full).then(|| slab.bucket());
         if bucket != to || full {
@@ -203,39 +215,43 @@ impl NodeSlabs {
     }
 
     /// Takes objects of one slab, lowest address first.
-    fn take_from<M: Machine>(&self, slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
+    #[inline(always)]
+    fn take_from<M: Machine>(slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
         let page = slab.page();
         let (ever, start, size) = (page.mapcount() as u32, slab.address(0), slab.layout.size as usize);
-        let (mut got, mut high) = (0, ever);
+        let fresh = start + ever as usize * size;
+        let (mut left, mut high) = (out.len(), ever);
         for word in 0..slab.layout.map_words() {
-            let bits = slab.map_word(word);
-            let mut rest = bits;
-            for slot in &mut out[got..] {
-                if rest == 0 {
-                    break;
-                }
-                let index = word * 64 + rest.trailing_zeros();
-                rest &= rest - 1;
-                *slot = (start + index as usize * size) | if index >= ever { FRESH } else { 0 };
-                high = high.max(index + 1);
-                got += 1;
+            let mut bits = slab.map_word(word);
+            if bits == 0 {
+                continue;
             }
-            if rest != bits {
-                slab.set_map_word(word, rest);
+            let mut index = 0;
+            while let Some(last) = left.checked_sub(1).filter(|_| bits != 0) {
+                index = word * 64 + bits.trailing_zeros();
+                bits &= bits - 1;
+                let object = start + index as usize * size;
+                out[last] = object | if object >= fresh { FRESH } else { 0 };
+                left = last;
             }
-            if got == out.len() {
+            slab.set_map_word(word, bits);
+            high = high.max(index + 1);
+            if left == 0 {
                 break;
             }
         }
+        let got = out.len() - left;
         page.set_mapcount(high as i32);
         page.set_refs(page.refs() + got as u32);
         got
     }
 
-    /// Puts `objects` of the slab at `head` back. A slab that is then empty and not worth keeping is moved to `release`.
+    /// Puts back those at the beginning of `objects` that are of the slab at `head`; how many. A slab that is then empty and not worth
+    /// keeping is moved to `release`.
     ///
     /// # Errors
     /// How many were put back before one that could not be, and why: [`Defect::Interior`], [`Defect::DoubleFree`].
+    #[inline(always)]
     pub fn put<M: Machine>(
         &mut self,
         m: &M,
@@ -243,17 +259,17 @@ impl NodeSlabs {
         head: Pfn,
         objects: &[usize],
         release: &mut PageList,
-    ) -> Result<(), (usize, Defect)> {
+    ) -> Result<usize, (usize, Defect)> {
         let slab = SlabRef { m, layout, head };
-        let (base, colour) = (m.virt(head).addr(), slab.page().colour());
-        let was_full = slab.page().refs() == layout.objects;
-        let from = slab.bucket();
+        let (base, refs) = (m.virt(head).addr(), slab.page().refs());
+        let first = base + layout.offset(slab.page().colour(), 0);
         let (mut done, mut defect) = (0, None);
         // Neighbours share a word of the map.
         let (mut at, mut bits) = (0, slab.map_word(0));
         for object in objects {
-            let Some(index) = layout.index(colour, object - base) else {
-                defect = Some(Defect::Interior);
+            let distance = object.wrapping_sub(first);
+            let Some(index) = layout.nth(distance) else {
+                defect = (object.wrapping_sub(base) < layout.order.bytes()).then_some(Defect::Interior);
                 break;
             };
             let (word, bit) = layout.bit(index);
@@ -269,15 +285,17 @@ impl NodeSlabs {
             done += 1;
         }
         slab.set_map_word(at, bits);
-        slab.page().set_refs(slab.page().refs() - done as u32);
-        self.free += done as u64;
         if done > 0 {
-            self.relist(m, layout, head, (!was_full).then_some(from), release);
+            let from = (refs != layout.objects).then(|| slab.bucket());
+            slab.page().set_refs(refs - done as u32);
+            self.free += done as u64;
+            self.relist(m, layout, head, from, release);
         }
-        defect.map_or(Ok(()), |defect| Err((done, defect)))
+        defect.map_or(Ok(done), |defect| Err((done, defect)))
     }
 
     /// Puts a slab of which objects came back on the list where it belongs now; it was on that of bucket `from`, or full.
+    #[inline(always)]
     fn relist<M: Machine>(
         &mut self,
         m: &M,

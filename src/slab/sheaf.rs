@@ -102,8 +102,8 @@ impl Sheaf {
         unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(first), len) }
     }
 
-    /// Lets `fill` write up to `want` objects into the empty slots and takes in as many as it says.
-    /// They come out again in the order in which they were written.
+    /// Lets `fill` write up to `want` objects into the empty slots, at their end, and takes in as many as it says. They come out again
+    /// last one first.
     pub fn fill(&mut self, want: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
         debug_assert!(self.is_empty());
         let want = want.min(self.capacity as usize);
@@ -113,7 +113,9 @@ impl Sheaf {
         let slots: &mut [usize] =
             unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(first), want) };
         let got = fill(slots);
-        slots[..got].reverse();
+        if got < want {
+            slots.copy_within(want - got.., 0);
+        }
         self.top += got * SLOT;
     }
 
@@ -218,10 +220,10 @@ mod tests {
             sheaf.fill(usize::MAX, |slots| {
                 assert_eq!(slots.len(), capacity as usize);
                 slots.iter_mut().enumerate().for_each(|(i, s)| *s = (i + 1) * 8);
-                slots.len()
+                slots.len().min(3)
             });
-            assert_eq!(sheaf.pop().map(|p| p.addr()), Some(8), "filled objects come out in order");
-            assert_eq!(sheaf.drain().len(), capacity as usize - 1);
+            assert_eq!(sheaf.pop().map(|p| p.addr()), Some(capacity as usize * 8), "the last slot comes out first");
+            assert_eq!(sheaf.drain().len(), capacity.min(3) as usize - 1, "and only the last ones were taken in");
             let _ = sheaf.into_memory();
         }
     }

@@ -204,9 +204,15 @@ pub unsafe trait Frames {
     /// The byte of the page-class map: the cache id of a slab page that `free` may push without further look-up, else 0.
     fn class(&self, pfn: Pfn) -> &AtomicU8;
 
-    /// The same byte for the frame that holds `address`; 0 where the page-class map does not reach. This is `free`'s first
-    /// step: one subtraction, one comparison, one load.
+    /// The same byte for the frame that holds `address`; 0 where the page-class map does not reach.
     fn class_at(&self, address: *const u8) -> u8;
+
+    /// [`Frames::class_at`] as `free`'s first step, one subtraction, one comparison, one load; `None` where the map does not reach, so that
+    /// only those go a way of their own who come from there.
+    #[inline(always)]
+    fn mapped_class_at(&self, address: *const u8) -> Option<u8> {
+        Some(self.class_at(address))
+    }
 
     /// Address of the frame's first byte; null for a frame that has no permanent address (HIGHMEM).
     fn virt(&self, pfn: Pfn) -> *mut u8;

@@ -47,7 +47,9 @@ use crate::config::Options;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_size};
+use crate::slab::classes::{
+    MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_of_small, class_size,
+};
 use crate::slab::slob::{self, Slob};
 use crate::slab::{Slab, class_of_tag, clear_mark, mark_of, starts_object};
 use crate::sync::wide::AtomicU64;
@@ -254,7 +256,8 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     pub fn alloc_fast(&self, size: usize) -> *mut u8 {
         if size < self.small.load(Ordering::Acquire) {
-            return self.slab.pop(&self.machine, class_of(size));
+            // SAFETY: `small` is never more than one above the largest small size.
+            return self.slab.pop(&self.machine, unsafe { class_of_small(size) });
         }
         ptr::null_mut()
     }
@@ -380,7 +383,7 @@ impl<M: Machine> Mm<M> {
     /// As for [`Mm::free`].
     #[inline(always)]
     pub unsafe fn free_fast(&self, block: *mut u8) -> bool {
-        let tag = self.machine.class_at(block);
+        let Some(tag) = self.machine.mapped_class_at(block) else { return false };
         // SAFETY: the page is a slab's of this class, and an object starts there.
         starts_object(tag, block.addr()) && unsafe { self.slab.push(&self.machine, class_of_tag(tag), block) }
     }

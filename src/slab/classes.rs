@@ -4,6 +4,7 @@
 //! 33 classes waste 9.3 % on average over uniformly distributed sizes, what slabs have left over included; four even steps per doubling 12.4 %
 //! (8.0 % without the slabs), the kernel's 13 powers of two (with 96 and 192) 25 %. Machines of 32 bits have the kernel's: each class that is used holds two sheaves for each CPU and slabs that are not full, which on a machine with a few
 //! megabytes is more than what finer steps save.
+#![allow(unsafe_code)]
 
 /// Number of classes; ids are 1 to this.
 pub const NR_CLASSES: usize = if cfg!(target_pointer_width = "32") { KERNEL.len() } else { 33 };
@@ -71,13 +72,52 @@ pub fn class_of(size: usize) -> u8 {
     CLASS_OF[index & (TABLE_ALLOC - 1)]
 }
 
+/// [`class_of`] without a mask.
+///
+/// # Safety
+/// `size` is at most [`MAX_SMALL`].
+#[inline(always)]
+pub unsafe fn class_of_small(size: usize) -> u8 {
+    // SAFETY: the table reaches to the caller's condition.
+    unsafe { *CLASS_OF.get_unchecked((size + 7) >> 3) }
+}
+
+/// Alignments that a class may have: 8 to [`MAX_SMALL`].
+const ALIGNS: usize = MAX_SMALL.ilog2() as usize - 2;
+
+const fn aligned() -> [[u8; NR_CLASSES + 1]; ALIGNS] {
+    let mut table = [[0; NR_CLASSES + 1]; ALIGNS];
+    let mut shift = 0;
+    while shift < ALIGNS {
+        let mut id = NR_CLASSES;
+        while id > 0 {
+            table[shift][id] = if class_align(id) >= 8 << shift {
+                id as u8
+            } else if id < NR_CLASSES {
+                table[shift][id + 1]
+            } else {
+                0
+            };
+            id -= 1;
+        }
+        shift += 1;
+    }
+    table
+}
+
+/// For each alignment, and each class that holds the size, the smallest class that holds it so aligned; 0 where none does. (A search among
+/// the classes took half of the time of aligned requests.)
+static ALIGNED: [[u8; NR_CLASSES + 1]; ALIGNS] = aligned();
+
 /// The smallest class that holds `size` bytes at `align` (a power of two); `None` where no class does.
+#[inline(always)]
 pub fn class_aligned(size: usize, align: usize) -> Option<u8> {
-    let size = size.max(1).checked_next_multiple_of(align)?;
     if size > MAX_SMALL {
         return None;
     }
-    (class_of(size) as usize..=NR_CLASSES).find(|&id| class_align(id) >= align).map(|id| id as u8)
+    // A class is a multiple of its alignment.
+    let row = ALIGNED.get((align.trailing_zeros() as usize).saturating_sub(3))?;
+    Some(row[class_of(size) as usize]).filter(|id| *id != 0)
 }
 
 /// The class of a layout, whatever its size; 0 where none serves it. An allocation and its sized free agree by this.

@@ -8,6 +8,7 @@
 //! Frame numbers: below 4 GiB the number is the address's page ([`LOW_PAGES`] of them, for ZONE_DMA and ZONE_DMA32);
 //! the arena starts at [`LOW_PAGES`].
 
+use core::arch::asm;
 use core::ops::Range;
 use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicUsize,
@@ -390,14 +391,38 @@ unsafe impl Frames for Linux {
 
     #[inline(always)]
     fn class_at(&self, address: *const u8) -> u8 {
+        self.mapped_class_at(address).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn mapped_class_at(&self, address: *const u8) -> Option<u8> {
         let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
-        // Acquire, pairs with the Release in `grow_arena`.
-        if offset >= MAP.online.load(Acquire) {
-            return 0;
+        let class: u32;
+        // Two loads that the compiler, from atomics, would not make operands of what it does with them.
+        // SAFETY: the class bytes of the first `online` bytes of the arena are open. Loads are Acquire here, pairs with the Release in
+        // `grow_arena`.
+        unsafe {
+            asm!(
+                "cmp {offset}, qword ptr [rip + {map} + {online}]",
+                "jae {none}",
+                offset = in(reg) offset,
+                map = sym MAP,
+                online = const core::mem::offset_of!(Map, online),
+                none = label { return None },
+                options(nostack, readonly)
+            );
+            asm!(
+                "movzx {class:e}, byte ptr [{bytes} + {page} + {low}]",
+                bytes = in(reg) MAP.class.load(Relaxed),
+                page = in(reg) offset >> PAGE_SHIFT,
+                low = const LOW_PAGES,
+                class = lateout(reg) class,
+                options(nostack, readonly, preserves_flags)
+            );
+            // So that it is not extended once more.
+            core::hint::assert_unchecked(class <= u8::MAX as u32);
         }
-        let byte = MAP.class.load(Relaxed) + LOW_PAGES as usize + (offset >> PAGE_SHIFT);
-        // SAFETY: the class bytes of the first `online` bytes of the arena are open.
-        unsafe { &*core::ptr::with_exposed_provenance::<AtomicU8>(byte) }.load(Relaxed)
+        Some(class as u8)
     }
 
     #[inline(always)]

@@ -109,8 +109,15 @@ pub fn calloc(size: usize) -> *mut u8 {
 }
 
 /// `size` bytes at a multiple of `align`, any power of two; null without memory.
-#[inline(never)]
+#[inline(always)]
 pub fn aligned(align: usize, size: usize) -> *mut u8 {
+    let block = MM.alloc_aligned_fast(size, align);
+    if block.is_null() { aligned_slow(align, size) } else { block }
+}
+
+#[cold]
+#[inline(never)]
+fn aligned_slow(align: usize, size: usize) -> *mut u8 {
     MM.alloc_aligned(size, align, false)
 }
 

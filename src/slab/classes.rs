@@ -117,7 +117,9 @@ pub fn class_aligned(size: usize, align: usize) -> Option<u8> {
     }
     // A class is a multiple of its alignment.
     let row = ALIGNED.get((align.trailing_zeros() as usize).saturating_sub(3))?;
-    Some(row[class_of(size) as usize]).filter(|id| *id != 0)
+    // SAFETY: the size is small. The index stays in the row, of which there is one for each class.
+    let id = unsafe { *row.get_unchecked(class_of_small(size) as usize) };
+    (id != 0).then_some(id)
 }
 
 /// The class of a layout, whatever its size; 0 where none serves it. An allocation and its sized free agree by this.

@@ -375,11 +375,13 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        let at = out.len() - got;
-        let key = self.key();
-        for object in out[at..].iter_mut().filter(|object| **object & FRESH != 0) {
-            *object &= !FRESH;
-            let object = ptr::with_exposed_provenance_mut(*object);
+        let (at, key) = (out.len() - got, self.key());
+        for slot in &mut out[at..] {
+            if *slot & FRESH == 0 {
+                continue;
+            }
+            *slot -= FRESH;
+            let object = ptr::with_exposed_provenance_mut(*slot);
             if id as usize <= NR_CLASSES {
                 // SAFETY: an object of the class, just taken.
                 unsafe { mark_of(object).write(key) };

@@ -219,23 +219,26 @@ impl NodeSlabs {
     fn take_from<M: Machine>(slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
         let page = slab.page();
         let (ever, start, size) = (page.mapcount() as u32, slab.address(0), slab.layout.size as usize);
-        let fresh = start + ever as usize * size;
         let (mut left, mut high) = (out.len(), ever);
         for word in 0..slab.layout.map_words() {
-            let mut bits = slab.map_word(word);
+            let bits = slab.map_word(word);
             if bits == 0 {
                 continue;
             }
-            let mut index = 0;
-            while let Some(last) = left.checked_sub(1).filter(|_| bits != 0) {
-                index = word * 64 + bits.trailing_zeros();
-                bits &= bits - 1;
-                let object = start + index as usize * size;
-                out[last] = object | if object >= fresh { FRESH } else { 0 };
-                left = last;
+            let (base, mut taken) = (start + word as usize * 64 * size, 0);
+            // Those of the word that were handed out before come first.
+            let before = u64::MAX.checked_shl(ever.saturating_sub(word * 64)).map_or(u64::MAX, |fresh| !fresh);
+            for (mut some, tag) in [(bits & before, 0), (bits & !before, FRESH)] {
+                while let Some(last) = left.checked_sub(1).filter(|_| some != 0) {
+                    let index = some.trailing_zeros();
+                    out[last] = base + index as usize * size + tag;
+                    taken |= some & some.wrapping_neg();
+                    some &= some - 1;
+                    left = last;
+                }
             }
-            slab.set_map_word(word, bits);
-            high = high.max(index + 1);
+            slab.set_map_word(word, bits & !taken);
+            high = high.max(word * 64 + u64::BITS - taken.leading_zeros());
             if left == 0 {
                 break;
             }

@@ -11,7 +11,7 @@ use crate::machine::Machine;
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
 use crate::slab::slob;
 use crate::slab::{CacheId, SlabFlags, clear_mark};
-use crate::types::{Line, Order};
+use crate::types::{Line, Order, PAGE_SIZE};
 
 /// The caches of small objects with low addresses, by zone (DMA, DMA32) and size class: made when first asked for. 0 is none yet.
 pub(super) struct LowClasses([[AtomicU8; NR_CLASSES + 1]; 2]);
@@ -198,8 +198,8 @@ impl<M: Machine> Mm<M> {
             }
             self.slab.touch(&self.machine);
             self.machine.populate_own();
-            let pages = u32::try_from(bytes.div_ceil(crate::types::PAGE_SIZE)).unwrap_or(u32::MAX);
-            self.pages.keep_reserve(&self.machine, pages) as usize * crate::types::PAGE_SIZE
+            let pages = u32::try_from(bytes.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX);
+            self.pages.keep_reserve(&self.machine, pages) as usize * PAGE_SIZE
         })
     }
 
@@ -251,7 +251,9 @@ impl<M: Machine> Mm<M> {
         let _ = write!(name, "{}-kmalloc-{}", if dma { "dma" } else { "dma32" }, class_size(class));
         let zone = if dma { SlabFlags::CACHE_DMA } else { SlabFlags::CACHE_DMA32 };
         let flags = zone.with(SlabFlags::NO_MERGE);
-        let made = self.slab.create(&self.machine, name.as_str(), class_size(class), class_align(class), flags, None);
+        // A created cache aligns to a page at most; larger powers of two fill their slabs, and so are aligned to themselves.
+        let align = class_align(class).min(PAGE_SIZE);
+        let made = self.slab.create(&self.machine, name.as_str(), class_size(class), align, flags, None);
         let made = made.ok()?;
         match slot.compare_exchange(0, made.get(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(made),

@@ -681,6 +681,8 @@ impl<M: Machine> Mm<M> {
             self.slab.shrink(m, pages, None);
             let gone = self.vmalloc.purge(m, pages);
             self.returned.fetch_add(gone, Ordering::Relaxed);
+        } else {
+            self.slab.release_runs(m, pages, gfp);
         }
         pages.drain(m);
         true

@@ -223,6 +223,15 @@ impl<M: Machine> Slab<M> {
         pages.free_run(m, PfnRange::new(pfn, m.page(pfn).word() as u32), gfp.may_block())
     }
 
+    /// Gives the runs that the current CPU keeps back to the zone, without entering the system.
+    pub fn release_runs(&self, m: &M, pages: &PageAllocator<M>, gfp: Gfp) {
+        for id in FIRST_RUN..=LAST_RUN {
+            if let Some(sheaf) = self.take_sheaf(m, id, Word::Main(id), |len, _| len > 0) {
+                self.dissolve(m, pages, sheaf, gfp);
+            }
+        }
+    }
+
     /// Gives all runs in sheaves back to the zone.
     pub fn flush_runs(&self, m: &M, pages: &PageAllocator<M>) {
         self.flush_where(m, pages, is_run);

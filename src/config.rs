@@ -8,10 +8,9 @@ use crate::types::Line;
 /// Settings of an instance, fixed at its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Milliseconds a free pageblock or vmalloc range stays backed before it goes back to the system.
+    /// Milliseconds after which memory that nobody wanted goes back to the system, at least half as many ([`crate::zone::Demand`]).
     pub decay_ms: u32,
-    /// Bytes of free memory that stay backed in any case, in each of the page and the vmalloc layer. Beyond them stays what demand
-    /// has swung by of late; the rest goes back when it becomes free.
+    /// Bytes of free memory that stay backed in any case, in each of the page and the vmalloc layer.
     pub retain_bytes: u64,
     /// Most bytes the instance may use; 0 for what the machine allows.
     pub limit_bytes: u64,
@@ -48,7 +47,7 @@ impl Options {
 
     /// The defaults.
     pub const DEFAULT: Options = Options {
-        decay_ms: 10_000,
+        decay_ms: 1000,
         retain_bytes: 2 << 20,
         limit_bytes: 0,
         abort: true,
@@ -142,8 +141,8 @@ pub static TABLE: &[OptionInfo] = &[
     option!("VERIFY", flag verify, "check the whole heap at exit; a violation ends the program with an abort"),
     option!("ABORT", flag abort, "end the program after the report of a double free or the like"),
     option!("LIMIT", Bytes limit_bytes: u64, "bytes", u64::MAX, "most memory the heap may use; 0 is no limit but the system's"),
-    option!("RETAIN", Bytes retain_bytes: u64, "bytes", u64::MAX, "free memory that stays whether or not the program is known to want it again"),
-    option!("DECAY", Number decay_ms: u32, "ms", u32::MAX, "how long free memory stays with the process before it goes back"),
+    option!("RETAIN", Bytes retain_bytes: u64, "bytes", u64::MAX, "free memory that stays in any case"),
+    option!("DECAY", Number decay_ms: u32, "ms", u32::MAX, "after how long free memory that nobody wanted goes back"),
     option!("HUGE_PAGES", flag huge_pages, "use huge pages where pageblocks turn out to be filled"),
     option!("RSEQ", flag rseq, "use restartable sequences where the system has them"),
     option!("FAKE_NODES", Number fake_nodes: u32, "nodes", 4, "memory nodes to pretend to have, for tests; 0: those of the system"),

@@ -216,7 +216,7 @@ unsafe fn dealloc_with_flags(p: Ptr, size: usize, flags: c_int) {
 const M_TRIM_THRESHOLD: c_int = -1;
 
 /// `mallopt`: 1 for the parameters that glibc knows. Of them `M_TRIM_THRESHOLD` has an effect: so much free memory stays in any
-/// case, and with a negative value all of it until it is old. The others tune what is not here: arenas, bins, a heap that
+/// case, and with a negative value all of it. The others tune what is not here: arenas, bins, a heap that
 /// grows at its end (`M_MMAP_THRESHOLD`, `M_MMAP_MAX`, `M_TOP_PAD`, `M_ARENA_MAX`, …). What they cannot change is no error,
 /// as in glibc. `M_PERTURB` would cost every allocation, `M_CHECK_ACTION` does nothing in glibc either.
 fn set_option(option: c_int, value: c_int) -> c_int {

@@ -302,7 +302,10 @@ impl<M: Machine> Mm<M> {
                 Err(defect) => Err(defect),
             },
             Ok(Block::Area) => match self.vmalloc.free(m, pages, address, gfp.may_block()) {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    pages.set_idles(true);
+                    Ok(())
+                }
                 Err(FreeError::Busy) => {
                     self.defer(address);
                     Ok(())

@@ -10,6 +10,7 @@
 //! is nested, and gets on with tried locks only. What it cannot free then is deferred to the next call that may block.
 #![allow(unsafe_code)]
 
+mod age;
 mod balance;
 mod caches;
 mod global_alloc;
@@ -60,11 +61,6 @@ use crate::zone::PageAllocator;
 
 /// Largest request served as a page run, in bytes.
 pub const MAX_RUN: usize = PAGEBLOCK_SIZE;
-/// Milliseconds between two looks at what has become old.
-const AGE_INTERVAL_MS: u64 = 100;
-/// Milliseconds after which free memory is old where memory is short, if it would not be old earlier.
-const PRESSED_DECAY_MS: u32 = 1000;
-
 /// Small blocks come from first fit (SLOB), not from size classes: the feature `slob`.
 const TINY: bool = cfg!(feature = "slob");
 
@@ -72,8 +68,8 @@ const TINY: bool = cfg!(feature = "slob");
 pub struct Mm<M: Machine> {
     machine: M,
     startup: Startup,
-    /// Sizes below are small: one more than [`MAX_SMALL`], and 0 until the instance is up, so that the first call falls
-    /// into the slow path without a branch of its own.
+    /// Sizes below are small: one more than [`MAX_SMALL`], and 0 until the instance is up, and where somebody is to look at the clock
+    /// ([`age`]), so that the calls fall into the slow path without a branch of its own.
     small: AtomicUsize,
     options: Lock<Options>,
     /// The options are set.
@@ -84,9 +80,7 @@ pub struct Mm<M: Machine> {
     vmalloc: Vmalloc<M>,
     /// Blocks freed where a lock was not to be had, linked through their first word.
     deferred: Deferred,
-    aged_ms: AtomicU64,
-    slabs_aged_ms: AtomicU64,
-    decay_ms: AtomicU32,
+    age: age::Age,
     /// Pages given back to the system.
     returned: AtomicU64,
     /// What [`Context::generation`](crate::machine::Context::generation) said last.
@@ -140,9 +134,7 @@ impl<M: Machine> Mm<M> {
             slob: Slob::new(),
             vmalloc: Vmalloc::new(),
             deferred: Deferred::new(),
-            aged_ms: AtomicU64::new(0),
-            slabs_aged_ms: AtomicU64::new(0),
-            decay_ms: AtomicU32::new(0),
+            age: age::Age::new(),
             returned: AtomicU64::new(0),
         }
     }
@@ -183,7 +175,7 @@ impl<M: Machine> Mm<M> {
         self.configured.store(true, Ordering::Relaxed);
     }
 
-    /// Sets how many bytes of free memory stay in any case ([`Options::retain_bytes`]); `u64::MAX` for all, until they are old.
+    /// Sets how many bytes of free memory stay in any case ([`Options::retain_bytes`]); `u64::MAX` for all.
     pub fn set_retained(&self, bytes: u64) {
         self.vmalloc.set_retained(usize::try_from(bytes).unwrap_or(usize::MAX));
         self.pages.set_retained(bytes);
@@ -215,12 +207,10 @@ impl<M: Machine> Mm<M> {
                 }
                 let options = *self.options.lock(m);
                 self.pages.init(m, &options);
-                self.vmalloc.set_decay_ms(options.decay_ms);
                 self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
-                self.decay_ms.store(options.decay_ms, Ordering::Relaxed);
                 // Odd, so that it is no address and no small number that a program might store.
                 self.slab.set_key(m, m.random() as usize | 1);
-                self.aged_ms.store(m.now_ms(), Ordering::Relaxed);
+                self.age.start(m.now_ms(), options.decay_ms);
                 self.generation.store(m.generation(), Ordering::Relaxed);
                 // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.
                 self.small.store(if TINY { 0 } else { MAX_SMALL + 1 }, Ordering::Release);
@@ -266,7 +256,7 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     pub fn alloc_slow(&self, size: usize, gfp: Gfp) -> *mut u8 {
-        let small = if gfp.no_fault() { 0 } else { self.small.load(Ordering::Acquire) };
+        let small = if gfp.no_fault() || !self.is_open(gfp) { 0 } else { MAX_SMALL + 1 };
         if size < small {
             let id = class_of(size);
             // A disturbed section, or a machine whose sections are locks: no need for more than another attempt.
@@ -361,6 +351,9 @@ impl<M: Machine> Mm<M> {
             });
         };
         let mut object = self.alloc_aligned_fast(size, align);
+        if object.is_null() && self.is_open(Gfp::MALLOC) {
+            object = self.slab.pop_again(&self.machine, id);
+        }
         if object.is_null() {
             object = self.bracket(Gfp::MALLOC, |gfp| self.alloc_class(id, gfp));
         }
@@ -501,8 +494,8 @@ impl<M: Machine> Mm<M> {
             self.fill_reserve(Gfp::NOIO);
         }
         let result = body(gfp);
-        if self.pages.has_excess() && gfp.may_block() && gfp.may_io() {
-            self.give_back_excess();
+        if self.pages.idles() {
+            self.knock();
         }
         // Before the caller touches what it got.
         if self.pages.strained() && gfp.may_block() && gfp.may_io() {
@@ -510,19 +503,6 @@ impl<M: Machine> Mm<M> {
         }
         self.machine.leave();
         result
-    }
-
-    /// Demand has fallen: gives back what lies idle beyond what it is known to regrow.
-    #[cold]
-    fn give_back_excess(&self) {
-        let (m, pages) = (&self.machine, &self.pages);
-        let mut gone = pages.give_back_excess(m);
-        if pages.is_strewn(m) {
-            // Objects in sheaves hold on to a slab each.
-            self.slab.shrink(m, pages, None);
-            gone += pages.give_back_strewn(m);
-        }
-        self.returned.fetch_add(gone, Ordering::Relaxed);
     }
 
     /// Memory is short, without a limit that refuses: what is free goes back, as much as is needed, in the order of what it costs
@@ -635,34 +615,6 @@ impl<M: Machine> Mm<M> {
             // SAFETY: `defer` wrote the link; the block was nobody's since.
             block = unsafe { at.cast::<usize>().read() };
             self.free_deferred(at);
-        }
-    }
-
-    /// Gives back what has not been used for a while; a look at the clock at most calls.
-    fn age(&self) {
-        let now = self.machine.now_ms();
-        let last = self.aged_ms.load(Ordering::Relaxed);
-        if now.wrapping_sub(last) < AGE_INTERVAL_MS || !self.is_up() {
-            return;
-        }
-        // One thread wins the interval.
-        if self.aged_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let (m, pages) = (&self.machine, &self.pages);
-            let slabs = self.slabs_aged_ms.load(Ordering::Relaxed);
-            // What lies idle for half the time goes to the page layer, where it lies idle for the rest of it.
-            if now.wrapping_sub(slabs) >= u64::from(self.decay_ms.load(Ordering::Relaxed) / 2) {
-                self.slabs_aged_ms.store(now, Ordering::Relaxed);
-                self.slab.age(m, pages);
-                self.vmalloc.turn(m);
-                pages.turn(m);
-            }
-            let ahead = match pages.pressed() {
-                true => self.decay_ms.load(Ordering::Relaxed).saturating_sub(PRESSED_DECAY_MS),
-                false => 0,
-            };
-            let now = now + u64::from(ahead);
-            let gone = self.vmalloc.age(m, pages, now) + pages.age(m, now);
-            self.returned.fetch_add(gone, Ordering::Relaxed);
         }
     }
 

@@ -111,6 +111,7 @@ impl<M: Machine> Mm<M> {
                 }
                 Ok(Block::Area) if size > COPY_LIMIT => {
                     if let Some(moved) = self.vmalloc.realloc(m, pages, block, size, gfp) {
+                        pages.set_idles(true);
                         return Next::Done(moved.as_ptr());
                     }
                 }

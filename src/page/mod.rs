@@ -111,7 +111,7 @@ pub struct Page {
     mapcount: AtomicI32,
     next: AtomicU32,
     prev: AtomicU32,
-    /// By kind: free map word (slab), pages (run), time stamp (buddy), address (vmalloc), `virtual` (highmem).
+    /// By kind: free map word (slab), pages (run), address (vmalloc), `virtual` (highmem).
     word: AtomicU64,
 }
 

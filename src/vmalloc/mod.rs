@@ -5,8 +5,8 @@
 //!   too old, or there is too much of it; then it is purged in batches.
 //! * A request that no retained range fits gets fresh addresses, into which old memory is *moved* where there is
 //!   some (retained ranges, free pageblocks of the buddy system): that costs 1–3 µs per 2 MiB against 250–350 µs for fresh pages.
-//! * Freed ranges stay for a second up to what was in use at once of late, an eighth of that for the whole decay. Where all of a
-//!   calloc is fresh as much old memory is given up, so that no more is resident than was in use at the peak.
+//! * Freed ranges stay as long as they may be wanted again ([`crate::zone::Demand`]). Where all of a calloc is fresh as much old memory is
+//!   given up, so that no more is resident than was in use at the peak.
 //! * Which areas get huge pages is learned (`usage`).
 //! * `realloc` cuts, grows into the free addresses behind the area, or moves the memory to a larger range.
 //!
@@ -59,12 +59,7 @@ const COMPACT: usize = 4096;
 const ROOM: (usize, usize) = (16 << 20, 1 << 30);
 /// Freed ranges kept at most.
 const RETAINED_RANGES: usize = 512;
-/// Freed bytes kept in any case, and at most (hosted).
-const RETAINED_BYTES: (usize, usize) = (4 << 20, 1 << 30);
-/// Milliseconds that freed ranges stay which are more than [`Vmalloc::keep`] says. Whoever has them back after that waits for
-/// 50 µs a MiB, 5 % of the time for 1 GiB.
-const SOON_MS: u64 = 1000;
-/// The part of what is in use that is kept besides what demand has swung by (hosted).
+/// The part of what is in use that is kept besides what may be wanted again.
 const RETAINED_PART: usize = 32;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
@@ -122,8 +117,6 @@ impl Area {
 /// The vmalloc layer of one instance.
 pub struct Vmalloc<M: Machine> {
     space: Lock<Space>,
-    /// Milliseconds that a freed range is kept.
-    decay_ms: AtomicU32,
     /// Complement of the freed bytes that are kept in any case, so that it starts as 0.
     not_retained: AtomicUsize,
     /// Complement of the number of the page table's root, for readers without the lock; 0 before there is one.
@@ -158,7 +151,6 @@ impl<M: Machine> Vmalloc<M> {
     pub const fn new() -> Self {
         Vmalloc {
             space: Lock::new(Space::new()),
-            decay_ms: AtomicU32::new(0),
             not_retained: AtomicUsize::new(0),
             not_root: AtomicU32::new(0),
             generation: AtomicU32::new(0),
@@ -172,18 +164,12 @@ impl<M: Machine> Vmalloc<M> {
     pub fn new() -> Self {
         Vmalloc {
             space: Lock::new(Space::new()),
-            decay_ms: AtomicU32::new(0),
             not_retained: AtomicUsize::new(0),
             not_root: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
             machine: PhantomData,
         }
-    }
-
-    /// Sets how long freed ranges are kept, in milliseconds.
-    pub fn set_decay_ms(&self, ms: u32) {
-        self.decay_ms.store(ms, Relaxed);
     }
 
     /// Whether `address` is in the window: then it is this layer's, or nobody's.
@@ -315,7 +301,7 @@ impl<M: Machine> Vmalloc<M> {
             } else if gfp.has(Gfp::ZERO) {
                 // Nothing to be had from old memory, which is more than is needed as soon as the new one is touched.
                 let left = self.space.lock(m).figures.retained_bytes.saturating_sub(size);
-                self.purge_while(m, pages, |figures, _| figures.retained_bytes.saturating_sub(left));
+                self.purge_while(m, pages, |figures| figures.retained_bytes.saturating_sub(left));
             } else {
                 donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
             }
@@ -520,9 +506,6 @@ impl<M: Machine> Vmalloc<M> {
         let size = area.size.get();
         Self::withdraw(m, &mut space, area);
         area.caller.set(Caller::Unknown);
-        // Not in `withdraw`, where a realloc would be a swing.
-        let busy = space.figures.busy_bytes as u64;
-        space.swing.at(busy);
         if area.probe.get() != (0, 0) && may_block {
             drop(space);
             self.judge(m, area, size);
@@ -553,30 +536,27 @@ impl<M: Machine> Vmalloc<M> {
         let any = excess(&space.figures) > 0;
         drop(space);
         if any && may_block {
-            self.purge_while(m, pages, |figures, _| excess(figures));
+            self.purge_while(m, pages, excess);
         }
     }
 
-    /// Bytes of freed ranges that may be kept. Hosted: by what demand has swung of late ([`crate::zone::Swing`]) and no more than was
-    /// in use, within limits, so that a program that frees and allocates the same big arrays over and over never waits
-    /// for pages, and one that never wants them again does not keep them. Owned frames are scarcer.
+    /// Bytes of freed ranges that may be kept: as many as may be wanted again, within limits, and a few. Owned frames are scarcer.
     fn bound(&self, m: &M, space: &Space) -> usize {
-        let window = space.window();
-        if M::OWNS_FRAMES {
-            return (window / 8).min(32 << 20);
-        }
-        let budget = m.budget().min(m.pressure()) / 4;
-        let budget = usize::try_from(budget).unwrap_or(usize::MAX).saturating_mul(PAGE_SIZE);
-        let peak = space.figures.peak_bytes;
-        let part = space.figures.busy_bytes / RETAINED_PART;
-        let regrown = usize::try_from(space.swing.regrown()).unwrap_or(usize::MAX);
-        let may = (!self.not_retained.load(Relaxed)).saturating_add(part).saturating_add(regrown + regrown / 8);
-        (peak + peak / 8).clamp(RETAINED_BYTES.0, RETAINED_BYTES.1).min(may).min(window / 2).min(budget)
+        let busy = space.figures.busy_bytes;
+        let wanted = usize::try_from(space.demand.wanted()).unwrap_or(usize::MAX);
+        let few = self.retain().saturating_add(busy / RETAINED_PART);
+        let most = if M::OWNS_FRAMES {
+            (space.window() / 8).min(32 << 20)
+        } else {
+            let pages = usize::try_from(m.budget().min(m.pressure()) / 4).unwrap_or(usize::MAX);
+            pages.saturating_mul(PAGE_SIZE).min(space.window() / 2)
+        };
+        few.saturating_add(wanted.saturating_sub(busy)).min(most)
     }
 
-    /// Bytes of freed ranges that stay for the whole decay, after a peak of `peak` bytes in use.
-    fn keep(peak: usize) -> usize {
-        (peak / 8).max(RETAINED_BYTES.0)
+    /// Freed bytes that are kept in any case.
+    fn retain(&self) -> usize {
+        !self.not_retained.load(Relaxed)
     }
 
     /// Sets how many freed bytes are kept in any case; `usize::MAX` for as many as there may be.
@@ -584,11 +564,18 @@ impl<M: Machine> Vmalloc<M> {
         self.not_retained.store(!bytes, Relaxed);
     }
 
-    /// A window of time in which demand may swing ends.
+    /// A window of time ends.
     pub fn turn(&self, m: &M) {
         let mut space = self.space.lock(m);
         let busy = space.figures.busy_bytes as u64;
-        space.swing.turn(busy);
+        space.demand.turn(busy);
+    }
+
+    /// Whether something will have to go back if nothing is wanted from now on.
+    pub fn will_idle(&self, m: &M) -> bool {
+        let figures = self.space.lock(m).figures;
+        let few = self.retain().saturating_add(figures.busy_bytes / RETAINED_PART);
+        figures.retained_bytes > few
     }
 
     /// The busy area that begins at `address`, or what is wrong with the address.
@@ -631,7 +618,7 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Gives all retained ranges back to the system. Returns pages.
     pub fn purge<P: FrameSource<M>>(&self, m: &M, pages: &P) -> u64 {
-        self.purge_while(m, pages, |_, _| usize::MAX)
+        self.purge_while(m, pages, |_| usize::MAX)
     }
 
     /// Gives retained ranges back, the oldest first, while `short` says that memory is. Returns pages.
@@ -640,7 +627,7 @@ impl<M: Machine> Vmalloc<M> {
         while short() {
             let before = self.stats(m).retained;
             // One at a time: what it gives back counts from when it is gone.
-            purged += self.purge_while(m, pages, |figures, _| if figures.retained == before { usize::MAX } else { 0 });
+            purged += self.purge_while(m, pages, |figures| if figures.retained == before { usize::MAX } else { 0 });
             if before == 0 {
                 break;
             }
@@ -648,36 +635,28 @@ impl<M: Machine> Vmalloc<M> {
         purged
     }
 
-    /// Gives the ranges that were freed too long before `now_ms` back. Returns pages. To be called now and then.
-    pub fn age<P: FrameSource<M>>(&self, m: &M, pages: &P, now_ms: u64) -> u64 {
+    /// Gives ranges back, the oldest first, that are more than may be wanted again, until the clock says `until`. Returns pages.
+    pub fn give_back_excess<P: FrameSource<M>>(&self, m: &M, pages: &P, until: u64) -> u64 {
         self.observe(m);
-        let decay = u64::from(self.decay_ms.load(Relaxed));
-        let before = now_ms.checked_sub(decay);
-        let mut space = self.space.lock(m);
-        if now_ms.saturating_sub(space.peak_ms) >= SOON_MS {
-            space.peak_ms = now_ms;
-            // What was the peak a while ago need not be any more.
-            let figures = &mut space.figures;
-            figures.peak_bytes = figures.busy_bytes.max(figures.peak_bytes - figures.peak_bytes / 8);
-        }
-        let keep = Self::keep(space.figures.peak_bytes);
-        drop(space);
-        self.purge_while(m, pages, |figures, stamp| match before {
-            Some(before) if stamp <= before => usize::MAX,
-            _ if stamp + SOON_MS <= now_ms => figures.retained_bytes.saturating_sub(keep),
-            _ => 0,
-        })
+        let bound = self.bound(m, &self.space.lock(m));
+        self.purge_while(
+            m,
+            pages,
+            |figures| {
+                if m.now_ms() < until { figures.retained_bytes.saturating_sub(bound) } else { 0 }
+            },
+        )
     }
 
-    /// Purges retained ranges, oldest first, while `more` of the figures and the next one's stamp says how many bytes are to go.
-    fn purge_while<P: FrameSource<M>>(&self, m: &M, pages: &P, more: impl Fn(&Figures, u64) -> usize) -> u64 {
+    /// Purges retained ranges, oldest first, while `more` of the figures says how many bytes are to go.
+    fn purge_while<P: FrameSource<M>>(&self, m: &M, pages: &P, more: impl Fn(&Figures) -> usize) -> u64 {
         let mut purged = 0;
         loop {
             let mut batch: [Option<Ref>; BATCH] = [None; BATCH];
             let mut space = self.space.lock(m);
             for place in &mut batch {
                 let Some(oldest) = space.oldest() else { break };
-                let part = more(&space.figures, oldest.stamp.get());
+                let part = more(&space.figures);
                 if part == 0 {
                     break;
                 }

@@ -8,7 +8,7 @@ use super::node::{Pool, Ref, State};
 use super::tree::{BY_ADDRESS, BY_SIZE, Tree};
 use super::usage::{History, Usage};
 use crate::types::Caller;
-use crate::zone::Swing;
+use crate::zone::Demand;
 
 /// Sums over all areas, and counts of events.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -17,8 +17,6 @@ pub struct Figures {
     pub busy: usize,
     /// Bytes handed out (whole pages).
     pub busy_bytes: usize,
-    /// The most bytes handed out of late; see [`super::Vmalloc::age`].
-    pub peak_bytes: usize,
     /// Freed ranges that are still mapped.
     pub retained: usize,
     /// Their bytes.
@@ -60,14 +58,12 @@ pub struct Space {
     newest: Option<Ref>,
     pub pool: Pool,
     pub index: Index,
-    /// When the peak was lowered last, in milliseconds.
-    pub peak_ms: u64,
     pub history: History,
     /// First bytes of areas made of late whose use is not known; 0 for none.
     pub watched: [usize; WATCHED],
     pub figures: Figures,
     /// Of the bytes handed out.
-    pub swing: Swing,
+    pub demand: Demand,
 }
 
 /// `n` rounded up to a multiple of `unit`, a power of two; `None` on overflow.
@@ -90,13 +86,11 @@ impl Space {
             newest: None,
             pool: Pool::new(),
             index: Index::new(),
-            peak_ms: 0,
             history: History::new(),
             watched: [0; WATCHED],
             figures: Figures {
                 busy: 0,
                 busy_bytes: 0,
-                peak_bytes: 0,
                 retained: 0,
                 retained_bytes: 0,
                 charged: 0,
@@ -109,7 +103,7 @@ impl Space {
                 purged: 0,
                 own_pages: 0,
             },
-            swing: Swing::new(),
+            demand: Demand::new(),
         }
     }
 
@@ -311,8 +305,7 @@ impl Space {
         area.size.set(size);
         self.figures.busy += 1;
         self.figures.busy_bytes += size;
-        self.figures.peak_bytes = self.figures.peak_bytes.max(self.figures.busy_bytes);
-        self.swing.at(self.figures.busy_bytes as u64);
+        self.demand.at(self.figures.busy_bytes as u64);
     }
 
     /// Takes `area` back from its user, or off the retained ranges: it is in transit then.

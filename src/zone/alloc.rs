@@ -96,8 +96,8 @@ const DMA32_END: Pfn = Pfn(1 << 20);
 
 /// The part of what is in use that may lie idle besides.
 const IDLE_PART: u64 = 32;
-/// The part of what is in use that may lie strewn between it after a fall.
-const STREWN_PART: u64 = 4;
+/// The part of what is in use that may lie strewn between it besides.
+const STREWN_PART: u64 = 16;
 
 /// Growth in a row for one request. More than one where the new range is not aligned for the largest order.
 const GROWTHS: u32 = 4;
@@ -410,7 +410,7 @@ impl<M: Machine> PageAllocator<M> {
         let block = zone.buddy.take(&view, found, cut);
         zone.allocs += 1;
         let used = zone.used();
-        zone.swing.at(used);
+        zone.demand.at(used);
         if cut > pages {
             extra.chunk = Some(PfnRange::new(block.0, cut));
             extra.dense = zone.phases.of(request.list).is_written();
@@ -560,27 +560,21 @@ impl Zone {
         self.buddy.clean_pages() + self.rows.clean_pages()
     }
 
-    /// Pages that may lie idle: as many as demand has swung of late, and a few.
+    /// Pages that may lie idle: as many as may be wanted again, and a few.
     fn may_idle(&self, retain: u64) -> u64 {
-        retain.saturating_add(self.used() / IDLE_PART).saturating_add(self.swing.regrown())
+        let used = self.used();
+        retain.saturating_add(used / IDLE_PART).saturating_add(self.demand.wanted().saturating_sub(used))
     }
 
-    /// Pages that lie idle in whole pageblocks and are more than may.
-    pub(super) fn excess(&self, retain: u64) -> u64 {
-        u64::from(self.buddy.whole_pages()).saturating_sub(self.may_idle(retain))
+    /// Whether more lies idle in whole pageblocks than may.
+    pub(super) fn has_excess(&self, retain: u64) -> bool {
+        u64::from(self.buddy.whole_pages()) > self.may_idle(retain)
     }
 
-    /// Whether after a deep fall much more lies idle than may, in whatever pieces.
-    pub(super) fn strewn(&self, retain: u64) -> bool {
-        let (used, backed) = (self.used(), self.backed());
-        self.swing.has_fallen(used)
-            && backed > self.quiet
-            && backed > self.may_idle(retain).saturating_add(used / STREWN_PART)
-    }
-
-    /// Whether demand is a small part of what it was.
-    pub(super) fn has_fallen_far(&self) -> bool {
-        self.swing.has_fallen_far(self.used())
+    /// Whether much more lies idle than may, in whatever pieces.
+    pub(super) fn is_strewn(&self, retain: u64) -> bool {
+        let backed = self.backed();
+        backed > self.quiet && backed > self.may_idle(retain).saturating_add(self.used() / STREWN_PART)
     }
 
     /// Whether more lies idle, in whatever pieces, than may.
@@ -588,9 +582,28 @@ impl Zone {
         self.backed() > self.may_idle(retain)
     }
 
-    /// What was strewn has gone back as far as that was possible: not again before there is some more.
-    pub(super) fn hush(&mut self) {
-        self.quiet = self.backed() + (self.used() / 8).max(u64::from(PAGEBLOCK_PAGES));
+    /// Whether more will lie idle than may, if nothing is wanted from now on.
+    pub(super) fn will_idle(&self, retain: u64) -> bool {
+        let (used, backed) = (self.used(), self.backed());
+        let part = if backed > self.quiet { used / STREWN_PART } else { u64::MAX };
+        let few = retain.saturating_add(used / IDLE_PART);
+        u64::from(self.buddy.whole_pages()) > few || backed > few.saturating_add(part)
+    }
+
+    /// A window of time ends.
+    pub(super) fn turn(&mut self) {
+        let used = self.used();
+        self.demand.turn(used);
+        self.quiet = self.quiet.min(self.backed() + self.margin());
+    }
+
+    /// What was strewn has gone back as far as that was possible: where something is left, not again before there is some more.
+    pub(super) fn hush(&mut self, retain: u64) {
+        self.quiet = if self.has_idle(retain) { self.backed() + self.margin() } else { 0 };
+    }
+
+    fn margin(&self) -> u64 {
+        (self.used() / 8).max(u64::from(PAGEBLOCK_PAGES))
     }
 
     /// Free pages of the buddy system that a request of this type can have.

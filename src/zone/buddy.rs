@@ -29,8 +29,6 @@ pub trait Map {
     fn block_type(&self, pfn: Pfn) -> MigrateType;
     /// Sets it.
     fn set_block_type(&self, pfn: Pfn, to: MigrateType);
-    /// The time, for stamps.
-    fn now_ms(&self) -> u64;
     /// Hears of every step.
     fn trace(&self, _event: Event) {}
 }
@@ -197,7 +195,6 @@ impl Buddy {
             self.clean[t] |= bit;
         } else {
             if order >= Order::PAGEBLOCK {
-                page.set_word(map.now_ms());
                 self.whole_pages += contents.extent.len();
             }
             if contents.zero {
@@ -613,14 +610,12 @@ impl Buddy {
 
     /// Takes the least recently freed block of `order` that holds memory, whole, off any list but the reserve's. Returns it and
     /// how many of its pages hold none.
-    pub fn take_oldest(&mut self, map: &impl Map, order: Order, freed_before: u64) -> Option<(Pfn, u32)> {
+    pub fn take_oldest(&mut self, map: &impl Map, order: Order) -> Option<(Pfn, u32)> {
         for list in MigrateType::ALL {
             if list == MigrateType::HighAtomic {
                 continue;
             }
-            if let Some(pfn) = self.areas[order.index()].backed[list.index()].last()
-                && (order < Order::PAGEBLOCK || map.page(pfn).word() <= freed_before)
-            {
+            if let Some(pfn) = self.areas[order.index()].backed[list.index()].last() {
                 let contents = self.remove(map, pfn);
                 map.page(pfn).set_kind(Kind::Isolated, order);
                 return Some((pfn, order.pages() - contents.extent.len()));

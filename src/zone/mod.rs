@@ -13,6 +13,7 @@ mod api;
 pub mod buddy;
 mod budget;
 mod compact;
+mod demand;
 mod emergency;
 mod extent;
 mod fallback;
@@ -24,7 +25,6 @@ mod reclaim;
 mod rows;
 mod run;
 mod stats;
-mod swing;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 mod watermark;
@@ -33,10 +33,10 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 pub use compact::Compacted;
+pub use demand::Demand;
 pub use fallback::{MIGRATE_TYPES, MigrateType};
 pub use phase::Cost;
 pub use stats::{PcpInfo, ZoneInfo, ZoneStats};
-pub use swing::Swing;
 pub use watermark::Watermarks;
 
 use self::buddy::{Buddy, Event, Map, STATE};
@@ -73,7 +73,7 @@ struct Zone {
     allocs: u64,
     frees: u64,
     /// Of the pages in use.
-    swing: Swing,
+    demand: Demand,
     /// Which pageblocks are to be huge pages.
     phases: Phases,
     /// Backed free pages up to which strewn ones are left alone.
@@ -103,7 +103,7 @@ impl Cell {
             span: (Pfn(0), Pfn(0)),
             allocs: 0,
             frees: 0,
-            swing: Swing::new(),
+            demand: Demand::new(),
             phases: Phases::new(),
             quiet: 0,
             away: 0,
@@ -138,11 +138,10 @@ pub struct PageAllocator<M: Machine> {
     cost: AtomicU8,
     /// Frames of all zones.
     managed: AtomicU64,
-    decay_ms: AtomicU32,
     /// Complement of [`PageAllocator::retained`], so that it starts as 0.
     not_retained: AtomicU64,
-    /// More than may is idle.
-    excess: AtomicBool,
+    /// More lies idle than may if nothing is wanted from now on.
+    idles: AtomicBool,
     /// The system does not take back what is idle (it is locked, or the like).
     refused: AtomicBool,
     /// Nodes that have, or had, a zone with memory, as a count from 0.
@@ -173,10 +172,6 @@ impl<M: Machine> Map for View<'_, M> {
         self.blocks.set(pfn, to);
     }
 
-    fn now_ms(&self) -> u64 {
-        self.m.now_ms()
-    }
-
     #[inline]
     fn trace(&self, event: Event) {
         if M::TRACES {
@@ -201,9 +196,8 @@ impl<M: Machine> PageAllocator<M> {
             grouping: AtomicBool::new(false),
             cost: AtomicU8::new(Cost::Some as u8),
             managed: AtomicU64::new(0),
-            decay_ms: AtomicU32::new(0),
             not_retained: AtomicU64::new(0),
-            excess: AtomicBool::new(false),
+            idles: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             nodes: AtomicU32::new(0),
             discarded: AtomicU64::new(0),
@@ -221,7 +215,6 @@ impl<M: Machine> PageAllocator<M> {
         if !M::LENT {
             self.learn_pressure(m);
         }
-        self.decay_ms.store(options.decay_ms, Relaxed);
         self.set_reserve((options.reserve_bytes >> PAGE_SHIFT).try_into().unwrap_or(u32::MAX));
         self.set_retained(options.retain_bytes);
     }
@@ -366,17 +359,25 @@ impl<M: Machine> PageAllocator<M> {
         }
         zone.frees += 1;
         self.settle(clean + unbooked, zone.clean_pages());
-        self.note_demand(zone);
+        self.note_idle(zone);
     }
 
-    /// Pages of a zone were freed: whether more lies idle now than may.
-    fn note_demand(&self, zone: &mut Zone) {
-        let used = zone.used();
-        zone.swing.at(used);
-        let retain = self.retained();
-        if M::LENT && (zone.excess(retain) > 0 || zone.strewn(retain)) {
-            self.excess.store(true, Relaxed);
+    /// Pages of a zone were freed.
+    fn note_idle(&self, zone: &Zone) {
+        if M::LENT && !self.idles() && !self.refused.load(Relaxed) && zone.will_idle(self.retained()) {
+            self.set_idles(true);
         }
+    }
+
+    /// Whether something will have to go back if nothing is wanted from now on, so that the clock should be looked at.
+    #[inline]
+    pub fn idles(&self) -> bool {
+        self.idles.load(Relaxed)
+    }
+
+    /// Says so.
+    pub fn set_idles(&self, idles: bool) {
+        self.idles.store(idles, Relaxed);
     }
 
     /// Charges pages that hold memory but are not frames of the buddy system. False where the budget has no room.

@@ -11,7 +11,7 @@ use crate::types::{NR_ORDERS, Order, PAGE_SHIFT, Pfn, PfnRange};
 
 /// Blocks taken off the lists at a time: while they are away nobody else can have them.
 const BATCH: usize = 16;
-/// Smallest block worth a call of the system while demand falls.
+/// Smallest block that goes back with the first.
 const WORTH: Order = Order::new(3).unwrap();
 
 impl<M: Machine> PageAllocator<M> {
@@ -50,19 +50,13 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// Gives back the pageblocks that have been free for the decay time, and puts back into the buddy system what the per-CPU
-    /// lists held without use since the last call. Returns pages given back.
-    pub fn age(&self, m: &M, now_ms: u64) -> u64 {
+    /// Puts back into the buddy system what the per-CPU lists held without use since the last call. To be called now and then.
+    pub fn age(&self, m: &M) {
         self.budget.settle_mark();
         for (kind, pcp) in self.pcps.iter() {
             let mut pcp = pcp.lock(m);
             let idle = pcp.age();
             self.evict(m, &mut pcp, kind, idle, true);
-        }
-        let decay = u64::from(self.decay_ms.load(Relaxed));
-        match now_ms.checked_sub(decay) {
-            Some(before) => self.give_back(m, Order::PAGEBLOCK, before, |_| true),
-            None => 0,
         }
     }
 
@@ -109,42 +103,40 @@ impl<M: Machine> PageAllocator<M> {
         self.give_back(m, if everything { Order::ZERO } else { Order::PAGEBLOCK }, u64::MAX, |_| true)
     }
 
-    /// Whether more lies idle than demand swings, so that [`PageAllocator::give_back_excess`] has something to do.
-    #[inline]
-    pub fn has_excess(&self) -> bool {
-        self.excess.load(Relaxed) && !self.refused.load(Relaxed)
-    }
-
-    /// Gives back what is idle beyond what demand has swung of late ([`Swing`](super::Swing)). Returns pages.
-    #[cold]
-    pub fn give_back_excess(&self, m: &M) -> u64 {
-        self.excess.store(false, Relaxed);
+    /// Gives back what lies idle in whole pageblocks beyond what may be wanted again ([`Demand`](super::Demand)), until
+    /// [`Machine::now_ms`] is `until`. Returns pages.
+    pub fn give_back_excess(&self, m: &M, until: u64) -> u64 {
         let retain = self.retained();
-        self.give_back(m, Order::PAGEBLOCK, u64::MAX, |zone| zone.excess(retain) > 0)
+        self.give_back(m, Order::PAGEBLOCK, until, |zone| zone.has_excess(retain))
     }
 
-    /// Whether, after a deep fall of demand, much lies strewn between what is in use.
+    /// Whether much of what lies idle beyond that is strewn between what is in use.
     pub fn is_strewn(&self, m: &M) -> bool {
         let retain = self.retained();
-        self.used_cells().any(|cell| cell.lock.lock(m).strewn(retain))
+        M::LENT && !self.refused.load(Relaxed) && self.used_cells().any(|cell| cell.lock.lock(m).is_strewn(retain))
     }
 
-    /// Gives back what is strewn: huge pages are broken up for it. Returns pages.
-    ///
-    /// A call of the system takes 4-6 µs for however little (many in one vector: 3.5), so as long as demand may only be on its way
-    /// down, blocks of less than 32 KiB wait: most will have grown by then. A million objects freed at random: 40 000
-    /// calls and 0.3 s without that.
+    /// Gives back what is strewn: huge pages are broken up for it. A call of the system takes 4-6 µs for however little (many in one
+    /// vector: 3.5), so long pieces go first. Returns pages.
     #[cold]
-    pub fn give_back_strewn(&self, m: &M) -> u64 {
+    pub fn give_back_strewn(&self, m: &M, until: u64) -> u64 {
         let retain = self.retained();
-        let far = self.used_cells().any(|cell| cell.lock.lock(m).has_fallen_far());
-        let least = if far { Order::ZERO } else { WORTH };
         self.drain_lists(m);
-        let mut pages = self.give_back(m, Order::PAGEBLOCK, u64::MAX, |zone| zone.has_idle(retain));
-        pages += self.give_back_rows(m, least.pages(), |zone| zone.has_idle(retain));
-        pages += self.give_back(m, least, u64::MAX, |zone| zone.has_idle(retain));
-        self.used_cells().for_each(|cell| cell.lock.lock(m).hush());
+        let mut pages = self.give_back(m, Order::PAGEBLOCK, until, |zone| zone.has_idle(retain));
+        for least in [WORTH, Order::ZERO] {
+            pages += self.give_back_rows(m, least.pages(), until, |zone| zone.has_idle(retain));
+            pages += self.give_back(m, least, until, |zone| zone.has_idle(retain));
+        }
+        if m.now_ms() < until {
+            self.used_cells().for_each(|cell| cell.lock.lock(m).hush(retain));
+        }
         pages
+    }
+
+    /// Whether something will have to go back if nothing is wanted from now on.
+    pub fn will_idle(&self, m: &M) -> bool {
+        let retain = self.retained();
+        M::LENT && !self.refused.load(Relaxed) && self.used_cells().any(|cell| cell.lock.lock(m).will_idle(retain))
     }
 
     /// The zones with memory.
@@ -164,25 +156,20 @@ impl<M: Machine> PageAllocator<M> {
         !self.not_retained.load(Relaxed)
     }
 
-    /// A window of time in which demand may swing ends.
+    /// A window of time ends.
     pub fn turn(&self, m: &M) {
         self.refused.store(false, Relaxed);
-        for cell in self.used_cells() {
-            let mut zone = cell.lock.lock(m);
-            let used = zone.used();
-            zone.swing.turn(used);
-            zone.quiet = 0;
-        }
+        self.used_cells().for_each(|cell| cell.lock.lock(m).turn());
     }
 
     /// Gives the contents of rows of `least` pages or more back, as long as there is `more` to go, the long ones first.
-    fn give_back_rows(&self, m: &M, least: u32, more: impl Fn(&Zone) -> bool) -> u64 {
+    fn give_back_rows(&self, m: &M, least: u32, until: u64, more: impl Fn(&Zone) -> bool) -> u64 {
         if !M::LENT {
             return 0;
         }
         let mut pages = 0;
         for cell in self.used_cells() {
-            while !self.refused.load(Relaxed) {
+            while !self.refused.load(Relaxed) && m.now_ms() < until {
                 let mut zone = cell.lock.lock(m);
                 let row = if more(&zone) { zone.rows.take_backed(&self.view(m), least) } else { None };
                 let Some(row) = row else { break };
@@ -208,9 +195,9 @@ impl<M: Machine> PageAllocator<M> {
         pages
     }
 
-    /// Gives the contents of free blocks of at least `least` back to the system, those freed no later than `before` where
-    /// that is known (pageblocks), as long as there is `more` to go. Small blocks last: what they merge with was given back by then.
-    fn give_back(&self, m: &M, least: Order, before: u64, more: impl Fn(&Zone) -> bool) -> u64 {
+    /// Gives the contents of free blocks of at least `least` back to the system, as long as there is `more` to go. Small blocks last: what
+    /// they merge with was given back by then.
+    fn give_back(&self, m: &M, least: Order, until: u64, more: impl Fn(&Zone) -> bool) -> u64 {
         if !M::LENT {
             return 0;
         }
@@ -223,7 +210,7 @@ impl<M: Machine> PageAllocator<M> {
                     let mut zone = cell.lock.lock(m);
                     while taken < BATCH
                         && more(&zone)
-                        && let Some(block) = zone.buddy.take_oldest(&self.view(m), order, before)
+                        && let Some(block) = zone.buddy.take_oldest(&self.view(m), order)
                     {
                         batch[taken] = block;
                         taken += 1;
@@ -246,7 +233,7 @@ impl<M: Machine> PageAllocator<M> {
                     if refused {
                         self.refused.store(true, Relaxed);
                     }
-                    if refused || taken < BATCH {
+                    if refused || taken < BATCH || m.now_ms() >= until {
                         break;
                     }
                 }

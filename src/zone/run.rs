@@ -77,7 +77,7 @@ impl<M: Machine> PageAllocator<M> {
         self.settle(clean - fresh, zone.clean_pages());
         zone.allocs += 1;
         let used = zone.used();
-        zone.swing.at(used);
+        zone.demand.at(used);
         Ok(Taken { range: run.range, state: run.contents.state(), opened })
     }
 
@@ -108,7 +108,7 @@ impl<M: Machine> PageAllocator<M> {
         zone.put_run(&self.view(m), range, Contents::of(0, range.pages));
         zone.frees += 1;
         self.settle(clean, zone.clean_pages());
-        self.note_demand(zone);
+        self.note_idle(zone);
     }
 
     /// Puts what lies in the rows of a zone back into the buddy system.

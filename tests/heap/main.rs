@@ -13,6 +13,7 @@
 //! | `threads` | several threads on fewer and on more CPUs, blocks freed by others than made them |
 //! | `corrupt` | what is broken on purpose is noticed |
 //! | `misuse` | double, interior and foreign frees are reported, and nothing else happens |
+//! | `idle` | what lies idle goes back, what is wanted again stays |
 //! | `pressure` | a mark of pressure refuses nothing, and what is free goes back before more is taken |
 
 extern crate alloc;
@@ -27,6 +28,7 @@ mod census;
 mod corrupt;
 mod failures;
 mod hosts;
+mod idle;
 mod misuse;
 mod nested;
 mod pressure;

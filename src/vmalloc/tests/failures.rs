@@ -153,45 +153,43 @@ fn refused_moves_are_copied() {
 #[test]
 fn retained_ranges_age() {
     let w = World::<Hosted>::new(1024, 512, u64::MAX);
+    w.v.set_retained(8 << 20);
     let a = w.alloc(4 << 20, 1, Gfp::KERNEL).unwrap();
     let b = w.alloc(6 << 20, 1, Gfp::KERNEL).unwrap();
     let c = w.alloc(90 << 20, 1, Gfp::KERNEL).unwrap();
-    w.m.set_now(100);
-    w.free(a).unwrap();
-    w.m.set_now(5_000);
-    w.free(b).unwrap();
-    let retained = |at: u64| {
-        let gone = w.v.age(&w.m, &w.pages, at);
+    let give_back = || {
+        let gone = w.v.give_back_excess(&w.m, &w.pages, u64::MAX);
         (gone, w.v.stats(&w.m).retained_bytes >> 20)
     };
-    // An eighth of the peak may stay for all of the decay.
-    assert_eq!(retained(10_000), (0, 10));
-    assert_eq!(retained(10_100), (1024, 6));
-    // More than was in use at once goes at once, what is more than an eighth of it after a moment, the oldest first.
-    w.m.set_now(10_200);
+    w.m.set_now(100);
+    w.free(a).unwrap();
+    w.m.set_now(200);
+    w.free(b).unwrap();
     w.free(c).unwrap();
-    assert_eq!(retained(11_100), (0, 96));
-    let (gone, rest) = retained(11_300);
-    assert!(rest <= 96 / 8 + 1 && gone == (96 - rest as u64) << 8, "{rest} MiB are kept");
-    assert_eq!(retained(20_200).1, 0);
-    assert_eq!(w.m.slots_used(), 0);
-    // Bound: what is known to be wanted again, and no more.
-    w.v.set_retained(8 << 20);
-    (0..2).for_each(|_| w.v.turn(&w.m));
-    let mut kept = 0;
+    // All of it was in use in this window, and then in the last one.
+    for _ in 0..2 {
+        assert_eq!(give_back(), (0, 100));
+        assert!(w.v.will_idle(&w.m));
+        w.v.turn(&w.m);
+    }
+    let now = w.m.now_ms();
+    assert_eq!(w.v.give_back_excess(&w.m, &w.pages, now), 0, "no time");
+    // Then the oldest go, but for a few.
+    assert_eq!(give_back(), (92 << 8, 8));
+    assert!(!w.v.will_idle(&w.m));
+    // What is in use at once in each window stays between.
     for round in 0..3 {
         let areas: Vec<usize> = (0..40).map(|_| w.alloc(8 << 20, 1, Gfp::KERNEL).unwrap()).collect();
         for at in areas {
             w.free(at).unwrap();
         }
-        kept = w.v.stats(&w.m).retained_bytes;
-        assert!(if round == 0 { kept <= 24 << 20 } else { kept == 320 << 20 }, "round {round}: {kept} bytes");
+        w.v.turn(&w.m);
+        assert_eq!(give_back(), (0, 320), "round {round}");
     }
-    (0..2).for_each(|_| w.v.turn(&w.m));
-    let last = w.alloc(8 << 20, 1, Gfp::KERNEL).unwrap();
-    w.free(last).unwrap();
-    assert!(w.v.stats(&w.m).retained_bytes < kept / 8);
-    let _ = w.m.now_ms();
+    w.v.turn(&w.m);
+    w.v.set_retained(0);
+    give_back();
+    assert_eq!(w.m.slots_used(), 0);
     w.end(vec![]);
 }
 

@@ -69,7 +69,6 @@ impl<F: Flavour> World<F> {
             pages.free_pages(&m, page, Order::ZERO, true);
         }
         let mut world = World { m, pages, v: Vmalloc::new(), zones_own: 0 };
-        world.v.set_decay_ms(Options::DEFAULT.decay_ms);
         world.zones_own = world.pages_out();
         world
     }

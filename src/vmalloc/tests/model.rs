@@ -110,7 +110,10 @@ pub fn step<F: Flavour>(w: &World<F>, live: &mut Vec<Live>, op: Op, seed: u64, m
         }
         Op::Age { ms } => {
             w.m.advance(ms);
-            w.v.age(&w.m, &w.pages, crate::machine::Machine::now_ms(&w.m));
+            if ms % 2 == 0 {
+                w.v.turn(&w.m);
+            }
+            w.v.give_back_excess(&w.m, &w.pages, u64::MAX);
         }
         Op::Fork => {
             w.v.lock_all(&w.m, FORK);

@@ -175,7 +175,7 @@ fn a_live_area_is_looked_at() {
     let len = 16 * SLOT;
     let at = w.alloc(len, 1, Gfp::KERNEL).unwrap();
     touch(at, 5 * SLOT, PAGE_SIZE);
-    w.v.age(&w.m, &w.pages, 1);
+    w.v.give_back_excess(&w.m, &w.pages, u64::MAX);
     assert_eq!(advised(&w, at, len), 16);
     w.v.verify(&w.m).unwrap();
     w.free(at).unwrap();

@@ -7,7 +7,7 @@ use super::model::Random;
 use crate::config::Options;
 use crate::gfp::Gfp;
 use crate::machine::sim::{Call, Flavour, Sim, SimBare, Simulated};
-use crate::machine::{Frames, Machine, ZoneKind};
+use crate::machine::{Frames, ZoneKind};
 use crate::page::{Kind, flag};
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::lists::RESERVE;
@@ -315,17 +315,21 @@ fn a_budget_holds() {
 }
 
 #[test]
-fn idle_pageblocks_go_back_when_they_are_old_enough() {
+fn idle_pageblocks_go_back_when_a_window_did_without() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).build();
     let z = boot(&m);
+    z.set_retained(0);
     let held: Vec<_> = (0..4).map(|_| z.alloc_pages(&m, Gfp::KERNEL, Order::MAX, None).unwrap()).collect();
     held.iter().for_each(|pfn| m.populate(PfnRange::block(*pfn, Order::MAX)));
     held.iter().for_each(|pfn| assert!(z.free_pages(&m, *pfn, Order::MAX, true)));
-    m.advance(9_000);
-    assert_eq!(z.age(&m, m.now_ms()), 0, "too young");
-    m.advance(2_000);
-    assert_eq!(z.age(&m, m.now_ms()), 4096);
-    assert_eq!(z.age(&m, m.now_ms()), 0, "twice");
+    assert!(z.idles(), "the clock is to be looked at");
+    assert_eq!(z.give_back_excess(&m, u64::MAX), 0, "wanted in this window");
+    z.turn(&m);
+    assert_eq!(z.give_back_excess(&m, u64::MAX), 0, "wanted in the last one");
+    assert!(z.will_idle(&m));
+    z.turn(&m);
+    assert_eq!(z.give_back_excess(&m, u64::MAX), 4096);
+    assert_eq!(z.give_back_excess(&m, u64::MAX), 0, "twice");
     assert!(m.backed() <= u64::from(RESERVE), "{} pages still backed", m.backed());
     z.verify(&m).unwrap();
 }
@@ -363,7 +367,12 @@ fn threads_lose_no_frame() {
                     match r.below(64) {
                         0 => z.drain(&m),
                         1 => drop(z.trim(&m, r.below(2) == 0)),
-                        2 => drop(z.age(&m, m.now_ms() + 20_000)),
+                        2 => {
+                            z.age(&m);
+                            z.turn(&m);
+                            z.give_back_excess(&m, u64::MAX);
+                            z.give_back_strewn(&m, u64::MAX);
+                        }
                         3..34 => {
                             let most = 1 << r.below(9);
                             let pages = 1 + r.below(most) as u32;

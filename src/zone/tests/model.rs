@@ -225,7 +225,14 @@ impl<F: Flavour> World<F> {
             }
             Op::Age { ms } => {
                 m.advance(ms);
-                z.age(&m, crate::machine::Machine::now_ms(&m));
+                z.age(&m);
+                if ms % 2 == 0 {
+                    z.turn(&m);
+                }
+                z.give_back_excess(&m, u64::MAX);
+                if z.is_strewn(&m) {
+                    z.give_back_strewn(&m, u64::MAX);
+                }
             }
             Op::Trim { everything } => {
                 z.trim(&m, everything);

@@ -1,0 +1,92 @@
+//! What lies idle goes back, also in a program that stays on the fast path; what is wanted again stays.
+
+use slabwright::machine::ZoneKind::Normal;
+use slabwright::machine::sim::{Hosted, Simulated};
+use slabwright::mm::Mm;
+use slabwright::types::PAGE_SIZE;
+
+use crate::hosts::heap;
+
+/// Bytes of a peak.
+const PEAK: usize = 48 << 20;
+
+fn machine() -> Simulated<Hosted> {
+    Simulated::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).window(512 << 20).build()
+}
+
+/// Blocks of about `size` bytes, written to, and freed again, in some time.
+fn peak(mm: &Mm<Simulated<Hosted>>, size: usize) {
+    let count = PEAK / size;
+    let tick = |n: usize| mm.machine().advance(if n.is_multiple_of(count / 9) { 10 } else { 0 });
+    let blocks: Vec<_> = (0..count)
+        .map(|n| {
+            tick(n);
+            let size = size - n % 7 * (size / 16);
+            let block = mm.alloc(size);
+            // SAFETY: a live block of that size.
+            unsafe { block.write_bytes(1, size) };
+            block
+        })
+        .collect();
+    for (n, block) in blocks.into_iter().enumerate() {
+        tick(n);
+        // SAFETY: a live block, freed once.
+        unsafe { mm.free(block) };
+    }
+}
+
+/// MiB that hold memory after some seconds with a small block each.
+fn after_idleness(mm: &Mm<Simulated<Hosted>>) -> u64 {
+    for _ in 0..6 {
+        mm.machine().advance(1000);
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(50)) };
+    }
+    mm.machine().backed() >> 8
+}
+
+#[test]
+fn a_peak_goes_back_though_nothing_takes_the_slow_path() {
+    for size in [100, 2000, 40_000, 600_000, 5 << 20] {
+        let mm = heap(&machine());
+        // The objects that the idle program uses are at hand.
+        peak(&mm, 50);
+        peak(&mm, size);
+        assert!(mm.machine().backed() >> 8 > 30, "blocks of {size} bytes: nothing goes back at once");
+        let left = after_idleness(&mm);
+        assert!(left <= 6, "blocks of {size} bytes: {left} MiB are left");
+        mm.verify().unwrap();
+    }
+}
+
+#[test]
+fn what_is_wanted_again_stays() {
+    for size in [100, 2000, 40_000, 600_000, 5 << 20] {
+        let mm = heap(&machine());
+        let mut before = 0;
+        for round in 0..40 {
+            peak(&mm, size);
+            if round == 10 {
+                before = mm.stats().pages_returned;
+            }
+        }
+        // Runs of changing sizes do not always fit where others were.
+        let gone = (mm.stats().pages_returned - before) * PAGE_SIZE as u64;
+        assert!(gone <= 30 * PEAK as u64 / 8, "blocks of {size} bytes: {gone} bytes went");
+    }
+}
+
+/// A knock is over after some calls, though nothing came of it.
+#[test]
+fn the_fast_path_opens_again() {
+    let mm = heap(&machine());
+    peak(&mm, 50);
+    mm.machine().advance(100);
+    peak(&mm, 5 << 20);
+    assert!(mm.alloc_fast(50).is_null(), "closed");
+    for _ in 0..5000 {
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(50)) };
+    }
+    assert!(!mm.alloc_fast(50).is_null());
+}

@@ -69,7 +69,7 @@ int main(int argc, char **argv) {
                 fprintf(stderr, "%ld KiB kept of what may be wanted again, in order: %d\n", kept, in_order);
             CHECK(kept > (long)(PEAK >> 10) / 2);
             CHECK(madvise(table, most * sizeof *table, MADV_DONTNEED) == 0);
-            for (int i = 0; i < 10; i++) {
+            for (int i = 0; i < 15; i++) {
                 usleep(200000);
                 free(malloc(50));
             }

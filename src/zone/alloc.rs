@@ -243,7 +243,8 @@ impl<M: Machine> PageAllocator<M> {
                     self.cost.store(phase.cost() as u8, Relaxed);
                 }
             }
-            let huge = phase.open(at, used);
+            // While the system makes a huge page of small ones they are away, and an atomic request would fault.
+            let huge = !self.expects_atomic() && phase.open(at, used);
             drop(zone);
             m.advise_frames(PfnRange::block(at, Order::PAGEBLOCK), huge);
         }

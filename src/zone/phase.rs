@@ -7,6 +7,8 @@
 //! last is looked at. If that turns out full, the new one is to be a huge page, and so are those that follow, but for one
 //! in [`PROBE_EVERY`], which stays small to be looked at. If not, they have small pages.
 //!
+//! No more pageblocks become huge pages once an atomic request was seen ([`PageAllocator::expects_atomic`](super::PageAllocator::expects_atomic)).
+//!
 //! Runs leave room between them that others fill later: of their pageblocks a quarter may lack, on average of those looked at. (60 live
 //! runs of 64 KiB to 2 MiB that are written to: 250 to 512 of 512 pages while it grows, 83 % in all, and all of them in the end. With
 //! every one to be full 17 000 page faults, 0.086 s and 104 MiB; so 4 700, 0.059 s and 102 MiB.)

@@ -66,8 +66,10 @@ fn one_sparse_area_outweighs_dense_ones() {
     let mut history = History::new();
     assert!(!history.expects_dense(64 << 20));
     history.learn(70 << 20, Usage::Dense);
-    assert!(history.expects_dense(64 << 20) && history.expects_dense(250 << 20), "its own class and the next");
-    assert!(!history.expects_dense(32 << 20) && !history.expects_dense(256 << 20));
+    assert!(history.expects_dense(8 << 20) && history.expects_dense(1023 << 20), "up to eight times smaller or larger");
+    assert!(!history.expects_dense(7 << 20) && !history.expects_dense(1024 << 20));
+    history.learn(300 << 20, Usage::Sparse);
+    assert!(history.expects_dense(64 << 20) && !history.expects_dense(512 << 20), "the nearest counts");
     history.learn(64 << 20, Usage::Unknown);
     assert!(history.expects_dense(64 << 20));
     history.learn(64 << 20, Usage::Sparse);
@@ -112,8 +114,8 @@ fn the_next_area_of_a_size_is_as_the_last() {
     let twice = w.alloc(2 * len, 1, Gfp::KERNEL).unwrap();
     assert!(advised(&w, twice, 2 * len) >= 15);
     all.push(twice);
-    let larger = w.alloc(4 * len, 1, Gfp::KERNEL).unwrap();
-    assert_eq!(advised(&w, larger, 4 * len), 0, "nothing is known of so large a one");
+    let larger = w.alloc(32 * len, 1, Gfp::KERNEL).unwrap();
+    assert_eq!(advised(&w, larger, 32 * len), 0, "nothing is known of so large a one");
     all.push(larger);
     for at in all {
         w.free(at).unwrap();

@@ -182,7 +182,7 @@ pub fn trim() -> bool {
     MM.trim()
 }
 
-/// Sets how many bytes of free memory stay in any case; `u64::MAX` for all, until they are old.
+/// Sets how many bytes of free memory stay in any case; `u64::MAX` for all.
 pub fn set_retained(bytes: u64) {
     MM.start();
     MM.set_retained(bytes);

@@ -3,10 +3,11 @@
 //! Slow paths do. While memory lies idle, that would not do: a program that has freed its peak may stay on the fast path for ever. So a slow path
 //! that sees memory become idle, or still be, *knocks*: it closes the fast path of `malloc` for the next [`KNOCKS`] calls, at most every
 //! [`KNOCK_MS`]. Each of them looks at the clock, and the one that finds it time [`Mm::age`]s. Frees go on undisturbed, so that the end of a long row
-//! of them is as closed as its beginning. A program gets away with idle memory if it makes more calls than that within [`INTERVAL_MS`] of the last knock,
-//! and none but fast ones ever after.
+//! of them is as closed as its beginning. If none of those calls would have taken a slow path on its own, nor did one of another thread, this is a program that
+//! stays on the fast path, and the knock goes on until nothing lies idle any more: a second or two after a fall. Where demand swings slow
+//! paths abound, and the fast path opens again.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use super::{Mm, TINY};
 use crate::gfp::Gfp;
@@ -15,7 +16,7 @@ use crate::slab::classes::MAX_SMALL;
 
 /// Milliseconds between two looks at what has become old.
 const INTERVAL_MS: u64 = 100;
-/// Calls that a knock lasts, 30 ns each, and milliseconds between two knocks: a thousandth of the time.
+/// Calls that a knock lasts, 30 ns each, and milliseconds between two knocks: a thousandth of the time where slow paths are taken.
 const KNOCKS: u32 = 1024;
 const KNOCK_MS: u64 = 25;
 /// Milliseconds after which free memory is old where memory is short, if it would not be old earlier.
@@ -30,6 +31,8 @@ pub(super) struct Age {
     knocks: AtomicU32,
     /// The last knock.
     knocked: AtomicU64,
+    /// A slow path was taken since.
+    came: AtomicBool,
     /// The last look.
     looked: AtomicU64,
     /// The end of the last window of time (see [`crate::zone::Demand`]).
@@ -43,6 +46,7 @@ impl Age {
         Age {
             knocks: AtomicU32::new(0),
             knocked: AtomicU64::new(0),
+            came: AtomicBool::new(false),
             looked: AtomicU64::new(0),
             turned: AtomicU64::new(0),
             decay: AtomicU32::new(0),
@@ -59,7 +63,8 @@ impl Age {
     /// How far `hand` is behind, if that is `interval` or more; then it is put on `now`, by one thread.
     fn due(hand: &AtomicU64, now: u64, interval: u64) -> Option<u64> {
         let last = hand.load(Relaxed);
-        let since = now.wrapping_sub(last);
+        // Negative where another thread has seen a later time.
+        let since = now.wrapping_sub(last).cast_signed().max(0).cast_unsigned();
         (since >= interval && hand.compare_exchange(last, now, Relaxed, Relaxed).is_ok()).then_some(since)
     }
 }
@@ -71,11 +76,13 @@ impl<M: Machine> Mm<M> {
         if !self.is_up() {
             return;
         }
+        if !self.age.came.load(Relaxed) {
+            self.age.came.store(true, Relaxed);
+        }
         let Some(since) = Age::due(&self.age.looked, now, INTERVAL_MS) else { return };
         let decay = self.age.decay.load(Relaxed);
         let decay = if pages.pressed() { decay.min(PRESSED_DECAY_MS) } else { decay };
-        if now.wrapping_sub(self.age.turned.load(Relaxed)) >= u64::from(decay / 2) {
-            self.age.turned.store(now, Relaxed);
+        if Age::due(&self.age.turned, now, u64::from(decay / 2)).is_some() {
             self.slab.age(m, pages);
             self.vmalloc.turn(m);
             pages.turn(m);
@@ -89,7 +96,18 @@ impl<M: Machine> Mm<M> {
             gone += pages.give_back_strewn(m, until);
         }
         self.returned.fetch_add(gone, Relaxed);
-        pages.set_idles(M::LENT && (pages.will_idle(m) || self.vmalloc.will_idle(m)));
+        let idles = M::LENT && (pages.will_idle(m) || self.vmalloc.will_idle(m));
+        pages.set_idles(idles);
+        if !idles && self.age.knocks.load(Relaxed) > 0 {
+            self.open();
+        }
+    }
+
+    /// Ends a knock.
+    fn open(&self) {
+        self.age.knocks.store(0, Relaxed);
+        // Release as at the start: see there.
+        self.small.store(MAX_SMALL + 1, Release);
     }
 
     /// Closes the fast path of `malloc` for some calls, if that was not done lately: memory lies idle, and somebody has to look at the clock.
@@ -97,7 +115,7 @@ impl<M: Machine> Mm<M> {
         if TINY || !M::LENT || Age::due(&self.age.knocked, self.machine.now_ms(), KNOCK_MS).is_none() {
             return;
         }
-        self.pages.set_idles(false);
+        self.age.came.store(false, Relaxed);
         self.age.knocks.store(KNOCKS, Relaxed);
         self.small.store(0, Relaxed);
     }
@@ -114,16 +132,19 @@ impl<M: Machine> Mm<M> {
         if TINY || !self.is_up() {
             return false;
         }
-        let left = self.age.knocks.load(Relaxed);
-        self.age.knocks.store(left.saturating_sub(1), Relaxed);
-        // Also where two threads were at the end of one knock and the beginning of the next, and it stayed closed.
-        if left <= 1 {
-            // Release as at the start: see there.
-            self.small.store(MAX_SMALL + 1, Release);
+        match self.age.knocks.load(Relaxed) {
+            1 if self.pages.idles() && !self.age.came.load(Relaxed) => self.age.knocks.store(KNOCKS, Relaxed),
+            left @ 2.. => self.age.knocks.store(left - 1, Relaxed),
+            // Also where two threads were at the end of one knock and the beginning of the next, and it stayed closed.
+            _ => self.open(),
         }
-        let waited = self.machine.now_ms().wrapping_sub(self.age.looked.load(Relaxed));
-        if waited >= INTERVAL_MS && gfp.may_block() && gfp.may_io() {
+        let waited = self.machine.now_ms().wrapping_sub(self.age.looked.load(Relaxed)).cast_signed();
+        if waited >= INTERVAL_MS.cast_signed() && gfp.may_block() && gfp.may_io() {
+            let came = self.age.came.load(Relaxed);
             self.bracket(gfp, |_| ());
+            if !came {
+                self.age.came.store(false, Relaxed);
+            }
         }
         true
     }

@@ -194,7 +194,9 @@ impl<M: Machine> Mm<M> {
         };
         let (phase, starter) = self.startup.run(m, nested, || {
             m.enter();
-            if let Some(options) = m.options() {
+            if !self.configured.load(Ordering::Relaxed)
+                && let Some(options) = m.options()
+            {
                 self.configure(&options);
             }
             if let Some(before) = self.hooks.before {
@@ -496,6 +498,14 @@ impl<M: Machine> Mm<M> {
         let result = body(gfp);
         if self.pages.idles() {
             self.knock();
+        }
+        // Memory that is new to the one layer the other has to spare: what it keeps is for its own kind of requests.
+        if M::LENT && gfp.may_block() && gfp.may_io() {
+            let opened = self.pages.take_opened() as usize * PAGE_SIZE;
+            if opened > 0 {
+                let gone = self.vmalloc.give_up(&self.machine, &self.pages, opened);
+                self.returned.fetch_add(gone, Ordering::Relaxed);
+            }
         }
         // Before the caller touches what it got.
         if self.pages.strained() && gfp.may_block() && gfp.may_io() {

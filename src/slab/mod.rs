@@ -163,10 +163,18 @@ impl<M: Machine> Slab<M> {
     /// An object from the slabs of `node`, or with `__GFP_THISNODE` not at all.
     pub fn alloc_node(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp, node: usize) -> *mut u8 {
         let mut one = [0];
-        match self.take_objects(m, pages, id, &mut one, gfp, node) {
-            0 => ptr::null_mut(),
-            _ => self.unmark(m, id, ptr::with_exposed_provenance_mut(one[0])),
+        if self.take_unmarked(m, pages, id, &mut one, gfp, node) == 0 {
+            return ptr::null_mut();
         }
+        let object = ptr::with_exposed_provenance_mut(one[0] & !FRESH);
+        if one[0] & FRESH == 0 {
+            return self.unmark(m, id, object);
+        }
+        // Its memory is not touched.
+        if id >= FIRST_CREATED {
+            self.first_time(id, object);
+        }
+        object
     }
 
     /// An object straight from the slabs.
@@ -299,14 +307,14 @@ impl<M: Machine> Slab<M> {
 
     /// Finds a place for a sheaf: spare, barn, or back to the slabs.
     fn stow(&self, m: &M, pages: &PageAllocator<M>, id: u8, sheaf: Sheaf, gfp: Gfp) {
+        if runs::is_run(id) {
+            return self.dissolve(m, pages, sheaf, gfp);
+        }
         let word = sheaf.word();
         // SAFETY: the sheaf is of this cache and ours to give.
         if m.read(Word::Spare(id)) == Some(no_sheaf()) && unsafe { m.replace(Word::Spare(id), no_sheaf(), word) } {
             let _ = sheaf.into_word();
             return;
-        }
-        if runs::is_run(id) {
-            return self.dissolve(m, pages, sheaf, gfp);
         }
         let node = self.caches[id as usize].node(m.node());
         if !sheaf.is_empty() && gfp.may_block() && node.locked(m).is_sparse(self.layout(id)) {
@@ -338,10 +346,38 @@ impl<M: Machine> Slab<M> {
         self.free_objects(m, pages, &[memory.addr()], gfp);
     }
 
-    /// Takes objects from slabs into `out`, from its end to its start, making new slabs as needed; constructs those never handed out before, or
-    /// marks them. The others should have the mark: who hands them out looks.
-    /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
+    /// [`Slab::take_unmarked`], those never handed out before constructed, or marked.
     fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp, here: usize) -> usize {
+        let got = self.take_unmarked(m, pages, id, out, gfp, here);
+        let (at, key) = (out.len() - got, self.key());
+        for slot in &mut out[at..] {
+            if *slot & FRESH == 0 {
+                continue;
+            }
+            *slot -= FRESH;
+            let object = ptr::with_exposed_provenance_mut(*slot);
+            if id as usize <= NR_CLASSES {
+                // SAFETY: an object of the class, just taken.
+                unsafe { mark_of(object).write(key) };
+            } else if id >= FIRST_CREATED {
+                self.first_time(id, object);
+            }
+        }
+        got
+    }
+
+    /// Takes objects from slabs into `out`, from its end to its start, making new slabs as needed; tags with [`FRESH`] those never handed out
+    /// before. The others should have the mark: who hands them out looks.
+    /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
+    fn take_unmarked(
+        &self,
+        m: &M,
+        pages: &PageAllocator<M>,
+        id: u8,
+        out: &mut [usize],
+        gfp: Gfp,
+        here: usize,
+    ) -> usize {
         let layout = self.layout(id);
         let cache = &self.caches[id as usize];
         let mut got = 0;
@@ -373,20 +409,6 @@ impl<M: Machine> Slab<M> {
                 if got > 0 {
                     break;
                 }
-            }
-        }
-        let (at, key) = (out.len() - got, self.key());
-        for slot in &mut out[at..] {
-            if *slot & FRESH == 0 {
-                continue;
-            }
-            *slot -= FRESH;
-            let object = ptr::with_exposed_provenance_mut(*slot);
-            if id as usize <= NR_CLASSES {
-                // SAFETY: an object of the class, just taken.
-                unsafe { mark_of(object).write(key) };
-            } else if id >= FIRST_CREATED {
-                self.first_time(id, object);
             }
         }
         got

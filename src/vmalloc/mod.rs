@@ -64,6 +64,8 @@ const RETAINED_PART: usize = 32;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
+/// Bytes given back between two looks at the clock.
+const PIECE: usize = 64 << 20;
 /// Ranges purged between two takings of the lock.
 const BATCH: usize = 16;
 
@@ -300,8 +302,7 @@ impl<M: Machine> Vmalloc<M> {
                 }
             } else if gfp.has(Gfp::ZERO) {
                 // Nothing to be had from old memory, which is more than is needed as soon as the new one is touched.
-                let left = self.space.lock(m).figures.retained_bytes.saturating_sub(size);
-                self.purge_while(m, pages, |figures| figures.retained_bytes.saturating_sub(left));
+                self.give_up(m, pages, size);
             } else {
                 donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
             }
@@ -638,14 +639,24 @@ impl<M: Machine> Vmalloc<M> {
     /// Gives ranges back, the oldest first, that are more than may be wanted again, until the clock says `until`. Returns pages.
     pub fn give_back_excess<P: FrameSource<M>>(&self, m: &M, pages: &P, until: u64) -> u64 {
         self.observe(m);
-        let bound = self.bound(m, &self.space.lock(m));
-        self.purge_while(
-            m,
-            pages,
-            |figures| {
-                if m.now_ms() < until { figures.retained_bytes.saturating_sub(bound) } else { 0 }
-            },
-        )
+        let mut gone = 0;
+        while m.now_ms() < until {
+            let space = self.space.lock(m);
+            let (retained, bound) = (space.figures.retained_bytes, self.bound(m, &space));
+            drop(space);
+            if retained <= bound {
+                break;
+            }
+            let goal = bound.max(retained.saturating_sub(PIECE));
+            gone += self.purge_while(m, pages, |figures| figures.retained_bytes.saturating_sub(goal));
+        }
+        gone
+    }
+
+    /// Gives up to `bytes` of retained ranges back, the oldest first. Returns pages.
+    pub fn give_up<P: FrameSource<M>>(&self, m: &M, pages: &P, bytes: usize) -> u64 {
+        let goal = self.space.lock(m).figures.retained_bytes.saturating_sub(bytes);
+        self.purge_while(m, pages, |figures| figures.retained_bytes.saturating_sub(goal))
     }
 
     /// Purges retained ranges, oldest first, while `more` of the figures says how many bytes are to go.

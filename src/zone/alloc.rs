@@ -230,6 +230,7 @@ impl<M: Machine> PageAllocator<M> {
     fn open(&self, m: &M, taken: &Taken) {
         let Some(cell) = self.cell_of(m.page(taken.range.start)) else { return };
         let list = self.blocks.get(taken.range.start);
+        self.opened.fetch_add(taken.opened.pages, Relaxed);
         for at in taken.opened.iter().step_by(PAGEBLOCK_PAGES as usize) {
             let look = cell.lock.lock(m).phases.of(list).look();
             let seen = look.and_then(|block| Some((block, m.backed(block)?)));
@@ -244,7 +245,7 @@ impl<M: Machine> PageAllocator<M> {
                 }
             }
             // While the system makes a huge page of small ones they are away, and an atomic request would fault.
-            let huge = !self.expects_atomic() && phase.open(at, used);
+            let huge = phase.open(at, used, !self.expects_atomic());
             drop(zone);
             m.advise_frames(PfnRange::block(at, Order::PAGEBLOCK), huge);
         }

@@ -142,6 +142,8 @@ pub struct PageAllocator<M: Machine> {
     not_retained: AtomicU64,
     /// More lies idle than may if nothing is wanted from now on.
     idles: AtomicBool,
+    /// Pages of pageblocks opened since [`PageAllocator::take_opened`].
+    opened: AtomicU32,
     /// The system does not take back what is idle (it is locked, or the like).
     refused: AtomicBool,
     /// Nodes that have, or had, a zone with memory, as a count from 0.
@@ -198,6 +200,7 @@ impl<M: Machine> PageAllocator<M> {
             managed: AtomicU64::new(0),
             not_retained: AtomicU64::new(0),
             idles: AtomicBool::new(false),
+            opened: AtomicU32::new(0),
             refused: AtomicBool::new(false),
             nodes: AtomicU32::new(0),
             discarded: AtomicU64::new(0),
@@ -367,6 +370,12 @@ impl<M: Machine> PageAllocator<M> {
         if M::LENT && !self.idles() && !self.refused.load(Relaxed) && zone.will_idle(self.retained()) {
             self.set_idles(true);
         }
+    }
+
+    /// Pages of which none held memory that were begun to be handed out since the last call.
+    #[inline]
+    pub fn take_opened(&self) -> u32 {
+        if self.opened.load(Relaxed) == 0 { 0 } else { self.opened.swap(0, Relaxed) }
     }
 
     /// Whether something will have to go back if nothing is wanted from now on, so that the clock should be looked at.

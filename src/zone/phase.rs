@@ -118,11 +118,13 @@ impl Phase {
         }
     }
 
-    /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page.
-    pub fn open(&mut self, block: Pfn, used: u64) -> bool {
+    /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page, if it `may`.
+    pub fn open(&mut self, block: Pfn, used: u64, may: bool) -> bool {
         self.unprobed += 1;
-        let huge =
-            self.score > 0 && used >= WORTH * u64::from(PAGEBLOCK_PAGES) && !self.unprobed.is_multiple_of(PROBE_EVERY);
+        let huge = may
+            && self.score > 0
+            && used >= WORTH * u64::from(PAGEBLOCK_PAGES)
+            && !self.unprobed.is_multiple_of(PROBE_EVERY);
         if !huge {
             self.small = [Some(block), self.small[0]];
         }
@@ -167,7 +169,7 @@ mod tests {
         if phase.look().is_some() {
             phase.learn(list, Used { backed, taken: ALL, written: backed });
         }
-        phase.open(Pfn(nth * ALL), 100 * u64::from(ALL))
+        phase.open(Pfn(nth * ALL), 100 * u64::from(ALL), true)
     }
 
     #[test]
@@ -205,9 +207,9 @@ mod tests {
     fn the_one_being_filled_is_not_looked_at_and_none_twice() {
         let mut phase = Phase::new();
         assert_eq!(phase.look(), None);
-        phase.open(Pfn(0), 0);
+        phase.open(Pfn(0), 0, true);
         assert_eq!(phase.look(), None);
-        phase.open(Pfn(ALL), 0);
+        phase.open(Pfn(ALL), 0, true);
         assert_eq!((phase.look(), phase.look()), (Some(Pfn(0)), None));
     }
 
@@ -215,7 +217,9 @@ mod tests {
     fn small_heaps_have_small_pages() {
         let mut phase = Phase::new();
         phase.learn(MigrateType::Unmovable, Used { backed: ALL, taken: ALL, written: ALL });
-        assert!(!phase.open(Pfn(0), WORTH * u64::from(ALL) - 1));
-        assert!(phase.open(Pfn(ALL), WORTH * u64::from(ALL)));
+        assert!(!phase.open(Pfn(0), WORTH * u64::from(ALL) - 1, true));
+        assert!(phase.open(Pfn(ALL), WORTH * u64::from(ALL), true));
+        assert!(!phase.open(Pfn(2 * ALL), WORTH * u64::from(ALL), false));
+        assert_eq!((phase.look(), phase.look()), (Some(Pfn(0)), None), "the other one is looked at later");
     }
 }

@@ -187,6 +187,8 @@ impl<M: Machine> PageAllocator<M> {
         // Not all of it was populated.
         head.clear(flag::ZERO | flag::UNBACKED | flag::RESERVE);
         zone.allocs += 1;
+        let used = zone.used();
+        zone.demand.at(used);
         true
     }
 

@@ -409,7 +409,8 @@ unsafe impl Frames for Linux {
                 map = sym MAP,
                 online = const core::mem::offset_of!(Map, online),
                 none = label { return None },
-                options(nostack, readonly)
+                // Not `readonly`: the load below stays behind it.
+                options(nostack)
             );
             asm!(
                 "movzx {class:e}, byte ptr [{bytes} + {page} + {low}]",

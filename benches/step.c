@@ -25,16 +25,20 @@ static void fail(const char *what)
     exit(1);
 }
 
-/* Where the code of `file` is mapped. */
+/* Where the code of `file` is mapped: from the first such mapping to the last. */
 static void mapping(pid_t pid, const char *file, unsigned long *from, unsigned long *to)
 {
     char path[64], line[512];
     snprintf(path, sizeof path, "/proc/%d/maps", pid);
     FILE *maps = fopen(path, "r");
     *from = *to = 0;
-    while (maps && fgets(line, sizeof line, maps))
-        if (strstr(line, " r-xp ") && strstr(line, file) && sscanf(line, "%lx-%lx", from, to) == 2)
-            break;
+    while (maps && fgets(line, sizeof line, maps)) {
+        unsigned long start, end;
+        if (strstr(line, " r-xp ") && strstr(line, file) && sscanf(line, "%lx-%lx", &start, &end) == 2) {
+            *from = *from ? *from : start;
+            *to = end;
+        }
+    }
     if (maps)
         fclose(maps);
     if (*to == 0) {

@@ -45,6 +45,7 @@ fn fault(counted: Option<u64>, golden: Option<u64>) -> Option<String> {
         (Some(counted), Some(golden)) if counted > golden => {
             Some(format!("{counted} instructions, {golden} in benches/golden.tsv"))
         }
+        (Some(0), _) => Some("no instruction was counted".to_owned()),
         (Some(counted), None) => Some(format!("{counted} instructions, not in benches/golden.tsv")),
         (None, _) => Some("in benches/golden.tsv, but not counted".to_owned()),
         _ => None,
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(fault(Some(4), Some(5)), None);
         assert_eq!(fault(Some(6), Some(5)).unwrap(), "6 instructions, 5 in benches/golden.tsv");
         assert!(fault(None, Some(5)).is_some());
-        assert!(fault(Some(6), None).is_some());
+        assert!(fault(Some(6), None).is_some() && fault(Some(0), Some(5)).is_some());
     }
 
     #[test]

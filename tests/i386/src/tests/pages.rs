@@ -520,10 +520,6 @@ impl Map for Traced {
 
     fn set_block_type(&self, _: Pfn, _: MigrateType) {}
 
-    fn now_ms(&self) -> u64 {
-        0
-    }
-
     fn trace(&self, event: Event) {
         let at = |pfn: Pfn| pfn.0 - self.first.0;
         self.steps.borrow_mut().push(match event {

@@ -7,12 +7,13 @@
 //! stays on the fast path, and the knock goes on until nothing lies idle any more: a second or two after a fall. Where demand swings slow
 //! paths abound, and the fast path opens again.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use super::{Mm, TINY};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::MAX_SMALL;
+use crate::sync::wide::AtomicU64;
 
 /// Milliseconds between two looks at what has become old.
 const INTERVAL_MS: u64 = 100;

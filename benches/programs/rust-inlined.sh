@@ -2,13 +2,7 @@
 # needs: cargo
 # prepare: always
 case $1 in
-prepare)
-    cd "$ROOT"
-    cargo build --quiet --profile bench --package slabwright-bench-programs --bin search
-    cp "$TARGET/release/search" "$OLDPWD/on-system"
-    cargo build --quiet --profile bench --package slabwright-bench-programs --bin search --features slabwright
-    cp "$TARGET/release/search" "$OLDPWD/on-slabwright"
-    ;;
+prepare) sh "$ROOT/benches/rust/build.sh" search ;;
 run)
     if [ "$ALLOCATOR" = slabwright ]; then
         export PRELOAD=

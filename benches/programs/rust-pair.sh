@@ -3,13 +3,7 @@
 # prepare: always
 # group: small
 case $1 in
-prepare)
-    cd "$ROOT"
-    cargo build --quiet --profile bench --package slabwright-bench-programs --bin pair
-    cp "$TARGET/release/pair" "$OLDPWD/on-system"
-    cargo build --quiet --profile bench --package slabwright-bench-programs --bin pair --features slabwright
-    cp "$TARGET/release/pair" "$OLDPWD/on-slabwright"
-    ;;
+prepare) sh "$ROOT/benches/rust/build.sh" pair ;;
 run)
     if [ "$ALLOCATOR" = slabwright ]; then
         ./on-slabwright >"$RESULT"

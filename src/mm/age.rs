@@ -61,11 +61,15 @@ impl Age {
         self.decay.store(decay, Relaxed);
     }
 
+    /// How far behind `now` a hand at `last` is; 0 where another thread has seen a later time.
+    fn since(last: u64, now: u64) -> u64 {
+        now.wrapping_sub(last).cast_signed().max(0).cast_unsigned()
+    }
+
     /// How far `hand` is behind, if that is `interval` or more; then it is put on `now`, by one thread.
     fn due(hand: &AtomicU64, now: u64, interval: u64) -> Option<u64> {
         let last = hand.load(Relaxed);
-        // Negative where another thread has seen a later time.
-        let since = now.wrapping_sub(last).cast_signed().max(0).cast_unsigned();
+        let since = Age::since(last, now);
         (since >= interval && hand.compare_exchange(last, now, Relaxed, Relaxed).is_ok()).then_some(since)
     }
 }
@@ -139,8 +143,8 @@ impl<M: Machine> Mm<M> {
             // Also where two threads were at the end of one knock and the beginning of the next, and it stayed closed.
             _ => self.open(),
         }
-        let waited = self.machine.now_ms().wrapping_sub(self.age.looked.load(Relaxed)).cast_signed();
-        if waited >= INTERVAL_MS.cast_signed() && gfp.may_block() && gfp.may_io() {
+        let waited = Age::since(self.age.looked.load(Relaxed), self.machine.now_ms());
+        if waited >= INTERVAL_MS && gfp.may_block() && gfp.may_io() {
             let came = self.age.came.load(Relaxed);
             self.bracket(gfp, |_| ());
             if !came {

@@ -73,13 +73,17 @@ impl<M: Machine> Mm<M> {
         }
         // What was kept may lie anywhere and hold no memory.
         let any = node.is_none() && !gfp.is_low() && !gfp.no_fault() && !TINY;
-        let id = self.class_for(count);
-        // SAFETY: rows hold valid sheaves.
-        let run = if any && id != 0 { unsafe { m.pop_again(id) } } else { ptr::null_mut() };
-        if !run.is_null() {
-            return self.kept_run(run, run_pages(id), size, align, gfp);
-        }
-        let count = if any && id != 0 { run_pages(id) as usize } else { count };
+        let count = match self.class_for(count) {
+            id if any && id != 0 => {
+                // SAFETY: rows hold valid sheaves.
+                let run = unsafe { m.pop_again(id) };
+                if !run.is_null() {
+                    return self.kept_run(run, run_pages(id), size, align, gfp);
+                }
+                run_pages(id) as usize
+            }
+            _ => count,
+        };
         let head = pages.alloc_run(m, gfp, count as u32, node);
         head.map_or(ptr::null_mut(), |head| self.run_block(head, m.virt(head), count, size, align))
     }

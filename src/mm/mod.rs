@@ -490,7 +490,8 @@ impl<M: Machine> Mm<M> {
         }
         // A nested call may enter the system, but not wait for what the one it interrupted may hold.
         let gfp = if nested || self.is_crippled() { gfp.without(Gfp::DIRECT_RECLAIM) } else { gfp };
-        if gfp.may_block() && gfp.may_io() {
+        let may_enter = gfp.may_block() && gfp.may_io();
+        if may_enter {
             self.drain_deferred();
             self.age();
             self.fill_reserve(Gfp::NOIO);
@@ -500,7 +501,7 @@ impl<M: Machine> Mm<M> {
             self.knock();
         }
         // Memory that is new to the one layer the other has to spare: what it keeps is for its own kind of requests.
-        if M::LENT && gfp.may_block() && gfp.may_io() {
+        if M::LENT && may_enter {
             let opened = self.pages.take_opened() as usize * PAGE_SIZE;
             if opened > 0 {
                 let gone = self.vmalloc.give_up(&self.machine, &self.pages, opened);
@@ -508,7 +509,7 @@ impl<M: Machine> Mm<M> {
             }
         }
         // Before the caller touches what it got.
-        if self.pages.strained() && gfp.may_block() && gfp.may_io() {
+        if self.pages.strained() && may_enter {
             self.relieve();
         }
         self.machine.leave();

@@ -545,7 +545,7 @@ impl<M: Machine> Vmalloc<M> {
     fn bound(&self, m: &M, space: &Space) -> usize {
         let busy = space.figures.busy_bytes;
         let wanted = usize::try_from(space.demand.wanted()).unwrap_or(usize::MAX);
-        let few = self.retain().saturating_add(busy / RETAINED_PART);
+        let few = self.few(&space.figures);
         let most = if M::OWNS_FRAMES {
             (space.window() / 8).min(32 << 20)
         } else {
@@ -555,9 +555,9 @@ impl<M: Machine> Vmalloc<M> {
         few.saturating_add(wanted.saturating_sub(busy)).min(most)
     }
 
-    /// Freed bytes that are kept in any case.
-    fn retain(&self) -> usize {
-        !self.not_retained.load(Relaxed)
+    /// Freed bytes that are kept whether or not they may be wanted again.
+    fn few(&self, figures: &Figures) -> usize {
+        (!self.not_retained.load(Relaxed)).saturating_add(figures.busy_bytes / RETAINED_PART)
     }
 
     /// Sets how many freed bytes are kept in any case; `usize::MAX` for as many as there may be.
@@ -575,8 +575,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Whether something will have to go back if nothing is wanted from now on.
     pub fn will_idle(&self, m: &M) -> bool {
         let figures = self.space.lock(m).figures;
-        let few = self.retain().saturating_add(figures.busy_bytes / RETAINED_PART);
-        figures.retained_bytes > few
+        figures.retained_bytes > self.few(&figures)
     }
 
     /// The busy area that begins at `address`, or what is wrong with the address.

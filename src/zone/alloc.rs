@@ -410,9 +410,7 @@ impl<M: Machine> PageAllocator<M> {
         }
         let opened = zone.buddy.opens(&view, found, cut);
         let block = zone.buddy.take(&view, found, cut);
-        zone.allocs += 1;
-        let used = zone.used();
-        zone.demand.at(used);
+        zone.note_taken();
         if cut > pages {
             extra.chunk = Some(PfnRange::new(block.0, cut));
             extra.dense = zone.phases.of(request.list).is_written();
@@ -562,10 +560,21 @@ impl Zone {
         self.buddy.clean_pages() + self.rows.clean_pages()
     }
 
+    /// Pages were handed out.
+    pub(super) fn note_taken(&mut self) {
+        self.allocs += 1;
+        let used = self.used();
+        self.demand.at(used);
+    }
+
+    /// Pages that may lie idle in any case.
+    fn few(&self, retain: u64) -> u64 {
+        retain.saturating_add(self.used() / IDLE_PART)
+    }
+
     /// Pages that may lie idle: as many as may be wanted again, and a few.
     fn may_idle(&self, retain: u64) -> u64 {
-        let used = self.used();
-        retain.saturating_add(used / IDLE_PART).saturating_add(self.demand.wanted().saturating_sub(used))
+        self.few(retain).saturating_add(self.demand.wanted().saturating_sub(self.used()))
     }
 
     /// Whether more lies idle in whole pageblocks than may.
@@ -586,9 +595,8 @@ impl Zone {
 
     /// Whether more will lie idle than may, if nothing is wanted from now on.
     pub(super) fn will_idle(&self, retain: u64) -> bool {
-        let (used, backed) = (self.used(), self.backed());
-        let part = if backed > self.quiet { used / STREWN_PART } else { u64::MAX };
-        let few = retain.saturating_add(used / IDLE_PART);
+        let (backed, few) = (self.backed(), self.few(retain));
+        let part = if backed > self.quiet { self.used() / STREWN_PART } else { u64::MAX };
         u64::from(self.buddy.whole_pages()) > few || backed > few.saturating_add(part)
     }
 

@@ -100,7 +100,7 @@ impl Phase {
     /// Whether nearly all of what is handed out is written to, so that it may be populated ahead.
     #[inline]
     pub fn is_written(&self) -> bool {
-        self.unwritten <= 2
+        self.cost() == Cost::All
     }
 
     /// Whether most of what is handed out is not written to.

@@ -75,9 +75,7 @@ impl<M: Machine> PageAllocator<M> {
         };
         // Joining rows may have made more count as backed.
         self.settle(clean - fresh, zone.clean_pages());
-        zone.allocs += 1;
-        let used = zone.used();
-        zone.demand.at(used);
+        zone.note_taken();
         Ok(Taken { range: run.range, state: run.contents.state(), opened })
     }
 
@@ -186,9 +184,7 @@ impl<M: Machine> PageAllocator<M> {
         head.set_word(u64::from(pages));
         // Not all of it was populated.
         head.clear(flag::ZERO | flag::UNBACKED | flag::RESERVE);
-        zone.allocs += 1;
-        let used = zone.used();
-        zone.demand.at(used);
+        zone.note_taken();
         true
     }
 

@@ -69,10 +69,7 @@ int main(int argc, char **argv) {
                 fprintf(stderr, "%ld KiB kept of what may be wanted again, in order: %d\n", kept, in_order);
             CHECK(kept > (long)(PEAK >> 10) / 2);
             CHECK(madvise(table, most * sizeof *table, MADV_DONTNEED) == 0);
-            for (int i = 0; i < 15; i++) {
-                usleep(200000);
-                free(malloc(50));
-            }
+            idle(15);
             kept = resident_kb() - tables;
             // Its page descriptors, one object here and there that waits in a sheaf and keeps its slab, and a few pages.
             const long most_kb = (long)(PEAK >> 10) / 5;

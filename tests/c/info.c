@@ -67,13 +67,6 @@ static void agree(void) {
     CHECK((size_t)narrow.arena == info.arena && (size_t)narrow.hblks == info.hblks);
 }
 
-static void wait_a_while(void) {
-    for (int i = 0; i < 10; i++) {
-        usleep(200000);
-        free(malloc(50));
-    }
-}
-
 int main(void) {
     agree();
     struct mallinfo2 before = mallinfo2();
@@ -109,14 +102,14 @@ int main(void) {
     void *p = malloc(50 << 20);
     memset(p, 1, 50 << 20);
     free(p);
-    wait_a_while();
+    idle(10);
     CHECK(resident_kb() > 40 << 10);
     malloc_trim(0);
     CHECK(mallopt(M_TRIM_THRESHOLD, 1 << 20) == 1);
     p = malloc(200 << 20);
     memset(p, 1, 200 << 20);
     free(p);
-    wait_a_while();
+    idle(10);
     CHECK(resident_kb() < 100 << 10);
     CHECK(mallopt(M_MMAP_THRESHOLD, 1 << 20) == 1 && mallopt(M_PERTURB, 7) == 1 && mallopt(77, 1) == 0);
     return 0;

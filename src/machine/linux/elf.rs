@@ -5,33 +5,12 @@
 use core::ffi::CStr;
 use core::ptr::with_exposed_provenance as at;
 
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
+use libc::{Elf64_Ehdr, Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD};
+
 const DT_NULL: usize = 0;
 const DT_STRTAB: usize = 5;
 const DT_SYMTAB: usize = 6;
 const DT_GNU_HASH: usize = 0x6fff_fef5;
-
-/// An entry of the table of segments.
-#[repr(C)]
-struct Segment {
-    kind: u32,
-    flags: u32,
-    offset: usize,
-    address: usize,
-    _rest: [usize; 4],
-}
-
-/// An entry of the table of symbols.
-#[repr(C)]
-struct Symbol {
-    name: u32,
-    info: u8,
-    other: u8,
-    section: u16,
-    value: usize,
-    size: usize,
-}
 
 /// The address of what the object whose header lies at `base` defines as `name`; `None` where it does not, or has no GNU hash table.
 ///
@@ -40,10 +19,13 @@ struct Symbol {
 pub(super) unsafe fn symbol(base: usize, name: &CStr) -> Option<usize> {
     // SAFETY: the caller's; the tables are where the format has them, and agree with each other.
     unsafe {
-        let segments = at::<Segment>(base + *at::<usize>(base + 32));
-        let segments = core::slice::from_raw_parts(segments, (*at::<u16>(base + 56)).into());
-        let slide = base.wrapping_sub(segments.iter().find(|s| s.kind == PT_LOAD && s.offset == 0)?.address);
-        let mut entry = at::<[usize; 2]>(slide.wrapping_add(segments.iter().find(|s| s.kind == PT_DYNAMIC)?.address));
+        let header = &*at::<Elf64_Ehdr>(base);
+        let segments = at::<Elf64_Phdr>(base + header.e_phoff as usize);
+        let segments = core::slice::from_raw_parts(segments, header.e_phnum.into());
+        let first = segments.iter().find(|segment| segment.p_type == PT_LOAD && segment.p_offset == 0)?;
+        let slide = base.wrapping_sub(first.p_vaddr as usize);
+        let dynamic = segments.iter().find(|segment| segment.p_type == PT_DYNAMIC)?;
+        let mut entry = at::<[usize; 2]>(slide.wrapping_add(dynamic.p_vaddr as usize));
         let (mut strings, mut symbols, mut hashes) = (0, 0, 0);
         while (*entry)[0] != DT_NULL {
             let [tag, value] = *entry;
@@ -68,13 +50,13 @@ pub(super) unsafe fn symbol(base: usize, name: &CStr) -> Option<usize> {
         // An empty bucket is 0.
         while index >= first {
             let found = *chain.add((index - first) as usize);
-            let symbol = &*at::<Symbol>(symbols).add(index as usize);
+            let symbol = &*at::<Elf64_Sym>(symbols).add(index as usize);
             // The lowest bit says whether the chain ends.
             // Byte by byte: `memcmp` is 64 KiB of the C library away.
-            let text = at::<u8>(strings + symbol.name as usize);
+            let text = at::<u8>(strings + symbol.st_name as usize);
             let mut letters = name.to_bytes_with_nul().iter().enumerate();
-            if found | 1 == hash | 1 && symbol.section != 0 && letters.all(|(nth, letter)| *text.add(nth) == *letter) {
-                return Some(slide.wrapping_add(symbol.value));
+            if found | 1 == hash | 1 && symbol.st_shndx != 0 && letters.all(|(nth, letter)| *text.add(nth) == *letter) {
+                return Some(slide.wrapping_add(symbol.st_value as usize));
             }
             if found & 1 != 0 {
                 break;

@@ -64,6 +64,8 @@ const RETAINED_PART: usize = 32;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
+/// The largest area that gets huge pages before anything is known of its kind.
+const TRUSTED: usize = 512 << 20;
 /// Bytes given back between two looks at the clock.
 const PIECE: usize = 64 << 20;
 /// Ranges purged between two takings of the lock.
@@ -258,7 +260,7 @@ impl<M: Machine> Vmalloc<M> {
                 if !cleaned {
                     self.blank(m, start, start + size);
                 }
-                self.foresee(m, pages, area, size, 0, true);
+                self.foresee(m, pages, area, size, gfp, 0, true);
             }
             space = self.space.lock(m);
             if !complete {
@@ -306,7 +308,7 @@ impl<M: Machine> Vmalloc<M> {
             } else {
                 donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
             }
-            self.foresee(m, pages, area, size, donated * Self::SLOT, false);
+            self.foresee(m, pages, area, size, gfp, donated * Self::SLOT, false);
             let mut space = self.space.lock(m);
             self.mark(m, &mut space, start, start + size, Since::Then);
             space.charge(area, charge as isize);
@@ -324,16 +326,26 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Settles how `area`, in transit and fresh from offset `from` on (or `cleaned`), is to be backed there, and which part of it
     /// is to tell whether that was right.
-    fn foresee<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, from: usize, cleaned: bool) {
+    #[allow(clippy::too_many_arguments)]
+    fn foresee<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        area: Ref,
+        size: usize,
+        gfp: Gfp,
+        from: usize,
+        cleaned: bool,
+    ) {
         let to = area.mapped.get().next_multiple_of(Self::SLOT);
         if M::OWNS_FRAMES || from >= to {
             return;
         }
         let mut space = self.space.lock(m);
-        // Where more is asked for than there is, not all of it will be touched. And each such area is a mapping of its own.
-        let dense = space.history.expects_dense(size) && !pages.pressed() && space.areas.len() <= COMPACT;
+        let known = space.history.expects(size);
+        let dense = Self::hopes(pages, &space, size, gfp);
         let probes = match (to - from) / Self::SLOT {
-            slots if dense => space.history.probes(slots),
+            slots if dense => space.history.probes(slots).max(usize::from(known == Usage::Unknown)),
             _ if cleaned && !space.history.looks_at_cleaned() => 0,
             slots => slots,
         };
@@ -346,6 +358,17 @@ impl<M: Machine> Vmalloc<M> {
         }
         area.usage.set(if dense { Usage::Dense } else { Usage::Unknown });
         area.probe.set(if probes > 0 { (from, probe_end) } else { (0, 0) });
+    }
+
+    /// Whether an area of `size` bytes is to get huge pages.
+    fn hopes<P: FrameSource<M>>(pages: &P, space: &Space, size: usize, gfp: Gfp) -> bool {
+        let dense = match space.history.expects(size) {
+            // Who wants it zeroed may be about to leave much of it that way; who does not will write what is to be read.
+            Usage::Unknown => !gfp.has(Gfp::ZERO) && size <= TRUSTED && pages.affords((size >> PAGE_SHIFT) as u64),
+            usage => usage == Usage::Dense,
+        };
+        // Where more is asked for than there is, not all of it will be touched. And each such area is a mapping of its own.
+        dense && !pages.pressed() && space.areas.len() <= COMPACT
     }
 
     /// Looks at how `area`, of `size` bytes and in transit, was used, learns from it, and asks for huge pages, or for none, in all of

@@ -117,9 +117,8 @@ impl<M: Machine> Vmalloc<M> {
         }
         let had = area.mapped.get();
         if !M::OWNS_FRAMES {
-            let open = area.probe.get() != (0, 0);
-            let unknown = self.judge(m, area, old) == Usage::Unknown;
-            if unknown && open && !pages.pressed() && self.space.lock(m).history.expects_dense(size) {
+            self.judge(m, area, old);
+            if area.usage.get() == Usage::Unknown && Self::hopes(pages, &self.space.lock(m), size, gfp) {
                 area.usage.set(Usage::Dense);
             }
         }

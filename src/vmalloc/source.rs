@@ -17,6 +17,9 @@ pub trait FrameSource<M: Machine> {
     fn pressed(&self) -> bool {
         false
     }
+    fn affords(&self, _pages: u64) -> bool {
+        true
+    }
     fn learn_pressure(&self, _m: &M) {}
 }
 
@@ -41,6 +44,9 @@ impl<M: Machine> FrameSource<M> for PageAllocator<M> {
     }
     fn pressed(&self) -> bool {
         PageAllocator::pressed(self)
+    }
+    fn affords(&self, pages: u64) -> bool {
+        PageAllocator::affords(self, pages)
     }
     fn learn_pressure(&self, m: &M) {
         PageAllocator::learn_pressure(self, m);

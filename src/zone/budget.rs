@@ -27,6 +27,8 @@ pub struct Budget {
 
 /// Part of the mark of pressure by which it yields.
 const YIELD: u64 = 32;
+/// Part of the mark that may turn out to have been wasted.
+const LITTLE: u64 = 16;
 
 impl Budget {
     pub const fn new() -> Budget {
@@ -48,6 +50,13 @@ impl Budget {
     pub fn pressed(&self) -> bool {
         let mark = self.pressure.load(Relaxed);
         mark != 0 && self.committed() > mark
+    }
+
+    /// Whether so many pages are little of what there may be before memory is short.
+    #[inline]
+    pub fn affords(&self, pages: u64) -> bool {
+        let mark = self.pressure.load(Relaxed);
+        mark == 0 || pages <= mark / LITTLE
     }
 
     /// Whether memory is short and what is free should go back.

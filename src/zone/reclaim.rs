@@ -82,6 +82,13 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.pressed()
     }
 
+    /// Whether so many pages, if they were wasted, would be little of what there is (see
+    /// [`Frames::pressure`](crate::machine::Frames::pressure)).
+    #[inline]
+    pub fn affords(&self, pages: u64) -> bool {
+        self.budget.affords(pages)
+    }
+
     /// Whether memory is short and the caller should see to it that what is free goes back; [`PageAllocator::relieved`] follows.
     #[inline]
     pub fn strained(&self) -> bool {

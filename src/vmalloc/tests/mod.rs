@@ -51,12 +51,18 @@ pub struct Live {
 impl<F: Flavour> World<F> {
     /// `frames` of memory and a window of `slots`. Where slots are frames, half the memory has no address of its own.
     pub fn new(frames: u32, slots: usize, budget: u64) -> World<F> {
+        World::under_pressure(frames, slots, budget, u64::MAX)
+    }
+
+    /// [`World::new`] on a machine that is short of memory beyond `pressure` pages.
+    pub fn under_pressure(frames: u32, slots: usize, budget: u64, pressure: u64) -> World<F> {
         let slot = 1 << F::SLOT_SHIFT;
         let m = Simulated::<F>::builder()
             .ram(0, ZoneKind::Normal, 1024, frames)
             .ram(0, ZoneKind::HighMem, 1 << 16, if F::OWNS_FRAMES { frames } else { 512 })
             .window(slots * slot)
             .budget(budget)
+            .pressure(pressure)
             .build();
         let pages = PageAllocator::new();
         pages.init(&m, &Options::DEFAULT);

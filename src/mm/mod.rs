@@ -64,7 +64,8 @@ pub const MAX_RUN: usize = PAGEBLOCK_SIZE;
 /// Small blocks come from first fit (SLOB), not from size classes: the feature `slob`.
 const TINY: bool = cfg!(feature = "slob");
 
-/// An allocator on a machine.
+/// An allocator on a machine. In this order: what every program uses comes first and takes few pages.
+#[repr(C)]
 pub struct Mm<M: Machine> {
     machine: M,
     startup: Startup,
@@ -74,9 +75,6 @@ pub struct Mm<M: Machine> {
     options: Lock<Options>,
     /// The options are set.
     configured: AtomicBool,
-    pages: PageAllocator<M>,
-    slab: Slab<M>,
-    slob: Slob<M>,
     vmalloc: Vmalloc<M>,
     /// Blocks freed where a lock was not to be had, linked through their first word.
     deferred: Deferred,
@@ -88,13 +86,16 @@ pub struct Mm<M: Machine> {
     /// The process lost the holder of a lock.
     crippled: AtomicBool,
     reserve: Reserve,
+    hooks: Hooks<M>,
+    slab: Slab<M>,
+    pages: PageAllocator<M>,
     names: Lock<Names>,
     low: LowClasses,
     percpu: Lock<percpu::Chunks>,
     highmem: highmem::Highmem,
     owners: Lock<migrate::Owners>,
     shrinkers: shrinker::Shrinkers,
-    hooks: Hooks<M>,
+    slob: Slob<M>,
 }
 
 /// What the owner of an instance wants to do at its start, beyond what its machine's [`Owner`](crate::machine::Owner) does.

@@ -11,7 +11,7 @@ use super::node::NodeSlabs;
 use super::runs::{self, FIRST_RUN, NR_RUNS};
 use super::tag::CLASS_COLOURS;
 use crate::gfp::Gfp;
-use crate::machine::{MAX_NODES, Machine, SHEAF_BYTES};
+use crate::machine::{MAX_CACHES, MAX_NODES, Machine, SHEAF_BYTES};
 use crate::sync::{CachePadded, Deferred, Guard, Lock};
 
 /// Cache id of the sheaves themselves; the first id behind the size classes.
@@ -153,6 +153,10 @@ pub struct CacheNode {
 }
 
 impl CacheNode {
+    const fn new() -> CacheNode {
+        CacheNode { slabs: Lock::new(NodeSlabs::new()), barn: Lock::new(Barn::new()), born: AtomicU32::new(0) }
+    }
+
     /// The slabs, all of them counted; `None` where the lock is not to be had without blocking.
     pub(super) fn list<'a, M: Machine>(&'a self, m: &'a M, may_block: bool) -> Option<Guard<'a, NodeSlabs, M>> {
         let mut slabs = self.slabs.acquire(m, may_block)?;
@@ -188,7 +192,8 @@ impl Shape {
     }
 }
 
-/// A cache.
+/// A cache, as far as every program uses it: those of the size classes lie in few pages.
+#[repr(align(64))]
 pub struct Cache {
     state: AtomicU8,
     shape: UnsafeCell<Shape>,
@@ -205,7 +210,22 @@ pub struct Cache {
     pub(super) atomic: AtomicBool,
     /// Free populated objects, for atomic requests alone.
     pub(super) stash: Deferred,
-    nodes: [CachePadded<CacheNode>; MAX_NODES],
+    /// Node 0's part.
+    pub(super) home: CacheNode,
+}
+
+/// The other nodes' parts of all caches.
+pub(super) struct Far([[CachePadded<CacheNode>; MAX_CACHES]; MAX_NODES - 1]);
+
+impl Far {
+    pub const fn new() -> Far {
+        Far([const { [const { CachePadded::new(CacheNode::new()) }; MAX_CACHES] }; MAX_NODES - 1])
+    }
+
+    /// The part of `node`, 1 or more, of cache `id`.
+    pub fn node(&self, id: u8, node: usize) -> &CacheNode {
+        &self.0[node - 1][id as usize]
+    }
 }
 
 // SAFETY: `shape` is written only in state Changing by the one thread that made that transition, and read only in state
@@ -300,24 +320,8 @@ impl Cache {
             slow_frees: AtomicUsize::new(0),
             atomic: AtomicBool::new(false),
             stash: Deferred::new(),
-            nodes: [const {
-                CachePadded::new(CacheNode {
-                    slabs: Lock::new(NodeSlabs::new()),
-                    barn: Lock::new(Barn::new()),
-                    born: AtomicU32::new(0),
-                })
-            }; MAX_NODES],
+            home: CacheNode::new(),
         }
-    }
-
-    /// Node `node`'s part.
-    pub fn node(&self, node: usize) -> &CacheNode {
-        &self.nodes[node]
-    }
-
-    /// All nodes' parts.
-    pub fn nodes(&self) -> impl Iterator<Item = &CacheNode> {
-        self.nodes.iter().map(|n| &**n)
     }
 
     pub(super) fn state(&self) -> State {

@@ -113,6 +113,7 @@ impl<M: Machine> Slab<M> {
         cache.users.store(1, Relaxed);
         cache.refill.store(0, Relaxed);
         cache.atomic.store(false, Relaxed);
+        self.highest.fetch_max(id, Relaxed);
         cache.set_state(State::Live);
         self.touch_cache(m, id);
         Ok(CacheId(id))
@@ -170,7 +171,7 @@ impl<M: Machine> Slab<M> {
     /// Objects that are not free in their slabs: with users, or in sheaves.
     pub fn objects_out(&self, m: &M, cache: CacheId) -> usize {
         let objects = u64::from(self.layout(cache.0).objects);
-        let out = self.caches[cache.0 as usize].nodes().map(|node| {
+        let out = self.nodes_of(m, cache.0).map(|node| {
             let slabs = node.locked(m);
             u64::from(slabs.slabs) * objects - slabs.free
         });

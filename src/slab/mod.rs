@@ -36,10 +36,10 @@ mod tests;
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
-use cache::State;
 pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
+use cache::{Far, State};
 use classes::NR_CLASSES;
 pub use create::CacheId;
 use layout::{MapPlace, SlabLayout};
@@ -67,9 +67,9 @@ const QUICK_MS: usize = 10;
 /// So many full sheaves hold the objects of a cache that has few.
 const FEW_SHEAVES: usize = 8;
 
-/// All caches of an instance.
+/// All caches of an instance. In this order: what every program uses comes first.
+#[repr(C)]
 pub struct Slab<M> {
-    caches: [Cache; MAX_CACHES],
     /// Objects freed where a lock was not to be had, linked through their own memory; freed by the next who may block.
     deferred: Deferred,
     /// Empty slabs that could not be given back for the same reason, linked through their first words.
@@ -78,8 +78,12 @@ pub struct Slab<M> {
     key: AtomicUsize,
     /// The generation of processes in which the key was made.
     born: AtomicU32,
+    /// The highest id that a cache was created with so far; 0 where none was. Those above are not looked at: their memory was never touched.
+    highest: AtomicU8,
     /// Serialises making and destroying caches.
     registry: Lock<()>,
+    caches: [Cache; MAX_CACHES],
+    far: Far,
     machine: PhantomData<fn(&M)>,
 }
 
@@ -92,7 +96,9 @@ impl<M: Machine> Slab<M> {
             orphans: Deferred::new(),
             key: AtomicUsize::new(0),
             born: AtomicU32::new(0),
+            highest: AtomicU8::new(0),
             registry: Lock::new(()),
+            far: Far::new(),
             machine: PhantomData,
         }
     }
@@ -249,7 +255,7 @@ impl<M: Machine> Slab<M> {
     /// another would else, in time, fill the sheaves of both.
     fn recall(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
         let (mut objects, mut free) = (0, 0);
-        for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+        for node in self.nodes_of(m, id) {
             let slabs = node.locked(m);
             objects += slabs.slabs as usize * self.layout(id).objects as usize;
             free += slabs.free as usize;
@@ -275,13 +281,13 @@ impl<M: Machine> Slab<M> {
     }
 
     fn barn_full(&self, m: &M, id: u8, gfp: Gfp) -> Option<Sheaf> {
-        let node = self.caches[id as usize].node(m.node());
+        let node = self.node(id, m.node());
         node.barn.acquire(m, gfp.may_block())?.take_full(self.capacity(id))
     }
 
     /// An empty sheaf from the barn, or a new one.
     fn empty_sheaf(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<Sheaf> {
-        let node = self.caches[id as usize].node(m.node());
+        let node = self.node(id, m.node());
         if let Some(sheaf) = node.barn.acquire(m, gfp.may_block())?.take_empty(self.capacity(id)) {
             return Some(sheaf);
         }
@@ -316,7 +322,7 @@ impl<M: Machine> Slab<M> {
             let _ = sheaf.into_word();
             return;
         }
-        let node = self.caches[id as usize].node(m.node());
+        let node = self.node(id, m.node());
         if !sheaf.is_empty() && gfp.may_block() && node.locked(m).is_sparse(self.layout(id)) {
             self.dissolve(m, pages, sheaf, gfp);
             while let Some(sheaf) = self.barn_full(m, id, gfp) {
@@ -379,15 +385,14 @@ impl<M: Machine> Slab<M> {
         here: usize,
     ) -> usize {
         let layout = self.layout(id);
-        let cache = &self.caches[id as usize];
         let mut got = 0;
-        if let Some(mut slabs) = cache.node(here).list(m, gfp.may_block()) {
+        if let Some(mut slabs) = self.node(id, here).list(m, gfp.may_block()) {
             got = Self::take(m, &mut slabs, layout, out, gfp);
         }
         // Half of what was asked for is enough to go on with; less is topped up with new slabs.
         while got * 2 < out.len() {
             let Some((node, head, map)) = self.new_slab(m, pages, id, here, gfp) else { break };
-            let Some(mut slabs) = cache.node(node).list(m, gfp.may_block()) else {
+            let Some(mut slabs) = self.node(id, node).list(m, gfp.may_block()) else {
                 if gfp.no_fault() {
                     got += 1;
                     let at = out.len() - got;
@@ -403,7 +408,7 @@ impl<M: Machine> Slab<M> {
         }
         if got == 0 && !gfp.has(Gfp::THISNODE) && !gfp.no_fault() {
             for node in (0..m.nr_nodes()).filter(|n| *n != here) {
-                if let Some(mut slabs) = cache.node(node).list(m, gfp.may_block()) {
+                if let Some(mut slabs) = self.node(id, node).list(m, gfp.may_block()) {
                     got = slabs.take(m, layout, out);
                 }
                 if got > 0 {
@@ -473,7 +478,7 @@ impl<M: Machine> Slab<M> {
     fn new_full(&self, m: &M, id: u8, head: Pfn, map: *mut u8) -> usize {
         let cache = &self.caches[id as usize];
         // First: a free of one of its objects finds it counted.
-        cache.node(m.page(head).node()).born.fetch_add(1, Ordering::Relaxed);
+        self.node(id, m.page(head).node()).born.fetch_add(1, Ordering::Relaxed);
         let mut own = 0;
         node::new_full(m, id, self.layout(id), head, map, |object| {
             if id >= FIRST_CREATED {
@@ -568,7 +573,7 @@ impl<M: Machine> Slab<M> {
             };
             let (id, home) = (m.page(head).cache() as u8, m.page(head).node());
             let layout = self.layout(id);
-            let Some(mut slabs) = self.caches[id as usize].node(home).list(m, gfp.may_block()) else {
+            let Some(mut slabs) = self.node(id, home).list(m, gfp.may_block()) else {
                 rest = others;
                 if self.caches[id as usize].atomic.load(Ordering::Relaxed) && Self::is_populated(m, head) {
                     self.caches[id as usize].stash.push(first, |next| self.set_link(id, first, next));
@@ -650,7 +655,7 @@ impl<M: Machine> Slab<M> {
         let (head, offset) = slab_of(m, address).ok_or(Defect::Foreign)?;
         let (id, node) = (m.page(head).cache() as u8, m.page(head).node());
         let layout = self.layout(id);
-        let Some(slabs) = self.caches[id as usize].node(node).list(m, may_block) else {
+        let Some(slabs) = self.node(id, node).list(m, may_block) else {
             return layout.index(m.page(head).colour(), offset).map(|_| id).ok_or(Defect::Interior);
         };
         if slabs.is_free(m, layout, head, offset)? { Err(Defect::DoubleFree) } else { Ok(id) }
@@ -718,7 +723,7 @@ impl<M: Machine> Slab<M> {
         }
         for id in self.ids().filter(|id| wanted(*id)) {
             self.drain_stash(m, pages, id);
-            for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+            for node in self.nodes_of(m, id) {
                 loop {
                     let mut barn = node.barn.lock(m);
                     let Some(sheaf) = barn.take_full(self.capacity(id)).or_else(|| barn.take_empty(self.capacity(id)))
@@ -740,7 +745,7 @@ impl<M: Machine> Slab<M> {
             if cache.slow_allocs.load(Ordering::Relaxed) == 0 && id != SHEAF_CACHE {
                 continue;
             }
-            for node in cache.nodes().take(m.nr_nodes()) {
+            for node in self.nodes_of(m, id) {
                 let (full, empty) = node.barn.lock(m).idle();
                 for n in 0..full + empty {
                     let mut barn = node.barn.lock(m);
@@ -761,7 +766,7 @@ impl<M: Machine> Slab<M> {
     pub fn shrink(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
         self.flush(m, pages, only);
         for id in self.ids().filter(|id| only.is_none_or(|o| o == *id)) {
-            for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+            for node in self.nodes_of(m, id) {
                 let mut release = PageList::new();
                 node.locked(m).shrink(m, self.layout(id), &mut release);
                 self.release(m, pages, id, release, Gfp::KERNEL);
@@ -771,12 +776,24 @@ impl<M: Machine> Slab<M> {
 
     /// Ids of the caches in use: the boot-static ones, and the live ones among those made later.
     fn ids(&self) -> impl Iterator<Item = u8> {
-        (1..=u8::MAX).filter(|id| *id < FIRST_CREATED || self.caches[*id as usize].state() == State::Live)
+        // Relaxed: who has objects of a cache got them from who made it.
+        let created = FIRST_CREATED..=self.highest.load(Ordering::Relaxed);
+        (1..FIRST_CREATED).chain(created.filter(|id| self.caches[*id as usize].state() == State::Live))
+    }
+
+    /// Node `node`'s part of cache `id`.
+    fn node(&self, id: u8, node: usize) -> &CacheNode {
+        if node == 0 { &self.caches[id as usize].home } else { self.far.node(id, node) }
+    }
+
+    /// The parts of cache `id` of the nodes in use.
+    fn nodes_of(&self, m: &M, id: u8) -> impl Iterator<Item = &CacheNode> {
+        (0..m.nr_nodes()).map(move |node| self.node(id, node))
     }
 
     /// The used nodes of the caches in use. Others are not even looked at: their memory was never touched.
     fn nodes<'a>(&'a self, m: &'a M) -> impl Iterator<Item = &'a CacheNode> {
-        self.ids().flat_map(|id| self.caches[id as usize].nodes().take(m.nr_nodes()))
+        self.ids().flat_map(|id| self.nodes_of(m, id))
     }
 
     /// Whether any lock is held.

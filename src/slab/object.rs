@@ -388,7 +388,7 @@ impl<M: Machine> Slab<M> {
         let layout = self.layout(id);
         pages.for_each_slab(m, u16::from(id), |head| {
             let node = m.page(head).node();
-            let slabs = self.caches[id as usize].node(node).locked(m);
+            let slabs = self.node(id, node).locked(m);
             for index in 0..layout.objects {
                 let offset = layout.offset(m.page(head).colour(), index);
                 if slabs.is_free(m, layout, head, offset) == Ok(false) {
@@ -453,7 +453,7 @@ impl<M: Machine> Slab<M> {
         let cache = &self.caches[id as usize];
         cache.slow_allocs.fetch_add(0, Ordering::Relaxed);
         cache.stash.touch();
-        for node in cache.nodes().take(m.nr_nodes()) {
+        for node in self.nodes_of(m, id) {
             drop(node.locked(m));
             drop(node.barn.lock(m));
         }

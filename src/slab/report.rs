@@ -118,7 +118,7 @@ impl<M: Machine> Slab<M> {
             slow_frees: cache.slow_frees.load(Ordering::Relaxed),
             ..CacheStats::default()
         };
-        for node in cache.nodes().take(m.nr_nodes()) {
+        for node in self.nodes_of(m, id) {
             stats.in_barns += self.in_barn(m, id, node);
             let slabs = node.locked(m);
             let (partial, empty) = slabs.counts();
@@ -142,7 +142,7 @@ impl<M: Machine> Slab<M> {
         let (mut reclaimable, mut unreclaimable) = (0, 0);
         for id in self.ids() {
             let cache = &self.caches[id as usize];
-            let slabs = cache.node(node).locked(m).slabs;
+            let slabs = self.node(id, node).locked(m).slabs;
             let pages = u64::from(slabs) * u64::from(self.layout(id).order.pages());
             match id >= FIRST_CREATED && cache.shape().flags.has(SlabFlags::RECLAIM_ACCOUNT) {
                 true => reclaimable += pages,
@@ -176,7 +176,7 @@ impl<M: Machine> Slab<M> {
     /// The cache and what contradicts what.
     pub fn verify(&self, m: &M) -> Result<(), (u8, &'static str)> {
         for id in self.ids() {
-            for node in self.caches[id as usize].nodes().take(m.nr_nodes()) {
+            for node in self.nodes_of(m, id) {
                 let barn = node.barn.lock(m);
                 for word in barn.full_words(self.capacity(id)) {
                     // SAFETY: the sheaf lies in the barn, whose lock is held.

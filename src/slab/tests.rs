@@ -344,7 +344,7 @@ fn atomic_frees_defer_what_they_cannot_lock() {
     let w = world(1, Hostile::default());
     let id = 9;
     let objects: Vec<usize> = (0..40).map(|_| w.alloc(id)).collect();
-    let node = w.slab.caches[id as usize].node(0);
+    let node = w.slab.node(id, 0);
     let held = node.slabs.lock(&w.m);
     for object in &objects {
         w.slab.free_one(&w.m, &w.pages, *object, Gfp::ATOMIC);

@@ -117,11 +117,9 @@ impl Cell {
     }
 }
 
-/// The page allocator of one machine.
+/// The page allocator of one machine. In this order: what every program uses comes first.
+#[repr(C)]
 pub struct PageAllocator<M: Machine> {
-    zones: [[CachePadded<Cell>; NR_ZONES]; MAX_NODES],
-    blocks: BlockMap,
-    pcps: PcpTable,
     /// Held while per-CPU lists are made known, so that `fork` finds none half locked.
     making: Lock<()>,
     budget: Budget,
@@ -150,6 +148,9 @@ pub struct PageAllocator<M: Machine> {
     nodes: AtomicU32,
     /// Pages given back to the system so far.
     discarded: AtomicU64,
+    pcps: PcpTable,
+    blocks: BlockMap,
+    zones: [[CachePadded<Cell>; NR_ZONES]; MAX_NODES],
     machine: PhantomData<fn(&M)>,
 }
 

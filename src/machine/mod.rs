@@ -217,6 +217,10 @@ pub unsafe trait Frames {
     /// Address of the frame's first byte; null for a frame that has no permanent address (HIGHMEM).
     fn virt(&self, pfn: Pfn) -> *mut u8;
 
+    /// Fetches the cache line at `address` for writing. A hint: nothing comes of an address that cannot be written to.
+    #[inline(always)]
+    fn prefetch(&self, _address: usize) {}
+
     /// The frame that holds `address`; `None` where no online frame of the machine does.
     fn pfn(&self, address: *const u8) -> Option<Pfn>;
 

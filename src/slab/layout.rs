@@ -46,8 +46,33 @@ pub struct SlabLayout {
     pub min_partial: u16,
 }
 
+/// Which distances behind the start of a slab's first object are starts of objects.
+#[derive(Clone, Copy)]
+pub struct Starts {
+    /// As in [`SlabLayout`].
+    reciprocal: u32,
+    /// The last one, and a byte.
+    span: usize,
+}
+
+impl Starts {
+    /// [`SlabLayout::nth`], with one multiplication.
+    ///
+    /// The reciprocal times the size is 2³² and an excess below the size. So the product for object `i` is `i` times 2³² and `i` times the
+    /// excess, which is less than the reciprocal: with several objects a slab is not larger than 32 KiB. What is not a start has at least the
+    /// reciprocal more.
+    #[inline(always)]
+    pub const fn nth(self, distance: usize) -> Option<u32> {
+        if distance >= self.span {
+            return None;
+        }
+        let product = distance as u64 * self.reciprocal as u64;
+        if (product as u32) < self.reciprocal { Some((product >> 32) as u32) } else { None }
+    }
+}
+
 /// A cache line, the unit of colours.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 /// Slabs are at most this order unless an object needs more.
 const MAX_SLAB_ORDER: u8 = 3;
 /// Fewer objects than this in a slab make its bookkeeping too frequent (until [`MAX_SLAB_ORDER`]).
@@ -206,9 +231,13 @@ impl SlabLayout {
     /// The object that starts `distance` bytes behind the start of the first; `None` where none does. Any distance will do.
     #[inline(always)]
     pub const fn nth(&self, distance: usize) -> Option<u32> {
-        // Exact where it is a multiple of the size; where it is none, no index is right.
-        let index = ((distance as u32 as u64 * self.reciprocal as u64) >> 32) as u32;
-        if index < self.objects && index as usize * self.size as usize == distance { Some(index) } else { None }
+        self.starts().nth(distance)
+    }
+
+    /// What tells the starts of objects.
+    #[inline(always)]
+    pub const fn starts(&self) -> Starts {
+        Starts { reciprocal: self.reciprocal, span: (self.objects as usize).saturating_sub(1) * self.size as usize + 1 }
     }
 
     /// Which word of the free map holds object `index`, and its bit. Descriptor maps fill each page's word before the next.
@@ -290,6 +319,15 @@ mod tests {
                     let last = layout.offset(layout.colours as usize - 1, layout.objects - 1);
                     assert!(last + layout.size as usize <= layout.order.bytes());
                     assert_eq!(last % (1 << shift), 0);
+                    let size = layout.size as usize;
+                    for index in 0..layout.objects + 2 {
+                        let start = index as usize * size;
+                        assert_eq!(layout.nth(start), (index < layout.objects).then_some(index), "{layout:?}");
+                        for beside in [1, 7, size / 2, size - 8, size - 1].into_iter().filter(|d| (1..size).contains(d))
+                        {
+                            assert_eq!(layout.nth(start + beside), None, "{layout:?}, {beside} behind {index}");
+                        }
+                    }
                 }
             }
         }

@@ -64,6 +64,9 @@ const FIRST_REFILL: u16 = 8;
 const FIRST_REFILL_BYTES: u32 = 4096;
 /// Two refills are in quick succession where so many milliseconds lie between them.
 const QUICK_MS: usize = 10;
+/// Where fewer objects than this in a row are of one slab, what will be looked at of the slab of one that comes so many later is fetched.
+const SHORT_RUN: usize = 4;
+const AHEAD: usize = 8;
 /// So many full sheaves hold the objects of a cache that has few.
 const FEW_SHEAVES: usize = 8;
 
@@ -330,17 +333,15 @@ impl<M: Machine> Slab<M> {
             }
             return;
         }
-        let left = match node.barn.acquire(m, gfp.may_block()) {
+        let put = |sheaf: Sheaf| match node.barn.acquire(m, gfp.may_block()) {
             None => Err(sheaf),
-            Some(mut barn) => {
-                if sheaf.is_empty() {
-                    barn.put_empty(sheaf)
-                } else {
-                    barn.put_full(sheaf)
-                }
-            }
+            Some(mut barn) if sheaf.is_empty() => barn.put_empty(sheaf),
+            Some(mut barn) => barn.put_full(sheaf),
         };
-        if let Err(sheaf) = left {
+        let Err(mut sheaf) = put(sheaf) else { return };
+        // The next sheaf that fills up wants an empty one in its place.
+        self.free_objects(m, pages, sheaf.drain(), gfp);
+        if let Err(sheaf) = put(sheaf) {
             self.dissolve(m, pages, sheaf, gfp);
         }
     }
@@ -355,19 +356,19 @@ impl<M: Machine> Slab<M> {
     /// [`Slab::take_unmarked`], those never handed out before constructed, or marked.
     fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp, here: usize) -> usize {
         let got = self.take_unmarked(m, pages, id, out, gfp, here);
-        let (at, key) = (out.len() - got, self.key());
-        for slot in &mut out[at..] {
-            if *slot & FRESH == 0 {
-                continue;
-            }
+        let at = out.len() - got;
+        let fresh = out[at..].iter_mut().filter(|slot| **slot & FRESH != 0).map(|slot| {
             *slot -= FRESH;
-            let object = ptr::with_exposed_provenance_mut(*slot);
-            if id as usize <= NR_CLASSES {
-                // SAFETY: an object of the class, just taken.
-                unsafe { mark_of(object).write(key) };
-            } else if id >= FIRST_CREATED {
-                self.first_time(id, object);
-            }
+            ptr::with_exposed_provenance_mut(*slot)
+        });
+        if id as usize <= NR_CLASSES {
+            let key = self.key();
+            // SAFETY: objects of the class, just taken.
+            fresh.for_each(|object| unsafe { mark_of(object).write(key) });
+        } else if id >= FIRST_CREATED {
+            fresh.for_each(|object| self.first_time(id, object));
+        } else {
+            fresh.for_each(|_| ());
         }
         got
     }
@@ -586,7 +587,13 @@ impl<M: Machine> Slab<M> {
             // Slab by slab, as long as they are of this list.
             let defect = loop {
                 match slabs.put(m, layout, head, rest, &mut release) {
-                    Ok(done) => rest = &rest[done..],
+                    Ok(done) => {
+                        if done < SHORT_RUN {
+                            // So is the next, as likely as not.
+                            rest.iter().skip(AHEAD).take(done).for_each(|ahead| Self::fetch_slab(m, layout, *ahead));
+                        }
+                        rest = &rest[done..];
+                    }
                     Err((done, defect)) => {
                         let object = rest[done];
                         rest = &rest[done + 1..];
@@ -604,6 +611,16 @@ impl<M: Machine> Slab<M> {
                 misuse(m, defect, object, self.name(id));
             }
             self.release(m, pages, id, release, gfp);
+        }
+    }
+
+    /// Fetches what [`node::NodeSlabs::put`] will look at of the slab of `object`.
+    #[inline(always)]
+    fn fetch_slab(m: &M, layout: &SlabLayout, object: usize) {
+        let Some(pfn) = m.pfn(ptr::with_exposed_provenance(object)) else { return };
+        m.prefetch(ptr::from_ref(m.page(pfn)).addr());
+        if layout.map == MapPlace::OnSlab {
+            m.prefetch(object & !(PAGE_SIZE - 1));
         }
     }
 

@@ -4,13 +4,19 @@
 //! then from kept empties; then the caller makes a new slab. Inside a slab the lowest free object goes first: untouched pages
 //! stay unbacked, and the objects that were ever handed out are always a prefix (what [`Page::mapcount`] of the head counts),
 //! so a constructor runs once per object without a flag per object.
+//!
+//! What an object costs between sheaf and slab was 40 % of the workload `tree` (0.075 s of the user's code, fastest fifth of interleaved runs;
+//! now 28 % of 0.065 s). Objects that lie one behind the other are written into the sheaf by addition, not by a search for bits; those never
+//! handed out need no look at the map. Their marks are written outside of the lock, and wait for as many cache lines as the store buffer
+//! reaches; so all are fetched here (without that 0.073 s). Putting back takes one multiplication for whether and where an object starts.
+//! Where hardly two in a row are of one slab, the descriptors of slabs to come are fetched (`random-1m`, with the above: 0.37 to 0.30 s).
 #![allow(unsafe_code)]
 
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::classes::NR_CLASSES;
-use super::layout::{MapPlace, SlabLayout};
+use super::layout::{LINE, MapPlace, SlabLayout};
 use super::tag::tag;
 use crate::error::Defect;
 use crate::machine::Machine;
@@ -103,12 +109,17 @@ impl<M: Machine> SlabRef<'_, M> {
         }
     }
 
-    #[inline(always)]
     fn bucket(&self) -> usize {
-        let (used, objects) = (self.page().refs() * BUCKETS as u32, self.layout.objects);
-        // The quotient, at most the last bucket, without a division.
-        (1..BUCKETS as u32).filter(|quarter| used >= quarter * objects).count()
+        bucket(self.layout, self.page().refs())
     }
+}
+
+/// The bucket of a slab that has so many objects in use: the quotient, at most the last one, without a division.
+#[inline(always)]
+fn bucket(layout: &SlabLayout, used: u32) -> usize {
+    const { assert!(BUCKETS == 4) };
+    let (used, objects) = (used * BUCKETS as u32, layout.objects);
+    usize::from(used >= objects) + usize::from(used >= 2 * objects) + usize::from(used >= 3 * objects)
 }
 
 /// The slab page that holds `address`: the slab's head and the address's offset in the slab.
@@ -133,6 +144,26 @@ pub fn new_full<M: Machine>(m: &M, id: u8, layout: &SlabLayout, head: Pfn, map: 
     slab.describe(id, 0, map);
     (0..layout.map_words()).for_each(|word| slab.set_map_word(word, 0));
     (0..layout.objects).map(|index| slab.address(index)).for_each(each);
+}
+
+/// The first object of no word of a map.
+const NO_WORD: u32 = 1 << 31;
+
+/// `count` bits from bit `first` on; at least one, and none beyond the word.
+#[inline(always)]
+fn ones(first: u32, count: u32) -> u64 {
+    u64::MAX >> (64 - count) << first
+}
+
+/// Writes `count` addresses, `size` apart from `first` on, into the slots of `out` below `left`, downwards; where that ends.
+#[inline(always)]
+fn fill(out: &mut [usize], left: usize, count: usize, first: usize, size: usize) -> usize {
+    let mut object = first;
+    for slot in out[left - count..left].iter_mut().rev() {
+        *slot = object;
+        object += size;
+    }
+    left - count
 }
 
 impl NodeSlabs {
@@ -214,38 +245,52 @@ impl NodeSlabs {
         }
     }
 
-    /// Takes objects of one slab, lowest address first.
+    /// Takes objects of one slab, lowest address first: those that were handed out before, then what is left of the others, which
+    /// lie one behind the other.
     #[inline(always)]
     fn take_from<M: Machine>(slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
         let page = slab.page();
-        let (ever, start, size) = (page.mapcount() as u32, slab.address(0), slab.layout.size as usize);
-        let (mut left, mut high) = (out.len(), ever);
-        for word in 0..slab.layout.map_words() {
+        let (ever, used, start, size) =
+            (page.mapcount() as u32, page.refs(), slab.address(0), slab.layout.size as usize);
+        let mut left = out.len();
+        let mut word = 0;
+        while word * 64 < ever && left > 0 && used != ever {
             let bits = slab.map_word(word);
-            if bits == 0 {
-                continue;
-            }
-            let (base, mut taken) = (start + word as usize * 64 * size, 0);
-            // Those of the word that were handed out before come first.
-            let before = u64::MAX.checked_shl(ever.saturating_sub(word * 64)).map_or(u64::MAX, |fresh| !fresh);
-            for (mut some, tag) in [(bits & before, 0), (bits & !before, FRESH)] {
+            let mut some = bits & u64::MAX.checked_shl(ever - word * 64).map_or(u64::MAX, |fresh| !fresh);
+            let base = start + word as usize * 64 * size;
+            let first = some.trailing_zeros();
+            let run = (some >> (first % 64)).trailing_ones();
+            if run == some.count_ones() && run > 0 {
+                let run = (run as usize).min(left);
+                left = fill(out, left, run, base + first as usize * size, size);
+                slab.set_map_word(word, bits & !ones(first, run as u32));
+            } else if some != 0 {
+                let all = some;
                 while let Some(last) = left.checked_sub(1).filter(|_| some != 0) {
-                    let index = some.trailing_zeros();
-                    out[last] = base + index as usize * size + tag;
-                    taken |= some & some.wrapping_neg();
+                    out[last] = base + some.trailing_zeros() as usize * size;
                     some &= some - 1;
                     left = last;
                 }
+                slab.set_map_word(word, bits & !(all & !some));
             }
-            slab.set_map_word(word, bits & !taken);
-            high = high.max(word * 64 + u64::BITS - taken.leading_zeros());
-            if left == 0 {
-                break;
+            word += 1;
+        }
+        let fresh = left.min((slab.layout.objects - ever) as usize);
+        if fresh > 0 {
+            let first = start + ever as usize * size;
+            // Who marks them waits for each line, if not for all of them at once.
+            (first..first + fresh * size).step_by(size.max(LINE)).for_each(|mark| slab.m.prefetch(mark));
+            left = fill(out, left, fresh, first + FRESH, size);
+            let (mut at, end) = (ever, ever + fresh as u32);
+            while at < end {
+                let many = (64 - at % 64).min(end - at);
+                slab.set_map_word(at / 64, slab.map_word(at / 64) & !ones(at % 64, many));
+                at += many;
             }
+            page.set_mapcount(end as i32);
         }
         let got = out.len() - left;
-        page.set_mapcount(high as i32);
-        page.set_refs(page.refs() + got as u32);
+        page.set_refs(used + got as u32);
         got
     }
 
@@ -266,20 +311,23 @@ impl NodeSlabs {
         let slab = SlabRef { m, layout, head };
         let (base, refs) = (m.virt(head).addr(), slab.page().refs());
         let first = base + layout.offset(slab.page().colour(), 0);
+        let starts = layout.starts();
         let (mut done, mut defect) = (0, None);
         // Neighbours share a word of the map.
-        let (mut at, mut bits) = (0, slab.map_word(0));
+        let (mut from, mut bits) = (NO_WORD, 0);
         for object in objects {
-            let distance = object.wrapping_sub(first);
-            let Some(index) = layout.nth(distance) else {
+            let Some(index) = starts.nth(object.wrapping_sub(first)) else {
                 defect = (object.wrapping_sub(base) < layout.order.bytes()).then_some(Defect::Interior);
                 break;
             };
-            let (word, bit) = layout.bit(index);
-            if word != at {
-                slab.set_map_word(at, bits);
-                (at, bits) = (word, slab.map_word(word));
+            if index.wrapping_sub(from) >= 64 {
+                if from != NO_WORD {
+                    slab.set_map_word(from / 64, bits);
+                }
+                from = index & !63;
+                bits = slab.map_word(from / 64);
             }
+            let bit = 1 << (index % 64);
             if bits & bit != 0 {
                 defect = Some(Defect::DoubleFree);
                 break;
@@ -287,36 +335,38 @@ impl NodeSlabs {
             bits |= bit;
             done += 1;
         }
-        slab.set_map_word(at, bits);
+        if from != NO_WORD {
+            slab.set_map_word(from / 64, bits);
+        }
         if done > 0 {
-            let from = (refs != layout.objects).then(|| slab.bucket());
-            slab.page().set_refs(refs - done as u32);
+            let left = refs - done as u32;
+            slab.page().set_refs(left);
             self.free += done as u64;
-            self.relist(m, layout, head, from, release);
+            let from = (refs != layout.objects).then(|| bucket(layout, refs));
+            let to = (left != 0).then(|| bucket(layout, left));
+            if to.is_none() || from != to {
+                self.relist(m, layout, head, from, to, release);
+            }
         }
         defect.map_or(Ok(done), |defect| Err((done, defect)))
     }
 
-    /// Puts a slab of which objects came back on the list where it belongs now; it was on that of bucket `from`, or full.
-    #[inline(always)]
+    /// Puts a slab of which objects came back on the list of bucket `to`, or of those that are empty, where there is none; it was on that
+    /// of bucket `from`, or full.
     fn relist<M: Machine>(
         &mut self,
         m: &M,
         layout: &SlabLayout,
         head: Pfn,
         from: Option<usize>,
+        to: Option<usize>,
         release: &mut PageList,
     ) {
-        let slab = SlabRef { m, layout, head };
-        let (empty, to) = (slab.page().refs() == 0, slab.bucket());
-        if !empty && from == Some(to) {
-            return;
-        }
         match from {
             Some(from) => self.partial[from].remove(head, |p| m.page(p)),
-            None => slab.page().set(flag::PARTIAL),
+            None => m.page(head).set(flag::PARTIAL),
         }
-        if !empty {
+        if let Some(to) = to {
             self.partial[to].push_front(head, |p| m.page(p));
         } else if self.empty.len() < layout.min_partial as u32 {
             self.empty.push_front(head, |p| m.page(p));

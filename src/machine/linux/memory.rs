@@ -437,6 +437,12 @@ unsafe impl Frames for Linux {
     }
 
     #[inline(always)]
+    fn prefetch(&self, address: usize) {
+        // SAFETY: a hint; it faults on no address.
+        unsafe { core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly)) };
+    }
+
+    #[inline(always)]
     fn pfn(&self, address: *const u8) -> Option<Pfn> {
         let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
         // Acquire, pairs with the Release in `grow_arena`.

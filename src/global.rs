@@ -99,6 +99,20 @@ pub fn malloc_fast(size: usize) -> *mut u8 {
 #[cold]
 #[inline(never)]
 pub fn malloc_slow(size: usize) -> *mut u8 {
+    let block = malloc_run(size);
+    if block.is_null() { malloc_rest(size) } else { block }
+}
+
+/// [`malloc_slow`] as far as a page run that lies at hand serves it, without a call; null where [`malloc_rest`] has to be asked.
+#[inline(always)]
+pub fn malloc_run(size: usize) -> *mut u8 {
+    MM.alloc_run_fast(size)
+}
+
+/// What is left of [`malloc`] after [`malloc_run`].
+#[cold]
+#[inline(never)]
+pub fn malloc_rest(size: usize) -> *mut u8 {
     MM.alloc_slow(size, Gfp::MALLOC)
 }
 

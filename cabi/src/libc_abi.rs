@@ -32,14 +32,21 @@ pub(crate) fn or_no_memory(p: *mut u8) -> Ptr {
 #[inline(always)]
 pub(crate) fn alloc(size: usize) -> Ptr {
     let p = heap::malloc_fast(size);
+    if p.is_null() { alloc_run(size) } else { p.cast() }
+}
+
+/// Behind a jump, so that [`alloc`] needs no stack frame; and so [`alloc_slow`].
+#[cold]
+#[inline(never)]
+fn alloc_run(size: usize) -> Ptr {
+    let p = heap::malloc_run(size);
     if p.is_null() { alloc_slow(size) } else { p.cast() }
 }
 
-/// Behind a jump, so that [`alloc`] needs no stack frame.
 #[cold]
 #[inline(never)]
 fn alloc_slow(size: usize) -> Ptr {
-    or_no_memory(heap::malloc_slow(size))
+    or_no_memory(heap::malloc_rest(size))
 }
 
 /// # Safety

@@ -122,7 +122,8 @@ pub unsafe trait PerCpu {
     fn nr_nodes(&self) -> usize;
 
     /// Pops the top object of the current CPU's main sheaf of `cache`; null where it is empty, where there is none, and
-    /// where the section was disturbed: one attempt, so that it is short where it is inlined.
+    /// where the section was disturbed: one attempt, so that it is short where it is inlined. For page runs: what lies below is not
+    /// fetched ahead, which waits for the translation of the other page's address.
     ///
     /// # Safety
     /// All sheaves in rows are valid: sized and aligned [`SHEAF_BYTES`], a 0 sentinel below the objects.
@@ -212,6 +213,12 @@ pub unsafe trait Frames {
     #[inline(always)]
     fn mapped_class_at(&self, address: *const u8) -> Option<u8> {
         Some(self.class_at(address))
+    }
+
+    /// The frame that holds `address`, if that is where [`Frames::mapped_class_at`] reaches.
+    #[inline(always)]
+    fn mapped_pfn(&self, address: *const u8) -> Option<Pfn> {
+        self.pfn(address)
     }
 
     /// Address of the frame's first byte; null for a frame that has no permanent address (HIGHMEM).

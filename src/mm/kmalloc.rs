@@ -10,7 +10,7 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
 use crate::slab::slob;
-use crate::slab::{CacheId, SlabFlags, clear_mark};
+use crate::slab::{CacheId, SlabFlags, clear_mark, run_of_tag};
 use crate::types::{Line, Order, PAGE_SIZE};
 
 /// The caches of small objects with low addresses, by zone (DMA, DMA32) and size class: made when first asked for. 0 is none yet.
@@ -134,7 +134,10 @@ impl<M: Machine> Mm<M> {
             }
             match self.machine.class_at(block) {
                 0 if block.is_null() => {}
-                0 => self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp)),
+                tag if run_of_tag(tag).is_some() && self.free_tagged(tag, block, Gfp::ATOMIC) => {}
+                tag if tag == 0 || run_of_tag(tag).is_some() => {
+                    self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp));
+                }
                 tag => self.free_small(tag, block, Gfp::ATOMIC),
             }
         }

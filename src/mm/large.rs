@@ -2,13 +2,18 @@
 #![allow(unsafe_code)]
 
 use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::{MAX_RUN, Mm, TINY};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::page::Kind;
-use crate::slab::runs::{LAST_RUN, MAX_CACHED, class_of_run, last_serves, near_classes, run_class, run_pages};
+use crate::slab::classes::MAX_SMALL;
+use crate::slab::runs::{
+    LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, is_tagged, last_serves, near_classes, run_class,
+    run_colour, run_pages, tag_run, tagged, tagged_block, tagged_class,
+};
 use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::vmalloc::FreeError;
@@ -27,6 +32,11 @@ pub(super) enum Block {
     Tiny(usize),
     /// A vmalloc area.
     Area,
+}
+
+/// What the head of a run of class `id` is that a CPU keeps.
+const fn kind_kept(id: u8) -> Kind {
+    if is_tagged(id) { Kind::Tagged } else { Kind::Kept }
 }
 
 impl<M: Machine> Mm<M> {
@@ -94,9 +104,22 @@ impl<M: Machine> Mm<M> {
         if pages <= MAX_CACHED as usize || self.pages.cost() == Cost::Little { run_class(pages) } else { 0 }
     }
 
+    /// A block of `size` bytes in a run of its class that this CPU kept and the page-class map tells; null where another path has to be asked.
+    #[inline(always)]
+    pub fn alloc_run_fast(&self, size: usize) -> *mut u8 {
+        let m = &self.machine;
+        if !(MAX_SMALL + 1..=MAX_TAGGED).contains(&size) || self.small.load(Relaxed) == 0 {
+            return ptr::null_mut();
+        }
+        let id = tagged_class(size);
+        // SAFETY: rows hold valid sheaves.
+        let run = unsafe { m.pop(id) };
+        m.mapped_pfn(run).map_or(ptr::null_mut(), |head| tagged_block(m, id, head, run, size))
+    }
+
     /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to be asked.
     #[inline]
-    pub(super) fn alloc_run_fast(&self, size: usize, gfp: Gfp) -> *mut u8 {
+    pub(super) fn alloc_kept_run(&self, size: usize, gfp: Gfp) -> *mut u8 {
         let pages = size.div_ceil(PAGE_SIZE);
         let id = run_class(pages);
         if id == 0 {
@@ -133,8 +156,7 @@ impl<M: Machine> Mm<M> {
         }
         // SAFETY: the run came from there.
         if !unsafe { m.push(LAST_RUN, run) } {
-            // SAFETY: the run is ours to give.
-            self.bracket(gfp, |gfp| unsafe { self.slab.give_run(m, &self.pages, LAST_RUN, run, gfp) });
+            self.give_run(LAST_RUN, run, gfp);
         }
         ptr::null_mut()
     }
@@ -144,7 +166,6 @@ impl<M: Machine> Mm<M> {
     fn kept_run(&self, run: *mut u8, pages: u32, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         let m = &self.machine;
         let Some(head) = m.pfn(run) else { return ptr::null_mut() };
-        m.page(head).set_kind(Kind::Run, Order::ZERO);
         if gfp.has(Gfp::ZERO) {
             // SAFETY: the run is ours and as many pages long.
             unsafe { ptr::write_bytes(run, 0, pages as usize * PAGE_SIZE) };
@@ -152,7 +173,33 @@ impl<M: Machine> Mm<M> {
         self.run_block(head, run, pages as usize, size, align)
     }
 
-    /// Keeps a block's run on this CPU; false where the slow path has to be asked, and nothing is done then.
+    /// Frees the block at `block`, of whose page the map says `tag`; false, and nothing done, where that is no block of a run that the map tells.
+    #[inline(always)]
+    pub(super) fn free_tagged(&self, tag: u8, block: *mut u8, gfp: Gfp) -> bool {
+        let m = &self.machine;
+        let Some(head) = m.mapped_pfn(block) else { return false };
+        let Some((id, start)) = tagged(head, tag).filter(|(_, start)| block.addr() % PAGE_SIZE == *start) else {
+            return false;
+        };
+        // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not told
+        // apart here; one after the other they are.)
+        m.class(head).store(0, Relaxed);
+        let run = block.wrapping_sub(start);
+        // SAFETY: the run is of that class, and the caller of `free` gives it up.
+        if !unsafe { m.push(id, run) } {
+            self.give_run(id, run, gfp);
+        }
+        true
+    }
+
+    /// Keeps a run of class `id` that is nobody's any more, or gives it back to the zone.
+    #[inline(never)]
+    fn give_run(&self, id: u8, run: *mut u8, gfp: Gfp) {
+        // SAFETY: the caller's run to give.
+        self.bracket(gfp, |gfp| unsafe { self.slab.give_run(&self.machine, &self.pages, id, run, gfp) });
+    }
+
+    /// Keeps a block's run, which the map does not tell, on this CPU; false where the slow path has to be asked, and nothing is done then.
     #[inline]
     pub(super) fn free_run_fast(&self, block: *mut u8) -> bool {
         let m = &self.machine;
@@ -166,33 +213,34 @@ impl<M: Machine> Mm<M> {
             return false;
         }
         let run = block.wrapping_sub(offset);
-        // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not told
-        // apart here; one after the other they are.)
-        head.set_kind(Kind::Kept, Order::ZERO);
+        // As in `free_tagged`.
+        head.set_kind(kind_kept(id), Order::ZERO);
         // SAFETY: the run is of that class, and the caller of `free` gives it up.
-        unsafe {
-            if !m.push(id, run) {
-                self.bracket(Gfp::MALLOC, |gfp| self.slab.give_run(m, &self.pages, id, run, gfp));
-            }
+        if !unsafe { m.push(id, run) } {
+            self.give_run(id, run, Gfp::MALLOC);
         }
         true
     }
 
     /// The block of `size` bytes in the run of `count` pages at `run`. It starts some cache lines into the first page where the
-    /// last page leaves room: starts that are all equal modulo the page alias in the caches.
+    /// last page leaves room ([`block_start`]).
     #[inline]
     fn run_block(&self, head: Pfn, run: *mut u8, count: usize, size: usize, align: usize) -> *mut u8 {
         let room = count * PAGE_SIZE - size;
-        let offset = if align <= RUN_STEP && room >= RUN_STEP {
-            // By the place, not in turn: a counter would be one cache line for all CPUs.
-            let (colour, colours) =
-                (head.0.wrapping_mul(0x9e37_79b1) >> 16, room.min(PAGE_SIZE - RUN_STEP) / RUN_STEP + 1);
-            ((colour * colours as u32) >> 16) as usize * RUN_STEP
-        } else {
-            0
-        };
-        self.machine.page(head).set_mapcount(offset as i32);
+        let offset = if align <= RUN_STEP { block_start(head, run_colour(room)) } else { 0 };
+        self.make_block(head, offset);
         run.wrapping_add(offset)
+    }
+
+    /// Makes the run headed by `head` a block that starts `offset` bytes into it.
+    pub(super) fn make_block(&self, head: Pfn, offset: usize) {
+        let m = &self.machine;
+        if !tag_run(m, head, offset) {
+            let page = m.page(head);
+            page.set_mapcount(offset as i32);
+            page.set_kind(Kind::Run, Order::ZERO);
+            m.class(head).store(0, Relaxed);
+        }
     }
 
     /// A run at an alignment above the page: a whole block, whose alignment is its size, less its tail.
@@ -224,9 +272,13 @@ impl<M: Machine> Mm<M> {
         match page.kind() {
             Kind::Slab if TINY && Slob::<M>::owns(page) => self.slob.usable(m, address, may_block).map(Block::Tiny),
             Kind::Slab => self.slab.cache_of(m, address, may_block).map(Block::Object),
-            Kind::Run => {
+            kind @ (Kind::Run | Kind::Tagged) => {
                 let range = PfnRange::new(pfn, page.word() as u32);
-                let offset = page.mapcount() as usize;
+                let offset = if kind == Kind::Run {
+                    page.mapcount() as usize
+                } else {
+                    tagged(pfn, m.class(pfn).load(Relaxed)).ok_or(Defect::DoubleFree)?.1
+                };
                 if m.virt(pfn).addr() + offset == address.addr() {
                     Ok(Block::Run(range, offset))
                 } else {
@@ -249,6 +301,7 @@ impl<M: Machine> Mm<M> {
             match m.page(head).kind() {
                 Kind::Tail | Kind::Offline => {}
                 kind if kind.is_free() => return Defect::DoubleFree,
+                Kind::Tagged if m.class(head).load(Relaxed) == 0 => return Defect::DoubleFree,
                 _ => return Defect::Interior,
             }
         }
@@ -280,8 +333,13 @@ impl<M: Machine> Mm<M> {
                 Ok(())
             }
             Ok(Block::Run(range, _)) => {
-                let head = m.page(range.start);
-                if !head.claim(Kind::Run, Kind::Isolated) {
+                let (head, tag) = (m.page(range.start), m.class(range.start));
+                // The tag stands for the kind of those that have one.
+                let claimed = match tag.load(Relaxed) {
+                    0 => head.claim(Kind::Run, Kind::Isolated),
+                    old => tag.compare_exchange(old, 0, Relaxed, Relaxed).is_ok(),
+                };
+                if !claimed {
                     Err(Defect::DoubleFree)
                 } else {
                     // Isolated meanwhile: a second free is still found out.
@@ -289,7 +347,7 @@ impl<M: Machine> Mm<M> {
                         0 if !pages.free_run(m, range, gfp.may_block()) => self.defer(address),
                         0 => {}
                         id => {
-                            head.set_kind(Kind::Kept, Order::ZERO);
+                            head.set_kind(kind_kept(id), Order::ZERO);
                             // SAFETY: the run is of that class, and the caller of `free` gives it up.
                             unsafe { self.slab.give_run(m, pages, id, m.virt(range.start), gfp) }
                         }

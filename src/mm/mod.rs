@@ -52,7 +52,7 @@ use crate::slab::classes::{
     MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_of_small, class_size,
 };
 use crate::slab::slob::{self, Slob};
-use crate::slab::{Slab, class_of_tag, clear_mark, mark_of, starts_object};
+use crate::slab::{Slab, class_of_tag, clear_mark, mark_of, run_of_tag, starts_object};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
@@ -268,7 +268,7 @@ impl<M: Machine> Mm<M> {
                 return object;
             }
         } else if small != 0 {
-            let block = self.alloc_run_fast(size, gfp);
+            let block = self.alloc_kept_run(size, gfp);
             if !block.is_null() {
                 return block;
             }
@@ -425,7 +425,20 @@ impl<M: Machine> Mm<M> {
     #[inline(never)]
     pub unsafe fn free_slow(&self, block: *mut u8) {
         let tag = self.machine.class_at(block);
-        if tag == 0 {
+        if run_of_tag(tag).is_some() && self.free_tagged(tag, block, Gfp::MALLOC) {
+            return;
+        }
+        // SAFETY: the caller's condition.
+        unsafe { self.free_rest(tag, block) }
+    }
+
+    /// Frees what is no run that the page-class map tells. Of its own, as the way of those needs no stack frame.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`]; `tag` is that of the block's page.
+    #[inline(never)]
+    unsafe fn free_rest(&self, tag: u8, block: *mut u8) {
+        if tag == 0 || run_of_tag(tag).is_some() {
             return self.free_other(block);
         }
         // SAFETY: the caller's condition.

@@ -1,6 +1,7 @@
 //! The kernel's page calls with their checks: what is refused with a word of explanation, and what is reported.
 
 use core::fmt::Write;
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::Mm;
 use crate::error::{AllocError, Defect};
@@ -196,6 +197,7 @@ impl<M: Machine> Mm<M> {
     fn page_defect(&self, pfn: Pfn, kind: Kind) -> Defect {
         match kind {
             kind if kind.is_free() => Defect::DoubleFree,
+            Kind::Tagged if self.machine.class(pfn).load(Relaxed) == 0 => Defect::DoubleFree,
             Kind::Tail | Kind::Offline => self.tail_defect(pfn),
             _ => Defect::Foreign,
         }

@@ -9,7 +9,7 @@ use super::large::Block;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::slab::classes::{MAX_SMALL, class_align, class_of, class_size};
+use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
 use crate::slab::runs::run_pages;
 use crate::slab::{class_of_tag, starts_object};
 use crate::types::{PAGE_SIZE, PfnRange};
@@ -24,9 +24,9 @@ impl<M: Machine> Mm<M> {
     /// # Safety
     /// `block` is null or a live block.
     pub unsafe fn usable_size(&self, block: *const u8) -> usize {
-        let id = class_of_tag(self.machine.class_at(block));
-        if id != 0 {
-            return class_size(id as usize);
+        let id = class_of_tag(self.machine.class_at(block)) as usize;
+        if (1..=NR_CLASSES).contains(&id) {
+            return class_size(id);
         }
         if block.is_null() {
             return 0;
@@ -102,7 +102,11 @@ impl<M: Machine> Mm<M> {
                         0 => count as u32,
                         id => run_pages(id),
                     };
-                    if count == range.pages || gfp.may_block() && self.resize_run(range, count) {
+                    if count == range.pages {
+                        return Next::Done(block);
+                    }
+                    if gfp.may_block() && self.resize_run(range, count) {
+                        self.make_block(range.start, offset);
                         return Next::Done(block);
                     }
                     if count < range.pages {

@@ -45,10 +45,14 @@ pub enum Kind {
     Row = 12,
     /// Last page of a row of several; `word` is the row's number of pages.
     RowEnd = 13,
+    /// Head of a page run of a class that `free` knows from the page-class map; `word` is its number of pages. Its tag there says that it
+    /// is a block, and how far into the page that starts; 0 that it was freed, and a CPU keeps it for the next request of its size.
+    Tagged = 14,
 }
 
 impl Kind {
-    /// Whether a frame that says so is free, or on its way: who frees it does so for the second time.
+    /// Whether a frame that says so is free, or on its way: who frees it does so for the second time. (Of [`Kind::Tagged`] the page-class
+    /// map knows.)
     pub const fn is_free(self) -> bool {
         matches!(self, Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd)
     }
@@ -73,6 +77,7 @@ impl Kind {
             11 => Kind::Kept,
             12 => Kind::Row,
             13 => Kind::RowEnd,
+            14 => Kind::Tagged,
             _ => Kind::Offline,
         }
     }

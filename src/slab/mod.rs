@@ -47,7 +47,7 @@ pub use mark::{clear_mark, mark_of};
 use node::{FRESH, slab_of};
 pub use report::{CacheStats, SlabStats};
 use sheaf::Sheaf;
-pub use tag::{class_of_tag, starts_object};
+pub use tag::{class_of_tag, run_of_tag, starts_object};
 
 use crate::error::Defect;
 use crate::gfp::Gfp;

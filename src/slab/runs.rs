@@ -6,6 +6,11 @@
 //! goes back to the zone one by one, and what lies for a while does, too. Where there is none of a class one of the next larger
 //! classes serves, if it wastes no more than a fifth.
 //!
+//! Of runs up to 256 KiB, which come and go often, the first page has a *tag* in the page-class map while it is a block's, which says the class and
+//! how far into the page the block starts. So neither `malloc` nor `free` looks at the descriptor, which lies on a cache line of its own for every
+//! run, where the map has 64 pages on one; and `free` knows by the tag, exactly, whether a block starts at the address and whether it is live.
+//! Four starts are told apart, each a mask for a hash of the page's number. Of larger runs, and such as others made, the descriptor knows.
+//!
 //! Runs above 256 KiB are kept by classes, four each, only where hardly any of what runs hold is written to
 //! ([`PageAllocator::cost`]), as what they cost then is addresses; else they have just as many pages as they need, and a CPU keeps one,
 //! whatever its size, which serves loops, or none where all is written to, which takes longer anyway.
@@ -21,18 +26,21 @@
 //!
 //! Of random sizes the two sheaves missed a fifth, as exchanging and flushing whole ones lets them swing; one sheaf of the same bytes would
 //! miss 6 %, of twice as many 2.1, and 1.7 with neighbours; for the larger runs neighbours halve it. Half of a miss was the wait of the first
-//! atomic instruction, a count, for the program's own writes to cold memory: counts are plain stores now. Rejected: classes above 256
+//! atomic instruction, a count, for the program's own writes to cold memory: counts are plain stores now. A fifth of the rest was a prefetch of the run below the one that is
+//! handed out: it waits for a translation; a quarter the descriptors. Rejected: classes above 256
 //! KiB where memory is written to, whose caches raised the peak of random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live.
 #![allow(unsafe_code)]
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::classes::NR_CLASSES;
 use super::layout::SlabLayout;
+use super::tag::{LAST_RUN_TAG, colour_of_tag, run_of_tag, run_tag};
 use super::{SHEAF_CACHE, Slab};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, ZoneKind, no_sheaf};
 use crate::page::{Kind, Page, flag};
-use crate::types::{Order, PAGE_SIZE, PfnRange};
+use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::{Cost, PageAllocator};
 
 /// Largest run, in pages, that is kept whether or not memory is plenty.
@@ -161,6 +169,80 @@ pub fn class_of_run(head: &Page, cost: Cost) -> u8 {
     }
 }
 
+const _: () = assert!(FIRST_RUN as usize == NR_CLASSES + 2);
+
+/// Whether the page-class map tells the runs of class `id`.
+#[inline(always)]
+pub const fn is_tagged(id: u8) -> bool {
+    id != 0 && id <= LAST_RUN_TAG && run_pages(id) <= MAX_CACHED
+}
+
+/// Pages of the runs of each class that is tagged.
+static TAGGED_PAGES: [u8; 256] = {
+    let (mut pages, mut id) = ([0; 256], FIRST_RUN);
+    while is_tagged(id) {
+        pages[id as usize] = run_pages(id) as u8;
+        id += 1;
+    }
+    pages
+};
+
+/// The most bytes of a request that a tagged class serves.
+pub const MAX_TAGGED: usize = {
+    let mut id = FIRST_RUN;
+    while is_tagged(id + 1) {
+        id += 1;
+    }
+    run_pages(id) as usize * PAGE_SIZE
+};
+
+/// The tagged class for `size` bytes, more than a small request's and at most [`MAX_TAGGED`].
+#[inline(always)]
+pub fn tagged_class(size: usize) -> u8 {
+    CLASS_OF[size.div_ceil(PAGE_SIZE)]
+}
+
+/// How far the block may start into a run that leaves so much `room`: a colour of 0 to 3, for which see [`block_start`].
+#[inline(always)]
+pub const fn run_colour(room: usize) -> u8 {
+    (room >= 960) as u8 + (room >= 1984) as u8 + (room >= 4032) as u8
+}
+
+/// Bytes that a block of `colour` starts into the run at `head`, a number of cache lines: starts that are all equal modulo the page alias in
+/// the caches. By the place, not in turn: a counter would be one cache line for all CPUs.
+#[inline(always)]
+pub const fn block_start(head: Pfn, colour: u8) -> usize {
+    /// The most for each colour.
+    const MOST: u64 = 960 << 16 | 1984 << 32 | 4032 << 48;
+    (head.0.wrapping_mul(0x9e37_79b1) >> 20) as usize & (MOST >> (16 * colour)) as u16 as usize
+}
+
+/// The block of `size` bytes in the run at `run`, whose head is `head`, of the tagged class `id`. The map says so from then on.
+#[inline(always)]
+pub fn tagged_block<M: Machine>(m: &M, id: u8, head: Pfn, run: *mut u8, size: usize) -> *mut u8 {
+    let colour = run_colour((TAGGED_PAGES[id as usize] as usize * PAGE_SIZE).wrapping_sub(size));
+    m.class(head).store(run_tag(id, colour), Relaxed);
+    run.wrapping_add(block_start(head, colour))
+}
+
+/// Makes the run headed by `head`, whose block starts `offset` bytes into it, one that the map tells; false where it cannot be.
+pub fn tag_run<M: Machine>(m: &M, head: Pfn, offset: usize) -> bool {
+    let page = m.page(head);
+    let id = class_of_run(page, Cost::Some);
+    let Some(colour) = (0..4).find(|colour| block_start(head, *colour) == offset).filter(|_| is_tagged(id)) else {
+        return false;
+    };
+    page.set_kind(Kind::Tagged, Order::ZERO);
+    m.class(head).store(run_tag(id, colour), Relaxed);
+    true
+}
+
+/// The class of the run headed by `head` and where its block starts, of which the map says `tag`; `None` where that is no run's.
+#[inline(always)]
+pub fn tagged(head: Pfn, tag: u8) -> Option<(u8, usize)> {
+    run_of_tag(tag).map(|id| (id, block_start(head, colour_of_tag(tag))))
+}
+
 /// Whether a run of `found` pages, the last larger one, serves for `pages` pages: it wastes at most an eighth.
 #[inline]
 pub fn last_serves(found: u32, pages: usize) -> bool {
@@ -176,7 +258,7 @@ impl<M: Machine> Slab<M> {
     /// Keeps the run at `run` of class `id`, or gives it back to the zone: the current CPU's sheaf seemed full.
     ///
     /// # Safety
-    /// The run is off all lists ([`Kind::Kept`]), of that class, and the caller gives it up.
+    /// The run is off all lists ([`Kind::Kept`], or [`Kind::Tagged`] without a tag), of that class, and the caller gives it up.
     #[cold]
     #[inline(never)]
     pub unsafe fn give_run(&self, m: &M, pages: &PageAllocator<M>, id: u8, run: *mut u8, gfp: Gfp) {
@@ -245,7 +327,8 @@ impl<M: Machine> Slab<M> {
                 return Err("address in a sheaf of runs is no page's start");
             }
             let fits = [Cost::Little, Cost::Some].iter().any(|cost| class_of_run(m.page(head), *cost) == id);
-            if m.page(head).kind() != Kind::Kept || !fits {
+            let kind = if is_tagged(id) { Kind::Tagged } else { Kind::Kept };
+            if m.page(head).kind() != kind || m.class(head).load(Relaxed) != 0 || !fits {
                 return Err("run in a sheaf is none of its class");
             }
             if runs[..i].contains(run) {

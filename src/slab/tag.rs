@@ -1,6 +1,7 @@
 //! Tags: what the page-class map says of a page, and the check that `free` makes with it.
 //!
-//! A tag is a size class in 6 bits and the slab's colour in 2. With the tag's row of a small table, whether an address is the
+//! A tag is a size class in 6 bits and the slab's colour in 2. (Classes above those of small objects are of page runs, whose first page
+//! alone has a tag: [`super::runs`].) With the tag's row of a small table, whether an address is the
 //! start of an object takes one multiplication and no look at the slab: a pointer into the middle of an object never
 //! gets into a sheaf, from where it would be handed out again.
 
@@ -24,6 +25,29 @@ pub(super) const fn tag(class: u8, colour: usize) -> u8 {
 pub const fn class_of_tag(tag: u8) -> u8 {
     tag & ((1 << CLASS_BITS) - 1)
 }
+
+/// The colour in a tag.
+#[inline(always)]
+pub(super) const fn colour_of_tag(tag: u8) -> u8 {
+    tag >> CLASS_BITS
+}
+
+/// The tag of the first page of a block in a run of class `id`: classes of runs follow upon those of objects and the cache of sheaves,
+/// which has no tag.
+#[inline(always)]
+pub(super) const fn run_tag(id: u8, colour: u8) -> u8 {
+    tag(id - 1, colour as usize)
+}
+
+/// The class of runs in a tag, if it is one.
+#[inline(always)]
+pub const fn run_of_tag(tag: u8) -> Option<u8> {
+    let class = class_of_tag(tag);
+    if class as usize > NR_CLASSES { Some(class + 1) } else { None }
+}
+
+/// The last class of runs that a tag has room for.
+pub(super) const LAST_RUN_TAG: u8 = 1 << CLASS_BITS;
 
 /// What the check needs to know of each tag, a table for each number so that a tag indexes them all as it is.
 struct Checks {

@@ -675,7 +675,7 @@ pub fn count_backed(map: &impl Map, start: Pfn, backed: &[u64; PAGEBLOCK_PAGES a
         let (pages, taken) = match page.kind() {
             Kind::Buddy => (page.order().pages(), false),
             Kind::Row | Kind::Pcp => (page.word() as u32, false),
-            Kind::Run | Kind::Kept => (page.word() as u32, true),
+            Kind::Run | Kind::Kept | Kind::Tagged => (page.word() as u32, true),
             Kind::Allocated | Kind::Slab | Kind::Table => (page.order().pages(), true),
             _ => (1, false),
         };
@@ -709,7 +709,7 @@ fn census(map: &impl Map, pfn: Pfn, to: MigrateType, home: u32) -> (u32, u32) {
                 }
                 block
             }
-            Kind::Run | Kind::Kept | Kind::Row | Kind::Vmalloc => {
+            Kind::Run | Kind::Kept | Kind::Tagged | Kind::Row | Kind::Vmalloc => {
                 let block = if kind != Kind::Vmalloc { (page.word() as u32).clamp(1, left) } else { block };
                 if to == MigrateType::Movable {
                     compatible += block;

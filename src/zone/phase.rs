@@ -13,8 +13,8 @@
 //! runs of 64 KiB to 2 MiB that are written to: 250 to 512 of 512 pages while it grows, 83 % in all, and all of them in the end. With
 //! every one to be full 17 000 page faults, 0.086 s and 104 MiB; so 4 700, 0.059 s and 102 MiB.)
 //!
-//! Where less than half of what is in use is written to, addresses are cheaper than pages: runs then begin at multiples of their
-//! size rounded up to a power of two, where others have begun before, instead of in the tightest row, where it is another page that is
+//! Where less than half of what is in use is written to, addresses are cheaper than pages: runs then begin at about the multiples of
+//! their size rounded up to a power of two ([`on_grid`](super::rows::on_grid)), where others have begun before, instead of in the tightest row, where it is another page that is
 //! written first. And nothing is populated ahead of its use unless nearly all is written to. Objects larger than a page
 //! go with the runs: they are few to a slab, and mixed with small ones they would deny these their huge pages.
 //!

@@ -37,6 +37,21 @@ fn bin(pages: u32) -> usize {
     EXACT as usize + ((doubling - EXACT.ilog2()) * 8 + (pages >> (doubling - 3) & 7)) as usize
 }
 
+/// Pages after which the grids of [`on_grid`] shift by one.
+const UNIT: u32 = 64;
+
+/// The first place from `at` on where runs of up to `align` pages, a power of two, begin; finer grids have the places of the coarser ones and
+/// more. Not just the multiples: translations of addresses are kept by the lowest bits of the page's number, so that runs that all
+/// begin at multiples would share few places there. Each [`UNIT`] of pages has its multiples one page later than the one before. (500 blocks
+/// of 4 to 64 KiB whose first byte is written take 0.038 in place of 0.041 s, which is half of what the misses cost.)
+pub fn on_grid(at: Pfn, align: u32) -> u32 {
+    let unit = align.max(UNIT);
+    let first = |base: u32| base + ((base / UNIT) & (align.min(UNIT) - 1));
+    let base = at.0 & !(unit - 1);
+    let place = first(base) + at.0.saturating_sub(first(base)).next_multiple_of(align);
+    if place < base + unit { place } else { first(base + unit) }
+}
+
 /// Rows by length.
 struct Bins {
     lists: [PageList; BINS],
@@ -165,7 +180,7 @@ impl Rows {
         self.clean_pages
     }
 
-    /// A tight place, at a multiple of `align`, for a run of `pages` pages; as for [`Rows::find`].
+    /// A tight place on the grid of `align` ([`on_grid`]) for a run of `pages` pages; as for [`Rows::find`].
     pub fn find_aligned(&self, map: &impl Map, pages: u32, align: u32, clean: bool) -> Option<Fit> {
         let fit = |bins: &Bins| {
             let mut looks = LOOK;
@@ -173,7 +188,7 @@ impl Rows {
             while let Some(list) = bins.next(at).filter(|_| looks > 0) {
                 for row in bins.lists[list].iter(|p| map.page(p)).take(looks) {
                     looks -= 1;
-                    let skip = row.0.next_multiple_of(align) - row.0;
+                    let skip = on_grid(row, align) - row.0;
                     if u64::from(skip + pages) <= map.page(row).word() {
                         return Some((row, skip));
                     }
@@ -181,9 +196,9 @@ impl Rows {
                 at = list + 1;
             }
             // A row of this length has such a place wherever it begins. No row is longer than a largest block.
-            let sure = Some(pages + align - 1).filter(|pages| *pages <= Order::MAX.pages());
+            let sure = Some(pages + align + align.div_ceil(UNIT)).filter(|pages| *pages <= Order::MAX.pages());
             let row = bins.tightest(map, sure?)?;
-            Some((row, row.0.next_multiple_of(align) - row.0))
+            Some((row, on_grid(row, align) - row.0))
         };
         let backed = if clean { None } else { fit(&self.backed) };
         let (row, at) = backed.or_else(|| fit(&self.clean))?;

@@ -6,7 +6,7 @@ use super::alloc::{Refused, Request, Taken};
 use super::buddy::{Map, Want, blocks};
 use super::extent::Contents;
 use super::phase::Cost;
-use super::rows::{Row, Rows};
+use super::rows::{Row, Rows, on_grid};
 use super::watermark::Mark;
 use super::{MigrateType, PageAllocator, Zone};
 use crate::gfp::Gfp;
@@ -60,7 +60,12 @@ impl<M: Machine> PageAllocator<M> {
             let whole = self.grouping.load(Relaxed);
             let (row, new) = zone.new_row(&view, request, whole).ok_or(Refused::Empty)?;
             opened = new;
-            let (at, fresh) = if begun { row.place_at(0, pages) } else { row.place(pages) };
+            let (at, fresh) = if begun {
+                let at = on_grid(row.range.start, align) - row.range.start.0;
+                row.place_at(if at + pages <= row.range.pages { at } else { 0 }, pages)
+            } else {
+                row.place(pages)
+            };
             if !charge(fresh) {
                 zone.put_run(&view, row.range, row.contents);
                 self.settle(clean, zone.clean_pages());

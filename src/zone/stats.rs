@@ -151,9 +151,11 @@ impl<M: Machine> PageAllocator<M> {
             while at < PAGEBLOCK_PAGES {
                 let page = m.page(block.add(at));
                 at += match page.kind() {
-                    Kind::Run => {
+                    kind @ (Kind::Run | Kind::Tagged) => {
                         let pages = page.word() as u32;
-                        each(pages);
+                        if kind == Kind::Run || m.class(block.add(at)).load(Relaxed) != 0 {
+                            each(pages);
+                        }
                         pages.max(1)
                     }
                     Kind::Buddy | Kind::Slab | Kind::Allocated => page.order().pages(),

@@ -1,5 +1,7 @@
 //! Every frame has exactly one owner, and what a descriptor says of its memory is so: seen from outside, frame by frame.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use slabwright::machine::Frames;
 use slabwright::machine::sim::{Flavour, Simulated};
 use slabwright::mm::Mm;
@@ -28,7 +30,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
         while at < range.end() {
             let page = sim.page(at);
             let pages = match page.kind() {
-                Kind::Run | Kind::Kept | Kind::Pcp | Kind::Row => page.word() as u32,
+                Kind::Run | Kind::Kept | Kind::Tagged | Kind::Pcp | Kind::Row => page.word() as u32,
                 // A run that waits for somebody who may free it.
                 Kind::Isolated if !page.has(flag::RESERVE) => page.word() as u32,
                 Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?}), behind {before:?}", page.kind()),
@@ -46,7 +48,8 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
                 }
                 Kind::Slab => census.slabs += u64::from(pages),
                 Kind::Reserved | Kind::Table => census.kept += u64::from(pages),
-                Kind::Run | Kind::Isolated => census.runs += u64::from(pages),
+                Kind::Tagged if sim.class(at).load(Relaxed) == 0 => census.other += u64::from(pages),
+                Kind::Run | Kind::Tagged | Kind::Isolated => census.runs += u64::from(pages),
                 _ => census.other += u64::from(pages),
             }
             for inner in block.iter().skip(1) {

@@ -34,7 +34,7 @@ fn found(mm: &Mm<Sim>) {
 
 #[test]
 fn a_free_block_that_says_it_is_something_else() {
-    for kind in [Kind::Run, Kind::Tail, Kind::Slab, Kind::Allocated] {
+    for kind in [Kind::Run, Kind::Tagged, Kind::Tail, Kind::Slab, Kind::Allocated] {
         let mm = used();
         let page = mm.machine().page(find(&mm, |page| page.kind() == Kind::Buddy));
         page.set_kind(kind, page.order());

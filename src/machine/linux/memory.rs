@@ -427,6 +427,13 @@ unsafe impl Frames for Linux {
     }
 
     #[inline(always)]
+    fn mapped_pfn(&self, address: *const u8) -> Option<Pfn> {
+        let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
+        // Acquire, as in `pfn`.
+        (offset < MAP.online.load(Acquire)).then(|| Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32))
+    }
+
+    #[inline(always)]
     fn virt(&self, pfn: Pfn) -> *mut u8 {
         let address = if pfn.0 >= LOW_PAGES {
             MAP.arena.load(Relaxed) + ((pfn.0 - LOW_PAGES) as usize * PAGE_SIZE)

@@ -255,12 +255,13 @@ macro_rules! section {
     };
 }
 
-/// One section: the top object of this CPU's main sheaf of `cache`; null where there is none or the section was aborted.
+/// One section: the top object of this CPU's main sheaf of `cache`; null where there is none or the section was aborted. The object
+/// below it is fetched `AHEAD`, if that is worth it.
 ///
 /// # Safety
 /// As [`PerCpu::pop`].
 #[inline(always)]
-unsafe fn pop_section(cache: u8) -> *mut u8 {
+unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
     let object: *mut u8;
     let next: *mut u8;
     // SAFETY: the words of rows are tops of valid sheaves (caller's), or of the zero sheaf; the section has the row to itself
@@ -284,8 +285,10 @@ unsafe fn pop_section(cache: u8) -> *mut u8 {
             options(nostack)
         );
     }
-    // SAFETY: a hint; it faults on no address.
-    unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(next.cast()) };
+    if AHEAD {
+        // SAFETY: a hint; it faults on no address.
+        unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(next.cast()) };
+    }
     object
 }
 
@@ -347,7 +350,7 @@ pub(super) unsafe fn pop_cold(cache: u8) -> *mut u8 {
         return locked(row, pop).unwrap_or(core::ptr::null_mut());
     }
     // SAFETY: the caller's.
-    again(|| unsafe { pop_section(cache) }, |object| !object.is_null()).unwrap_or(core::ptr::null_mut())
+    again(|| unsafe { pop_section::<true>(cache) }, |object| !object.is_null()).unwrap_or(core::ptr::null_mut())
 }
 
 /// Repeats a section that answered "none", if that was because it was aborted. (A thread that is not registered is by
@@ -503,7 +506,7 @@ unsafe impl PerCpu for Linux {
     #[inline(always)]
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
-        unsafe { pop_section(cache) }
+        unsafe { pop_section::<false>(cache) }
     }
 
     #[inline(always)]
@@ -515,7 +518,7 @@ unsafe impl PerCpu for Linux {
     unsafe fn pop_again(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
         unsafe {
-            let object = pop_section(cache);
+            let object = pop_section::<true>(cache);
             if object.is_null() { pop_cold(cache) } else { object }
         }
     }

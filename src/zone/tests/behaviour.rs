@@ -11,6 +11,7 @@ use crate::machine::{Frames, ZoneKind};
 use crate::page::{Kind, flag};
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::lists::RESERVE;
+use crate::zone::rows::on_grid;
 use crate::zone::{MigrateType, PageAllocator, View};
 
 type Zones<F> = Box<PageAllocator<Simulated<F>>>;
@@ -427,7 +428,7 @@ fn runs_that_are_only_begun_begin_at_the_same_pages() {
             let pages = 17 + random.below(15) as u32;
             let run = z.alloc_run(&m, Gfp::KERNEL, pages, None).unwrap();
             (0..pages.min(touched)).for_each(|page| m.populate(PfnRange::new(run.add(page), 1)));
-            if step >= 1000 && run.0.is_multiple_of(32) {
+            if step >= 1000 && on_grid(run, 32) == run.0 {
                 aligned += 1;
             }
             live.push(PfnRange::new(run, pages));
@@ -437,7 +438,7 @@ fn runs_that_are_only_begun_begin_at_the_same_pages() {
             }
         }
         z.verify(&m).unwrap();
-        assert_eq!(aligned == 1000, touched == 1, "{aligned} of 1000 runs are aligned");
+        assert_eq!(aligned == 1000, touched == 1, "{aligned} of 1000 runs are on the grid");
         let free = z.stats(&m).total(|zone| zone.free);
         if touched == 1 {
             assert!(m.backed() < 1200, "{} pages are backed", m.backed());

@@ -146,7 +146,7 @@ fn physically_adjacent() {
         }
         assert_adjacent(block, size);
         let kind = I386.page(I386.pfn(block).expect("low memory")).kind();
-        assert_eq!(size > MAX_BLOCK, kind == Kind::Run, "{size} bytes");
+        assert_eq!(size > MAX_BLOCK, matches!(kind, Kind::Run | Kind::Tagged), "{size} bytes");
         block
     };
     let small = [1, 100, MAX_BLOCK, MAX_BLOCK + 1, 5000, MAX_SMALL, MAX_SMALL + 1, 100_000];

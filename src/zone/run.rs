@@ -44,17 +44,22 @@ impl<M: Machine> PageAllocator<M> {
         let blank = request.want == Want::Zero && pages >= ZERO_ROW;
         let charge = |fresh: u32| fresh == 0 || self.budget.try_charge(u64::from(fresh), mark, request.gfp);
         let mut opened = PfnRange::EMPTY;
+        let written = zone.phases.of(MigrateType::Movable).is_written();
         let begun = zone.phases.of(MigrateType::Movable).is_begun();
         // More addresses are cheaper than more pages then.
         let align = if begun { request.order.pages().min(PAGEBLOCK_PAGES) } else { 1 };
-        let find = |rows: &Rows| {
+        let find = |rows: &Rows, either: bool| {
             let aligned = if begun { rows.find_aligned(&view, pages, align, blank) } else { None };
-            aligned.or_else(|| if begun && mark == Mark::Low { None } else { rows.find(&view, pages, blank) })
+            aligned
+                .or_else(|| if begun && mark == Mark::Low { None } else { rows.find(&view, pages, blank, either) })
+                .map(|fit| if charge(fit.fresh) { Ok(fit) } else { Err(Refused::Budget) })
         };
-        let (run, fresh) = if let Some(fit) = find(&zone.rows) {
-            if !charge(fit.fresh) {
-                return Err(Refused::Budget);
-            }
+        let mut fit = find(&zone.rows, written);
+        if written && matches!(fit, Some(Err(_))) {
+            fit = find(&zone.rows, false);
+        }
+        let (run, fresh) = if let Some(fit) = fit {
+            let fit = fit?;
             (zone.rows.take(&view, fit, pages), fit.fresh)
         } else {
             let whole = self.grouping.load(Relaxed);

@@ -214,7 +214,7 @@ impl Rows {
     /// The tightest place for a run of `pages` pages, in memory that is there, or else in fresh memory; in `either` where all of it will be
     /// written to in the end. `clean` asks for fresh memory.
     ///
-    /// (60 blocks of 64 KiB to 2 MiB, every page written, at most 77 MiB in use: 98 MiB resident at most, 104 where memory that is there
+    /// (60 blocks of 64 KiB to 2 MiB, every page written, at most 77 MiB in use: 98 to 102 MiB resident at most, 104 to 108 where memory that is there
     /// always comes first and its row is just of about the right length; 95 by a simulation of the very tightest rows.)
     pub fn find(&self, map: &impl Map, pages: u32, clean: bool, either: bool) -> Option<Fit> {
         let backed = if clean { None } else { self.backed.tightest(map, pages) };

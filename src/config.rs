@@ -16,7 +16,7 @@ pub struct Options {
     pub limit_bytes: u64,
     /// Whether defects end the program after their report.
     pub abort: bool,
-    /// Whether huge pages are used where pageblocks turn out to be filled.
+    /// Whether huge pages are used where memory is filled, or likely to be.
     pub huge_pages: bool,
     /// Whether the whole heap is checked at exit.
     pub verify: bool,
@@ -143,7 +143,7 @@ pub static TABLE: &[OptionInfo] = &[
     option!("LIMIT", Bytes limit_bytes: u64, "bytes", u64::MAX, "most memory the heap may use; 0 is no limit but the system's"),
     option!("RETAIN", Bytes retain_bytes: u64, "bytes", u64::MAX, "free memory that stays in any case"),
     option!("DECAY", Number decay_ms: u32, "ms", u32::MAX, "after how long free memory that nobody wanted goes back"),
-    option!("HUGE_PAGES", flag huge_pages, "use huge pages where pageblocks turn out to be filled"),
+    option!("HUGE_PAGES", flag huge_pages, "use huge pages where memory is filled, or likely to be"),
     option!("RSEQ", flag rseq, "use restartable sequences where the system has them"),
     option!("FAKE_NODES", Number fake_nodes: u32, "nodes", 4, "memory nodes to pretend to have, for tests; 0: those of the system"),
     option!("RESERVE", Bytes reserve_bytes: u64, "bytes", 1u64 << 32, "kept populated for GFP_ATOMIC once it is used"),

@@ -202,7 +202,8 @@ pub unsafe trait Frames {
     /// kernel: it reads [`Kind::Offline`](crate::page::Kind::Offline), so that a buddy can be looked at before it is known.
     fn page(&self, pfn: Pfn) -> &Page;
 
-    /// The byte of the page-class map: the cache id of a slab page that `free` may push without further look-up, else 0.
+    /// The byte of the page-class map, for what `free` may push without further look-up: the tag of a slab page, or of the first page of
+    /// a block in a run ([`crate::slab`]); else 0.
     fn class(&self, pfn: Pfn) -> &AtomicU8;
 
     /// The same byte for the frame that holds `address`; 0 where the page-class map does not reach.
@@ -266,6 +267,11 @@ pub unsafe trait Frames {
     /// `u64::MAX` for none. Nothing is refused for it: pages that are asked for and never touched cost nothing. But what is
     /// free goes back before more is taken.
     fn pressure(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Pages that there are for this instance at most, others' use aside; `u64::MAX` where that is not known.
+    fn memory(&self) -> u64 {
         u64::MAX
     }
 }

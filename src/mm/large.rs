@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use core::ptr;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::{MAX_RUN, Mm, TINY};
 use crate::error::Defect;
@@ -108,7 +108,7 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     pub fn alloc_run_fast(&self, size: usize) -> *mut u8 {
         let m = &self.machine;
-        if !(MAX_SMALL + 1..=MAX_TAGGED).contains(&size) || self.small.load(Relaxed) == 0 {
+        if !(MAX_SMALL + 1..=MAX_TAGGED).contains(&size) || self.small.load(Acquire) == 0 {
             return ptr::null_mut();
         }
         let id = tagged_class(size);

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_kind_is_read_as_it_was_set_and_claimed_once() {
         let page = Page::new();
-        let kinds: std::vec::Vec<Kind> = (0..=Kind::RowEnd as u8).map(Kind::from).collect();
+        let kinds: std::vec::Vec<Kind> = (0..=Kind::Tagged as u8).map(Kind::from).collect();
         for (raw, kind) in kinds.iter().enumerate() {
             assert_eq!(*kind as usize, raw);
             page.set_kind(*kind, Order::ZERO);

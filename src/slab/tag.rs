@@ -100,7 +100,9 @@ pub fn starts_object(tag: u8, address: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::runs::FIRST_RUN;
     use super::*;
+    use crate::types::PAGE_SIZE;
 
     #[test]
     fn only_starts_of_objects_pass() {
@@ -114,6 +116,18 @@ mod tests {
                 }
             }
         }
-        (0..=255).filter(|tag| class_of_tag(*tag) == 0).for_each(|tag| assert!(!starts_object(tag, 64)));
+        let none = (0..=255).filter(|tag| !(1..=NR_CLASSES).contains(&(class_of_tag(*tag) as usize)));
+        none.for_each(|tag| (0..PAGE_SIZE).for_each(|address| assert!(!starts_object(tag, address), "{tag}")));
+    }
+
+    #[test]
+    fn a_run_is_told_from_an_object() {
+        for (id, colour) in (FIRST_RUN..=LAST_RUN_TAG).flat_map(|id| (0..4).map(move |colour| (id, colour))) {
+            let tag = run_tag(id, colour);
+            assert_eq!((run_of_tag(tag), colour_of_tag(tag)), (Some(id), colour));
+        }
+        for (class, colour) in (0..=NR_CLASSES as u8).flat_map(|class| (0..4).map(move |colour| (class, colour))) {
+            assert_eq!(run_of_tag(tag(class, colour)), None);
+        }
     }
 }

@@ -64,8 +64,8 @@ const RETAINED_PART: usize = 32;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
-/// The largest area that gets huge pages before anything is known of its kind.
-const TRUSTED: usize = 512 << 20;
+/// Bytes in areas that have huge pages and of whose kind nothing is known.
+const HOPED: usize = 512 << 20;
 /// Bytes given back between two looks at the clock.
 const PIECE: usize = 64 << 20;
 /// Ranges purged between two takings of the lock.
@@ -256,11 +256,12 @@ impl<M: Machine> Vmalloc<M> {
             let complete = !short || self.complete(m, area);
             if unclean && complete {
                 let (from, to) = (survey.range.start, survey.range.end.min(start + area.mapped.get()));
-                cleaned = !M::OWNS_FRAMES && m.clean(from, to - from);
-                if !cleaned {
+                cleaned = !M::OWNS_FRAMES && gfp.may_io() && m.clean(from, to - from);
+                if cleaned {
+                    self.foresee(m, pages, area, size, gfp, 0, true);
+                } else {
                     self.blank(m, start, start + size);
                 }
-                self.foresee(m, pages, area, size, gfp, 0, true);
             }
             space = self.space.lock(m);
             if !complete {
@@ -337,38 +338,50 @@ impl<M: Machine> Vmalloc<M> {
         from: usize,
         cleaned: bool,
     ) {
-        let to = area.mapped.get().next_multiple_of(Self::SLOT);
-        if M::OWNS_FRAMES || from >= to {
+        if M::OWNS_FRAMES {
             return;
         }
+        let (start, mapped) = (area.start.get(), area.mapped.get());
+        let slots = (mapped.next_multiple_of(Self::SLOT) - from) / Self::SLOT;
         let mut space = self.space.lock(m);
-        let known = space.history.expects(size);
-        let dense = Self::hopes(pages, &space, size, gfp);
-        let probes = match (to - from) / Self::SLOT {
-            slots if dense => space.history.probes(slots).max(usize::from(known == Usage::Unknown)),
-            _ if cleaned && !space.history.looks_at_cleaned() => 0,
-            slots => slots,
+        let outlook = Self::outlook(pages, &space, size, gfp);
+        // The first slots tell of areas like it that fill from the front; where there was none yet, one in the middle tells more.
+        let (first, probes) = match outlook {
+            Usage::Hoped => (slots.saturating_sub(1) / 2, slots.min(1)),
+            Usage::Dense => (0, space.history.probes(slots)),
+            _ if cleaned && !space.history.looks_at_cleaned() => (0, 0),
+            _ => (0, slots),
         };
         drop(space);
-        let probe_end = from + probes * Self::SLOT;
-        if dense {
-            m.advise(area.start.get() + probe_end, area.mapped.get().saturating_sub(probe_end), true);
+        let probe = (from + first * Self::SLOT, from + (first + probes) * Self::SLOT);
+        if matches!(outlook, Usage::Dense | Usage::Hoped) {
+            for (from, to) in [(from, probe.0), (probe.1, mapped)] {
+                if from < to {
+                    m.advise(start + from, to - from, true);
+                }
+            }
         } else if area.is_dense() {
-            m.advise(area.start.get(), area.mapped.get(), false);
+            m.advise(start, mapped, false);
         }
-        area.usage.set(if dense { Usage::Dense } else { Usage::Unknown });
-        area.probe.set(if probes > 0 { (from, probe_end) } else { (0, 0) });
+        area.usage.set(outlook);
+        area.probe.set(if probes > 0 { probe } else { (0, 0) });
     }
 
-    /// Whether an area of `size` bytes is to get huge pages.
-    fn hopes<P: FrameSource<M>>(pages: &P, space: &Space, size: usize, gfp: Gfp) -> bool {
-        let dense = match space.history.expects(size) {
-            // Who wants it zeroed may be about to leave much of it that way; who does not will write what is to be read.
-            Usage::Unknown => !gfp.has(Gfp::ZERO) && size <= TRUSTED && pages.affords((size >> PAGE_SHIFT) as u64),
-            usage => usage == Usage::Dense,
-        };
+    /// How an area of `size` bytes is likely to be used; `Unknown` also where it is to have small pages for other reasons.
+    fn outlook<P: FrameSource<M>>(pages: &P, space: &Space, size: usize, gfp: Gfp) -> Usage {
         // Where more is asked for than there is, not all of it will be touched. And each such area is a mapping of its own.
-        dense && !pages.pressed() && space.areas.len() <= COMPACT
+        if pages.pressed() || space.areas.len() > COMPACT {
+            return Usage::Unknown;
+        }
+        let hoped = space.figures.hoped_bytes.saturating_add(size);
+        match space.history.expects(size) {
+            Usage::Dense => Usage::Dense,
+            // Who wants it zeroed may be about to leave much of it that way; who does not will write what is to be read.
+            Usage::Unknown if !gfp.has(Gfp::ZERO) && hoped <= HOPED && pages.affords((hoped >> PAGE_SHIFT) as u64) => {
+                Usage::Hoped
+            }
+            _ => Usage::Unknown,
+        }
     }
 
     /// Looks at how `area`, of `size` bytes and in transit, was used, learns from it, and asks for huge pages, or for none, in all of
@@ -430,6 +443,7 @@ impl<M: Machine> Vmalloc<M> {
             let mut space = self.space.lock(m);
             space.watched[nth] = 0;
             let Some((area, _)) = known(&space).filter(|known| known.1 == probe) else { continue };
+            space.uncount_hope(area);
             space.history.learn(area.size.get(), usage);
             area.probe.set((0, 0));
             let dense = usage == Usage::Dense;

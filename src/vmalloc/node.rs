@@ -41,7 +41,8 @@ pub struct Node {
     pub state: Cell<State>,
     /// Who asked for it, of areas that somebody said so of.
     pub caller: Cell<Caller>,
-    /// How it is used, as far as that is known; `Dense`, also where it is only expected: huge pages were asked for, beyond the probe.
+    /// How it is used, as far as that is known; `Dense`, also where it is only expected, and `Hoped`: huge pages were asked for, but for
+    /// the probe.
     pub usage: Cell<Usage>,
     /// The part whose pages tell how the area is used, as offsets of whole slots; empty where none does, or it was looked at.
     pub probe: Cell<(usize, usize)>,
@@ -83,7 +84,7 @@ impl Node {
 
     /// Whether huge pages are asked for.
     pub fn is_dense(&self) -> bool {
-        self.usage.get() == Usage::Dense
+        matches!(self.usage.get(), Usage::Dense | Usage::Hoped)
     }
 
     /// Whether this is the node `other`.

@@ -117,9 +117,10 @@ impl<M: Machine> Vmalloc<M> {
         }
         let had = area.mapped.get();
         if !M::OWNS_FRAMES {
+            let open = area.probe.get() != (0, 0);
             self.judge(m, area, old);
-            if area.usage.get() == Usage::Unknown && Self::hopes(pages, &self.space.lock(m), size, gfp) {
-                area.usage.set(Usage::Dense);
+            if area.usage.get() == Usage::Hoped || (open && area.usage.get() == Usage::Unknown) {
+                area.usage.set(Self::outlook(pages, &self.space.lock(m), size, gfp));
             }
         }
         let in_place = if M::OWNS_FRAMES {

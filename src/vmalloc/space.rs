@@ -17,6 +17,8 @@ pub struct Figures {
     pub busy: usize,
     /// Bytes handed out (whole pages).
     pub busy_bytes: usize,
+    /// Bytes among them that may turn out to be sparsely used, and have huge pages.
+    pub hoped_bytes: usize,
     /// Freed ranges that are still mapped.
     pub retained: usize,
     /// Their bytes.
@@ -91,6 +93,7 @@ impl Space {
             figures: Figures {
                 busy: 0,
                 busy_bytes: 0,
+                hoped_bytes: 0,
                 retained: 0,
                 retained_bytes: 0,
                 charged: 0,
@@ -305,7 +308,17 @@ impl Space {
         area.size.set(size);
         self.figures.busy += 1;
         self.figures.busy_bytes += size;
+        if area.usage.get() == Usage::Hoped {
+            self.figures.hoped_bytes += size;
+        }
         self.demand.at(self.figures.busy_bytes as u64);
+    }
+
+    /// The use of the busy `area` is about to be known, or no longer of interest.
+    pub fn uncount_hope(&mut self, area: Ref) {
+        if area.usage.get() == Usage::Hoped {
+            self.figures.hoped_bytes -= area.size.get();
+        }
     }
 
     /// Takes `area` back from its user, or off the retained ranges: it is in transit then.
@@ -314,6 +327,7 @@ impl Space {
             State::Busy => {
                 self.figures.busy -= 1;
                 self.figures.busy_bytes -= area.size.get();
+                self.uncount_hope(area);
             }
             State::Retained => {
                 self.figures.retained -= 1;
@@ -411,6 +425,9 @@ impl Space {
                 (State::Busy, false) => {
                     sums.busy += 1;
                     sums.busy_bytes += node.size.get();
+                    if node.usage.get() == Usage::Hoped {
+                        sums.hoped_bytes += node.size.get();
+                    }
                     if node.size.get() == 0 || node.size.get() > node.mapped.get() {
                         return Err("vmalloc: an area is smaller than its size");
                     }
@@ -438,7 +455,7 @@ impl Space {
             return Err("vmalloc: a node lies outside the window");
         }
         let f = &self.figures;
-        if (sums.busy, sums.busy_bytes) != (f.busy, f.busy_bytes)
+        if (sums.busy, sums.busy_bytes, sums.hoped_bytes) != (f.busy, f.busy_bytes, f.hoped_bytes)
             || (sums.retained, sums.retained_bytes) != (f.retained, f.retained_bytes)
             || self.retained.len() != f.retained
         {

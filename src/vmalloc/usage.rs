@@ -2,10 +2,10 @@
 //!
 //! A huge page costs 100–150 µs, the 512 small ones in its place 750–900 µs; but where a program touches one page in 16, huge
 //! pages are 16 times the memory. Nobody tells which it will be, so it is learned from what was seen:
-//! * An area of which nothing is known gets huge pages, all but its first slot, where it is not too large and nobody asked for zeroes:
-//!   what `malloc` returns has to be written before it is of use, of what `calloc` returns much may stay as it is. The others get small
-//!   pages. So do a few slots of each area that is believed to be dense (one in [`PROBE_EVERY`]): a huge page does not show what of it
-//!   is used.
+//! * An area of which nothing is known gets huge pages, all but a slot in its middle, where nobody asked for zeroes: what `malloc`
+//!   returns has to be written before it is of use, of what `calloc` returns much may stay as it is. All such areas together are no more
+//!   than 512 MiB and a sixteenth of the memory. The others get small pages. So do a few slots of each area that is believed to be dense
+//!   (one in [`PROBE_EVERY`]): a huge page does not show what of it is used.
 //! * An area is looked at when it grows, when it is freed, when another one is made, and now and then. Slots that are full,
 //!   or empty but for the one that is being filled, speak for huge pages, all others against.
 //! * A dense area that grows gets huge pages from there on. An area of a size (to a power of two) that was dense of late gets them
@@ -31,11 +31,12 @@
 //! mimalloc 3 took 0.007, 0.032, 0.08 and 0.07. It costs a single sparse array of 300 MiB by `malloc` 298 MiB resident instead of 20, as
 //! with mimalloc, and the second one nothing.)
 //!
-//! Rejected: huge pages for whatever is not known to be sparse (a single sparse table of 1 GiB by `calloc`); small pages for the first part of an area and huge ones beyond it, regardless
-//! of use (a sparse area touches all of its slots); advising huge pages whenever a freed range is used again (right for dense
-//! ranges, which are resident by then anyway, and wrong for those that were cleaned); one verdict for all sizes (a program with dense
-//! buffers of 64 MiB and a sparse table of 1 GiB: 1026 MiB resident instead of 126); `MADV_COLLAPSE` of what turned out dense (it
-//! copies; the system's own scan does it later, unhurried); `MADV_POPULATE_WRITE` ahead of the user (resident though not touched).
+//! Rejected: huge pages for whatever is not known to be sparse (a single sparse table of 1 GiB by `calloc`); small pages for the first
+//! part of an area and huge ones beyond it, regardless of use (a sparse area touches all of its slots); the first slot in place of the
+//! middle one to tell of an unknown area (a filled header, and sparse use behind it); advising huge pages whenever a freed range is used
+//! again (right for dense ranges, which are resident by then anyway, and wrong for those that were cleaned); one verdict for all sizes (a
+//! program with dense buffers of 64 MiB and a sparse table of 1 GiB: 1026 MiB resident instead of 126); `MADV_COLLAPSE` of what turned out
+//! dense (it copies; the system's own scan does it later, unhurried); `MADV_POPULATE_WRITE` ahead of the user (resident though not touched).
 
 /// How many doublings away a size is that speaks for one that is not known.
 const NEAR: usize = 3;
@@ -49,6 +50,8 @@ const PROBES: usize = 4;
 pub enum Usage {
     /// Nothing.
     Unknown,
+    /// Nothing, but huge pages were asked for: of an area, never of slots.
+    Hoped,
     /// Slots that are used are used as a whole.
     Dense,
     /// Parts of slots are used.
@@ -120,7 +123,7 @@ impl History {
     pub fn learn(&mut self, size: usize, usage: Usage) {
         let score = &mut self.scores[size.max(1).ilog2() as usize];
         match usage {
-            Usage::Unknown => {}
+            Usage::Unknown | Usage::Hoped => {}
             Usage::Dense => *score = (*score + 1).min(2),
             Usage::Sparse => *score = -2,
         }

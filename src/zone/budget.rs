@@ -23,11 +23,13 @@ pub struct Budget {
     pressure: AtomicU64,
     /// The mark that stands in for it since giving back did not help.
     yielded: AtomicU64,
+    /// Pages that there are at most; 0 as long as that is not known.
+    memory: AtomicU64,
 }
 
 /// Part of the mark of pressure by which it yields.
 const YIELD: u64 = 32;
-/// Part of the mark that may turn out to have been wasted.
+/// Part of the memory that may turn out to have been wasted.
 const LITTLE: u64 = 16;
 
 impl Budget {
@@ -37,6 +39,7 @@ impl Budget {
             committed: AtomicU64::new(0),
             pressure: AtomicU64::new(0),
             yielded: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
         }
     }
 
@@ -52,11 +55,15 @@ impl Budget {
         mark != 0 && self.committed() > mark
     }
 
-    /// Whether so many pages are little of what there may be before memory is short.
+    /// Sets how many pages there are at most.
+    pub fn set_memory(&self, pages: u64) {
+        self.memory.store(pages, Relaxed);
+    }
+
+    /// Whether so many pages are little of what there is.
     #[inline]
     pub fn affords(&self, pages: u64) -> bool {
-        let mark = self.pressure.load(Relaxed);
-        mark == 0 || pages <= mark / LITTLE
+        pages <= self.memory.load(Relaxed) / LITTLE
     }
 
     /// Whether memory is short and what is free should go back.

@@ -230,6 +230,7 @@ impl<M: Machine> PageAllocator<M> {
         if !self.pressure_known.load(Relaxed) {
             self.pressure_known.store(true, Relaxed);
             self.budget.set_pressure(m.pressure());
+            self.budget.set_memory(m.memory());
         }
     }
 

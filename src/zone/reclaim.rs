@@ -82,8 +82,7 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.pressed()
     }
 
-    /// Whether so many pages, if they were wasted, would be little of what there is (see
-    /// [`Frames::pressure`](crate::machine::Frames::pressure)).
+    /// Whether so many pages, if they were wasted, would be little of what there is ([`Frames::memory`](crate::machine::Frames::memory)).
     #[inline]
     pub fn affords(&self, pages: u64) -> bool {
         self.budget.affords(pages)

@@ -54,7 +54,8 @@ impl<M: Machine> PageAllocator<M> {
                 .or_else(|| if begun && mark == Mark::Low { None } else { rows.find(&view, pages, blank, either) })
                 .map(|fit| if charge(fit.fresh) { Ok(fit) } else { Err(Refused::Budget) })
         };
-        let mut fit = find(&zone.rows, written);
+        // Where memory is short, what is backed comes first.
+        let mut fit = find(&zone.rows, written && !self.pressed());
         if written && matches!(fit, Some(Err(_))) {
             fit = find(&zone.rows, false);
         }

@@ -39,6 +39,14 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
             let block = PfnRange::new(at, pages);
             before = Some((block, page.kind(), page.order(), page.word()));
             assert!(pages > 0 && block.end() <= range.end(), "{block:?} ({:?}) leaves {range:?}", page.kind());
+            let tagged = block.iter().filter(|pfn| sim.class(*pfn).load(Relaxed) != 0).count();
+            match page.kind() {
+                Kind::Slab => {}
+                Kind::Tagged => {
+                    assert!(tagged <= 1 && (tagged == 0 || sim.class(at).load(Relaxed) != 0), "tags in {block:?}")
+                }
+                kind => assert_eq!(tagged, 0, "tags in {block:?} ({kind:?})"),
+            }
             match page.kind() {
                 // Isolated with a mark of the reserve: in the pool for atomic requests.
                 Kind::Isolated if page.has(flag::RESERVE) => census.free += u64::from(pages),

@@ -119,6 +119,11 @@ pub(super) fn pressure() -> u64 {
     }
 }
 
+/// Pages that there are at most: of the machine, or within the limits.
+pub(super) fn memory() -> u64 {
+    sys::installed().min(system_limit()) >> PAGE_SHIFT
+}
+
 /// That least limit in bytes; `u64::MAX` for none.
 pub(super) fn system_limit() -> u64 {
     let limit = once(&SYSTEM, || {

@@ -515,6 +515,10 @@ unsafe impl Frames for Linux {
     fn pressure(&self) -> u64 {
         limits::pressure()
     }
+
+    fn memory(&self) -> u64 {
+        limits::memory()
+    }
 }
 
 const _: () = assert!(MAX_NODES <= 64);

@@ -144,6 +144,16 @@ pub(super) fn rlimit(resource: Resource) -> u64 {
     if done.is_ok() { limit[0] } else { u64::MAX }
 }
 
+/// Bytes of memory that the machine has; `u64::MAX` where it does not tell.
+pub(super) fn installed() -> u64 {
+    let mut info = core::mem::MaybeUninit::<libc::sysinfo>::zeroed();
+    // SAFETY: the kernel writes a `struct sysinfo`, whose fields are numbers: zeroes are valid.
+    let (done, info) = unsafe {
+        (call(libc::SYS_sysinfo, [info.as_mut_ptr().expose_provenance(), 0, 0, 0, 0, 0]), info.assume_init())
+    };
+    if done.is_ok() { info.totalram.saturating_mul(u64::from(info.mem_unit)) } else { u64::MAX }
+}
+
 /// Lets another thread run.
 pub(super) fn pause() {
     // SAFETY: no arguments.

@@ -136,7 +136,7 @@ impl<F: Flavour> Builder<F> {
         self
     }
 
-    /// What [`Frames::pressure`](crate::machine::Frames::pressure) says.
+    /// What [`Frames::pressure`](crate::machine::Frames::pressure) and [`Frames::memory`](crate::machine::Frames::memory) say.
     pub fn pressure(mut self, pages: u64) -> Builder<F> {
         self.pressure = pages;
         self

@@ -412,6 +412,10 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
     fn pressure(&self) -> u64 {
         self.state.pressure
     }
+
+    fn memory(&self) -> u64 {
+        self.state.pressure
+    }
 }
 
 // SAFETY: the window is a reservation of the state's own; a mapped slot shows a page of the memory file until it is unmapped.

@@ -143,7 +143,7 @@ fn left_small(pressure: u64, slots: usize, gfp: Gfp) -> usize {
     let w: World<Hosted> = World::under_pressure(1024, 1024, u64::MAX, pressure);
     let at = w.alloc(slots * SLOT, 1, gfp).unwrap();
     let small = slots - w.v.stats(&w.m).donated as usize - advised(&w, at, slots * SLOT);
-    touch(at, slots.min(16) * SLOT, 16 * PAGE_SIZE);
+    touch(at, slots * SLOT, 16 * PAGE_SIZE);
     let next = w.alloc(slots * SLOT, 1, gfp).unwrap();
     assert_eq!(advised(&w, at, slots * SLOT) + advised(&w, next, slots * SLOT), 0, "it turned out sparse");
     w.free(at).unwrap();
@@ -152,16 +152,46 @@ fn left_small(pressure: u64, slots: usize, gfp: Gfp) -> usize {
     small
 }
 
-/// Nothing is known: all but a slot or a few, by which it is learned, where what may be wasted is bearable and nobody asks for zeroes.
+/// Nothing is known: all but a slot, by which it is learned, where what may be wasted is bearable and nobody asks for zeroes.
 #[test]
 fn the_first_area_of_its_kind() {
     assert_eq!(left_small(u64::MAX, 8, Gfp::KERNEL), 1);
-    assert_eq!(left_small(u64::MAX, 256, Gfp::KERNEL), 3);
+    assert_eq!(left_small(u64::MAX, 256, Gfp::KERNEL), 1);
     assert_eq!(left_small(u64::MAX, 257, Gfp::KERNEL), 257 - 1);
     assert_eq!(left_small(u64::MAX, 8, Gfp::KERNEL | Gfp::ZERO), 8);
     let pages = (8 * SLOT / PAGE_SIZE) as u64;
     assert_eq!(left_small(16 * pages, 8, Gfp::KERNEL), 1);
     assert_eq!(left_small(16 * pages - 1, 8, Gfp::KERNEL), 8 - 1);
+}
+
+/// However many areas are made before one is used, no more than 512 MiB of them get huge pages.
+#[test]
+fn hopes_are_bounded_in_all() {
+    let w = world();
+    let len = 64 * SLOT;
+    let all: Vec<usize> = (0..6).map(|_| w.alloc(len, 1, Gfp::KERNEL).unwrap()).collect();
+    let advised: Vec<usize> = all.iter().map(|at| advised(&w, *at, len)).collect();
+    assert_eq!((advised[0] >= 62, &advised[1..4], &advised[4..]), (true, &[63; 3][..], &[0; 2][..]), "{advised:?}");
+    assert_eq!(w.v.verify(&w.m).unwrap().hoped_bytes, 4 * len);
+    w.free(all[0]).unwrap();
+    assert_eq!(w.v.verify(&w.m).unwrap().hoped_bytes, 3 * len);
+    all[1..].iter().for_each(|at| w.free(*at).unwrap());
+    w.end(vec![]);
+}
+
+/// A header that is filled does not speak for what is behind it.
+#[test]
+fn a_filled_beginning_says_little_of_the_first_area() {
+    let w = world();
+    let len = 16 * SLOT;
+    let at = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+    touch(at, 2 * SLOT, PAGE_SIZE);
+    touch(at + 2 * SLOT, len - 2 * SLOT, 16 * PAGE_SIZE);
+    let next = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+    assert_eq!((advised(&w, at, len), advised(&w, next, len)), (0, 0));
+    w.free(at).unwrap();
+    w.free(next).unwrap();
+    w.end(vec![]);
 }
 
 #[test]
@@ -211,7 +241,7 @@ fn a_live_area_is_looked_at() {
     let w = world();
     let len = 16 * SLOT;
     let at = w.alloc(len, 1, Gfp::KERNEL).unwrap();
-    touch(at, 5 * SLOT, PAGE_SIZE);
+    touch(at, 9 * SLOT, PAGE_SIZE);
     w.v.give_back_excess(&w.m, &w.pages, u64::MAX);
     assert_eq!(advised(&w, at, len), 16);
     w.v.verify(&w.m).unwrap();

@@ -122,12 +122,21 @@ pub unsafe trait PerCpu {
     fn nr_nodes(&self) -> usize;
 
     /// Pops the top object of the current CPU's main sheaf of `cache`; null where it is empty, where there is none, and
-    /// where the section was disturbed: one attempt, so that it is short where it is inlined. For page runs: what lies below is not
-    /// fetched ahead, which waits for the translation of the other page's address.
+    /// where the section was disturbed: one attempt, so that it is short where it is inlined.
     ///
     /// # Safety
     /// All sheaves in rows are valid: sized and aligned [`SHEAF_BYTES`], a 0 sentinel below the objects.
     unsafe fn pop(&self, cache: u8) -> *mut u8;
+
+    /// [`PerCpu::pop`] of a page run: the one below is not fetched ahead, which would wait for the translation of its address.
+    ///
+    /// # Safety
+    /// As for [`PerCpu::pop`].
+    #[inline(always)]
+    unsafe fn pop_run(&self, cache: u8) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe { self.pop(cache) }
+    }
 
     /// Pushes `object` on the current CPU's main sheaf of `cache`; false where it is full or there is none.
     ///

@@ -113,7 +113,7 @@ impl<M: Machine> Mm<M> {
         }
         let id = tagged_class(size);
         // SAFETY: rows hold valid sheaves.
-        let run = unsafe { m.pop(id) };
+        let run = unsafe { m.pop_run(id) };
         m.mapped_pfn(run).map_or(ptr::null_mut(), |head| tagged_block(m, id, head, run, size))
     }
 
@@ -126,7 +126,7 @@ impl<M: Machine> Mm<M> {
             return ptr::null_mut();
         }
         // SAFETY: rows hold valid sheaves.
-        let run = unsafe { self.machine.pop(id) };
+        let run = unsafe { self.machine.pop_run(id) };
         if run.is_null() { self.alloc_near_run(size, id, gfp) } else { self.kept_run(run, run_pages(id), size, 1, gfp) }
     }
 
@@ -135,7 +135,7 @@ impl<M: Machine> Mm<M> {
     fn alloc_near_run(&self, size: usize, id: u8, gfp: Gfp) -> *mut u8 {
         for near in near_classes(id) {
             // SAFETY: rows hold valid sheaves.
-            let run = unsafe { self.machine.pop(near) };
+            let run = unsafe { self.machine.pop_run(near) };
             if !run.is_null() {
                 return self.kept_run(run, run_pages(near), size, 1, gfp);
             }
@@ -148,7 +148,7 @@ impl<M: Machine> Mm<M> {
     fn alloc_last_run(&self, size: usize, pages: usize, gfp: Gfp) -> *mut u8 {
         let m = &self.machine;
         // SAFETY: rows hold valid sheaves.
-        let run = unsafe { m.pop(LAST_RUN) };
+        let run = unsafe { m.pop_run(LAST_RUN) };
         let Some(head) = m.pfn(run).filter(|_| !run.is_null()) else { return ptr::null_mut() };
         let found = m.page(head).word() as u32;
         if last_serves(found, pages) {

@@ -506,6 +506,12 @@ unsafe impl PerCpu for Linux {
     #[inline(always)]
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
+        unsafe { pop_section::<true>(cache) }
+    }
+
+    #[inline(always)]
+    unsafe fn pop_run(&self, cache: u8) -> *mut u8 {
+        // SAFETY: the caller's.
         unsafe { pop_section::<false>(cache) }
     }
 

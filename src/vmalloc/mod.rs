@@ -64,8 +64,8 @@ const RETAINED_PART: usize = 32;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
-/// Bytes in areas that have huge pages and of whose kind nothing is known.
-const HOPED: usize = 512 << 20;
+/// Most bytes in areas that have huge pages and of whose kind nothing is known. Who reserves more without meaning to fill it often does.
+const HOPED: usize = 1 << 30;
 /// Bytes given back between two looks at the clock.
 const PIECE: usize = 64 << 20;
 /// Ranges purged between two takings of the lock.

@@ -4,7 +4,7 @@
 //! pages are 16 times the memory. Nobody tells which it will be, so it is learned from what was seen:
 //! * An area of which nothing is known gets huge pages, all but a slot in its middle, where nobody asked for zeroes: what `malloc`
 //!   returns has to be written before it is of use, of what `calloc` returns much may stay as it is. All such areas together are no more
-//!   than 512 MiB and a sixteenth of the memory. The others get small pages. So do a few slots of each area that is believed to be dense
+//!   than 1 GiB and a sixteenth of the memory. The others get small pages. So do a few slots of each area that is believed to be dense
 //!   (one in [`PROBE_EVERY`]): a huge page does not show what of it is used.
 //! * An area is looked at when it grows, when it is freed, when another one is made, and now and then. Slots that are full,
 //!   or empty but for the one that is being filled, speak for huge pages, all others against.

@@ -140,7 +140,7 @@ fn the_next_area_of_a_size_is_as_the_last() {
 
 /// Slots that a first area of `slots` slots gets no huge pages in (besides what old memory was moved to), on a machine of so little memory.
 fn left_small(pressure: u64, slots: usize, gfp: Gfp) -> usize {
-    let w: World<Hosted> = World::under_pressure(1024, 1024, u64::MAX, pressure);
+    let w: World<Hosted> = World::under_pressure(1024, 2048, u64::MAX, pressure);
     let at = w.alloc(slots * SLOT, 1, gfp).unwrap();
     let small = slots - w.v.stats(&w.m).donated as usize - advised(&w, at, slots * SLOT);
     touch(at, slots * SLOT, 16 * PAGE_SIZE);
@@ -156,22 +156,22 @@ fn left_small(pressure: u64, slots: usize, gfp: Gfp) -> usize {
 #[test]
 fn the_first_area_of_its_kind() {
     assert_eq!(left_small(u64::MAX, 8, Gfp::KERNEL), 1);
-    assert_eq!(left_small(u64::MAX, 256, Gfp::KERNEL), 1);
-    assert_eq!(left_small(u64::MAX, 257, Gfp::KERNEL), 257 - 1);
+    assert_eq!(left_small(u64::MAX, 512, Gfp::KERNEL), 1);
+    assert_eq!(left_small(u64::MAX, 513, Gfp::KERNEL), 513 - 1);
     assert_eq!(left_small(u64::MAX, 8, Gfp::KERNEL | Gfp::ZERO), 8);
     let pages = (8 * SLOT / PAGE_SIZE) as u64;
     assert_eq!(left_small(16 * pages, 8, Gfp::KERNEL), 1);
     assert_eq!(left_small(16 * pages - 1, 8, Gfp::KERNEL), 8 - 1);
 }
 
-/// However many areas are made before one is used, no more than 512 MiB of them get huge pages.
+/// However many areas are made before one is used, no more than 1 GiB of them get huge pages.
 #[test]
 fn hopes_are_bounded_in_all() {
     let w = world();
-    let len = 64 * SLOT;
+    let len = 128 * SLOT;
     let all: Vec<usize> = (0..6).map(|_| w.alloc(len, 1, Gfp::KERNEL).unwrap()).collect();
     let advised: Vec<usize> = all.iter().map(|at| advised(&w, *at, len)).collect();
-    assert_eq!((advised[0] >= 62, &advised[1..4], &advised[4..]), (true, &[63; 3][..], &[0; 2][..]), "{advised:?}");
+    assert_eq!((advised[0] >= 126, &advised[1..4], &advised[4..]), (true, &[127; 3][..], &[0; 2][..]), "{advised:?}");
     assert_eq!(w.v.verify(&w.m).unwrap().hoped_bytes, 4 * len);
     w.free(all[0]).unwrap();
     assert_eq!(w.v.verify(&w.m).unwrap().hoped_bytes, 3 * len);

@@ -11,7 +11,7 @@ use crate::machine::{Machine, misuse};
 use crate::page::Kind;
 use crate::slab::classes::MAX_SMALL;
 use crate::slab::runs::{
-    LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, is_tagged, last_serves, near_classes, run_class,
+    LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, kind_kept, last_serves, near_classes, run_class,
     run_colour, run_pages, tag_run, tagged, tagged_block, tagged_class,
 };
 use crate::slab::slob::Slob;
@@ -32,11 +32,6 @@ pub(super) enum Block {
     Tiny(usize),
     /// A vmalloc area.
     Area,
-}
-
-/// What the head of a run of class `id` is that a CPU keeps.
-const fn kind_kept(id: u8) -> Kind {
-    if is_tagged(id) { Kind::Tagged } else { Kind::Kept }
 }
 
 impl<M: Machine> Mm<M> {

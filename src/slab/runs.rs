@@ -177,6 +177,11 @@ pub const fn is_tagged(id: u8) -> bool {
     id != 0 && id <= LAST_RUN_TAG && run_pages(id) <= MAX_CACHED
 }
 
+/// What the head of a run of class `id` is that a CPU keeps.
+pub const fn kind_kept(id: u8) -> Kind {
+    if is_tagged(id) { Kind::Tagged } else { Kind::Kept }
+}
+
 /// Pages of the runs of each class that is tagged.
 static TAGGED_PAGES: [u8; 256] = {
     let (mut pages, mut id) = ([0; 256], FIRST_RUN);
@@ -327,8 +332,7 @@ impl<M: Machine> Slab<M> {
                 return Err("address in a sheaf of runs is no page's start");
             }
             let fits = [Cost::Little, Cost::Some].iter().any(|cost| class_of_run(m.page(head), *cost) == id);
-            let kind = if is_tagged(id) { Kind::Tagged } else { Kind::Kept };
-            if m.page(head).kind() != kind || m.class(head).load(Relaxed) != 0 || !fits {
+            if m.page(head).kind() != kind_kept(id) || m.class(head).load(Relaxed) != 0 || !fits {
                 return Err("run in a sheaf is none of its class");
             }
             if runs[..i].contains(run) {

@@ -55,8 +55,9 @@ impl<M: Machine> PageAllocator<M> {
                 .map(|fit| if charge(fit.fresh) { Ok(fit) } else { Err(Refused::Budget) })
         };
         // Where memory is short, what is backed comes first.
-        let mut fit = find(&zone.rows, written && !self.pressed());
-        if written && matches!(fit, Some(Err(_))) {
+        let either = written && !self.pressed();
+        let mut fit = find(&zone.rows, either);
+        if either && matches!(fit, Some(Err(_))) {
             fit = find(&zone.rows, false);
         }
         let (run, fresh) = if let Some(fit) = fit {

@@ -429,7 +429,7 @@ unsafe impl Frames for Linux {
     #[inline(always)]
     fn mapped_pfn(&self, address: *const u8) -> Option<Pfn> {
         let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
-        // Acquire, as in `pfn`.
+        // Acquire, pairs with the Release in `grow_arena`.
         (offset < MAP.online.load(Acquire)).then(|| Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32))
     }
 
@@ -451,10 +451,8 @@ unsafe impl Frames for Linux {
 
     #[inline(always)]
     fn pfn(&self, address: *const u8) -> Option<Pfn> {
-        let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
-        // Acquire, pairs with the Release in `grow_arena`.
-        if offset < MAP.online.load(Acquire) {
-            return Some(Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32));
+        if let Some(pfn) = self.mapped_pfn(address) {
+            return Some(pfn);
         }
         (address.addr() < LOW_BYTES && low_online(address.addr())).then(|| Pfn((address.addr() >> PAGE_SHIFT) as u32))
     }

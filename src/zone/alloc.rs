@@ -380,13 +380,10 @@ impl<M: Machine> PageAllocator<M> {
         let (mut found, mut cut);
         loop {
             let buddy = &mut zone.buddy;
-            found = match buddy.find(&view, request.order, pages, request.list, want) {
+            found = match buddy.find_anywhere(&view, request.order, pages, request.list, want) {
                 Some(found) => found,
-                None => match buddy.fall_back(&view, request.order, pages, request.list, want) {
-                    Some(found) => found,
-                    None if want == Want::Backed => return Err(Refused::Budget),
-                    None => return Err(Refused::Empty),
-                },
+                None if want == Want::Backed => return Err(Refused::Budget),
+                None => return Err(Refused::Empty),
             };
             cut = pages;
             if found.fresh == 0 {

@@ -257,11 +257,13 @@ impl Zone {
         let (list, want) = (request.list, request.want);
         let mut order = if whole { request.order.max(Order::PAGEBLOCK) } else { request.order };
         let found = loop {
-            let found = self.buddy.find(map, order, order.pages(), list, want);
             let claims = order >= Order::PAGEBLOCK || order == request.order;
-            if let Some(found) = found
-                .or_else(|| if claims { self.buddy.fall_back(map, order, order.pages(), list, want) } else { None })
-            {
+            let found = if claims {
+                self.buddy.find_anywhere(map, order, order.pages(), list, want)
+            } else {
+                self.buddy.find(map, order, order.pages(), list, want)
+            };
+            if let Some(found) = found {
                 break found;
             }
             order = order.down().filter(|less| *less >= request.order)?;

@@ -249,6 +249,30 @@ fn types_are_grouped_claimed_and_stolen() {
     z.verify(&m).unwrap();
 }
 
+/// A pageblock that holds memory serves another type before one of that type's own that would have to be backed.
+#[test]
+fn backed_pageblocks_are_claimed_before_fresh_ones_are_opened() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 15, 1 << 13, 1 << 13).build();
+    let z = boot(&m);
+    let pageblock = |gfp| z.alloc_pages(&m, gfp, Order::PAGEBLOCK, None).unwrap();
+    let free = |pfn| {
+        assert!(z.free_pages(&m, pfn, Order::PAGEBLOCK, true));
+        z.drain(&m);
+    };
+    let movable = Gfp::KERNEL | Gfp::MOVABLE;
+    // Of the two pageblocks that are claimed for it one stays fresh.
+    let first = pageblock(movable);
+    let backed = pageblock(Gfp::KERNEL);
+    free(backed);
+    let second = pageblock(movable);
+    assert_eq!(second, backed);
+    free(first);
+    assert_eq!(pageblock(Gfp::KERNEL), first);
+    let zeroed = pageblock(movable | Gfp::ZERO);
+    assert!(zeroed != first && zeroed != backed, "who asks for zeroes has fresh ones");
+    z.verify(&m).unwrap();
+}
+
 #[test]
 fn an_isolated_pageblock_is_nobodys() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();

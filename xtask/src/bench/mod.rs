@@ -2,21 +2,21 @@
 //!
 //! Each workload is one run of a program under one allocator, all preloaded as shared libraries in the same way: those written for this
 //! project (`benches/workloads.c`, `benches/containers.cc`) and real programs (`benches/programs`). A round runs a workload under each
-//! allocator in turn, beginning with another one each time, so that what disturbs the machine disturbs all of them. Reported are medians,
+//! allocator in turn, beginning with another one each time, so that what disturbs the machine disturbs all of them; all workloads have
+//! their first round before one has its second, so that a run that is broken off has something to say of each. Reported are medians,
 //! what they say to each target (`targets.rs`), and where slabwright falls short, why (`benches/reasons.tsv`).
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::process::{Command, ExitCode};
 
-use crate::shell::End;
 use crate::{Result, golden, shell};
+use course::{Course, Runs, Workload};
 use peers::Allocator;
 use table::Row;
 
+mod course;
 mod peers;
 mod plot;
 mod programs;
@@ -39,11 +39,6 @@ pub struct Options {
 }
 
 const OWN: &str = "slabwright";
-
-/// Most seconds for one run.
-const LIMIT: u64 = 300;
-/// MiB made ready for a run of which nothing is known yet, and at most.
-const WARM: (usize, usize) = (256, 2048);
 
 /// What one run cost.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,48 +78,6 @@ fn read(text: &str) -> Result<Cost> {
         }
     }
     Ok(cost)
-}
-
-/// Something to run.
-struct Workload {
-    group: String,
-    name: String,
-    runs: Runs,
-}
-
-/// How it is run.
-enum Runs {
-    /// By this program, called with the workload's name.
-    Program(PathBuf),
-    Script(programs::Script),
-}
-
-impl Workload {
-    /// What the last run printed, where that is the same in every run.
-    fn printed(&self) -> Option<Vec<u8>> {
-        match &self.runs {
-            Runs::Program(_) => None,
-            Runs::Script(script) => fs::read(script.output()).ok(),
-        }
-    }
-
-    /// Runs it once, with its result in `result`.
-    fn measure(&self, allocator: &Allocator, result: &Path) -> Result<Cost> {
-        let mut command = match &self.runs {
-            Runs::Program(program) => {
-                let mut command = Command::new(program);
-                allocator.serve(command.arg(&self.name));
-                command.stdout(fs::File::create(result)?);
-                command
-            }
-            Runs::Script(script) => script.command(allocator, result)?,
-        };
-        match shell::limited(command.stdin(Stdio::null()), Duration::from_secs(LIMIT))? {
-            End::Status(status) if status.success() => read(&fs::read_to_string(result)?),
-            End::Status(status) => Err(format!("{status}").into()),
-            End::TimeLimit => Err(format!("more than {LIMIT} s").into()),
-        }
-    }
 }
 
 /// Compiles `benches/SOURCE`; the program.
@@ -177,46 +130,6 @@ fn machine() -> String {
     format!("{cpus} CPUs ({model}), {gib:.0} GiB, Linux {}", file("/proc/sys/kernel/osrelease").trim())
 }
 
-/// Runs one workload `rounds` times under each allocator; the costs, or what went wrong. Each round begins with another allocator, and
-/// each run with memory that the machine has at hand (`benches/warm.c`).
-fn run(workload: &Workload, place: &str, rounds: usize, allocators: &[Allocator], csv: &mut String) -> Result<Row> {
-    let warm = compile("warm.c")?;
-    let mut needed = WARM.0;
-    let result = shell::target().join("bench/result");
-    let Workload { group, name, .. } = workload;
-    let mut cells: Vec<std::result::Result<Vec<Cost>, String>> = allocators.iter().map(|_| Ok(Vec::new())).collect();
-    // What the first run printed and under which allocator.
-    let mut printed: Option<(Vec<u8>, &str)> = None;
-    for round in 0..rounds {
-        for at in (0..allocators.len()).map(|at| (at + round) % allocators.len()) {
-            let (allocator, cell) = (&allocators[at], &mut cells[at]);
-            let Ok(costs) = cell else { continue };
-            shell::run(Command::new(&warm).arg(needed.to_string()))?;
-            if std::io::stderr().is_terminal() {
-                eprint!("\r{place} {name:<24} round {} of {rounds}, {:<16}", round + 1, allocator.name);
-                std::io::stderr().flush()?;
-            }
-            match workload.measure(allocator, &result) {
-                Ok(cost) => {
-                    if let Some(now) = workload.printed() {
-                        let (first, of) = printed.get_or_insert((now.clone(), allocator.name));
-                        if *first != now {
-                            *cell = Err(format!("it prints something else than under {of}"));
-                            continue;
-                        }
-                    }
-                    let Cost { time, cpu, peak, last, .. } = &cost;
-                    needed = needed.max(*peak as usize / 1024 * 5 / 4).min(WARM.1);
-                    writeln!(csv, "{group},{name},{},{round},{time},{cpu},{peak},{last}", allocator.name)?;
-                    costs.push(cost);
-                }
-                Err(error) => *cell = Err(error.to_string()),
-            }
-        }
-    }
-    Ok(Row { group: group.clone(), name: name.clone(), cells })
-}
-
 /// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
     peers::check(&options.peers)?;
@@ -249,27 +162,38 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
         rounds => rounds,
     };
     let names: Vec<&str> = allocators.iter().map(|allocator| allocator.name).collect();
-    let mut head = format!("Medians of {rounds} interleaved rounds on {}.\n", machine());
     if !options.only.is_empty() || !options.peers.is_empty() {
         notes.push("This is a part: other workloads or peers were not asked for.".to_owned());
     }
-    notes.iter().for_each(|note| head += &format!("\n{note}\n"));
-    let mut csv = "group,workload,allocator,round,seconds,cpu_seconds,peak_kib,last_kib\n".to_owned();
-    let (mut rows, mut report) = (Vec::new(), String::new());
+    let machine = machine();
     let dir = shell::target().join("bench");
-    for (at, workload) in workloads.iter().enumerate() {
-        let place = format!("[{}/{}]", at + 1, workloads.len());
-        rows.push(run(workload, &place, rounds, &allocators, &mut csv)?);
-        eprintln!(
-            "{}{place} {}",
-            if std::io::stderr().is_terminal() { "\r" } else { "" },
-            table::line(&rows[at], &names)
-        );
-        // After each row, so that a run that is broken off has something to show.
+    let mut csv = fs::File::create(dir.join("results.csv"))?;
+    writeln!(csv, "group,workload,allocator,round,seconds,cpu_seconds,peak_kib,last_kib")?;
+    let mut courses: Vec<Course> = workloads.into_iter().map(Course::new).collect();
+    let mut rows: Vec<Row> = Vec::new();
+    let mut report = String::new();
+    let is_terminal = std::io::stderr().is_terminal();
+    for round in 0..rounds {
+        for at in 0..courses.len() {
+            if round == 0 {
+                rows.push(courses[at].row(&allocators));
+            }
+            let minutes = course::left(&courses, round, at, rounds).as_secs().div_ceil(60);
+            let place = format!("[{}/{rounds} {}/{}, {minutes} min left]", round + 1, at + 1, courses.len());
+            let name = rows[at].name.clone();
+            courses[at].round(round, &allocators, &mut rows[at], &mut csv, |allocator| {
+                if is_terminal {
+                    eprint!("\r{place} {name:<24} {:<16}", allocator.name);
+                }
+            })?;
+            eprintln!("{}{place} {}", if is_terminal { "\r" } else { "" }, table::line(&rows[at], &names));
+        }
+        // After each round, so that a run that is broken off has something to show.
         let verdicts = targets::verdicts(&rows, &names, instructions, &reasons);
-        report = format!("{head}{}{}", targets::report(&verdicts), table::report(&rows, &names, &reasons));
+        report = format!("Medians of {} interleaved rounds on {machine}.\n", round + 1);
+        notes.iter().for_each(|note| report += &format!("\n{note}\n"));
+        report += &(targets::report(&verdicts) + &table::report(&rows, &names, &reasons));
         fs::write(dir.join("targets.csv"), targets::csv(&verdicts))?;
-        fs::write(dir.join("results.csv"), &csv)?;
         fs::write(dir.join("results.md"), &report)?;
         for (name, svg) in plot::plots(&rows, &names) {
             fs::write(dir.join(format!("{name}.svg")), svg)?;

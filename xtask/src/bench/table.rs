@@ -1,6 +1,7 @@
 //! Tables in Markdown: what falls short, ratios to the best peer, and the figures behind them.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use super::Cost;
 use super::reasons::Reasons;
@@ -9,7 +10,38 @@ use super::reasons::Reasons;
 pub struct Row {
     pub group: String,
     pub name: String,
-    pub cells: Vec<Result<Vec<Cost>, String>>,
+    pub cells: Vec<Result<Vec<Cost>, Fault>>,
+}
+
+/// Why an allocator has no figure in a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    Failed(String),
+    /// It was ended after that time. It is not among those that the best is chosen from, as what it would have taken is not known.
+    TooLong(Duration),
+}
+
+impl<E: fmt::Display> From<E> for Fault {
+    fn from(error: E) -> Fault {
+        Fault::Failed(error.to_string())
+    }
+}
+
+impl Fault {
+    /// For a table.
+    fn short(&self) -> String {
+        match self {
+            Fault::Failed(_) => "failed".to_owned(),
+            Fault::TooLong(limit) => format!("> {:.0} s", limit.as_secs_f64()),
+        }
+    }
+
+    fn whole(&self) -> String {
+        match self {
+            Fault::Failed(why) => format!("failed: {why}"),
+            Fault::TooLong(_) => format!("was ended: {}", self.short()),
+        }
+    }
 }
 
 /// What is compared.
@@ -111,8 +143,8 @@ pub fn line(row: &Row, names: &[&str]) -> String {
     };
     let mut text = format!("{:<24} time {:<22} peak {:<22}", row.name, shown(&TIME), shown(&PEAK));
     for (name, cell) in names.iter().zip(&row.cells) {
-        if let Err(error) = cell {
-            write!(text, "\n    {name} failed: {error}").unwrap();
+        if let Err(fault) = cell {
+            write!(text, "\n    {name} {}", fault.whole()).unwrap();
         }
     }
     text
@@ -137,8 +169,8 @@ pub fn report(rows: &[Row], names: &[&str], reasons: &Reasons) -> String {
 fn shortfalls(rows: &[Row], names: &[&str], reasons: &Reasons) -> String {
     let mut text = "\n### Where slabwright falls short of the best peer by more than the spread\n\n".to_owned();
     for row in rows {
-        if let Some(Err(error)) = row.cells.last() {
-            writeln!(text, "**{} failed**: {error}\n", row.name).unwrap();
+        if let Some(Err(fault)) = row.cells.last() {
+            writeln!(text, "**{}** {}\n", row.name, fault.whole()).unwrap();
         }
     }
     let found = FIGURES
@@ -208,11 +240,12 @@ fn details(title: &str, rows: &[&Row], of: impl Fn(&Cost) -> f64, names: &[&str]
     let mut text = format!("\n### {title}\n\n| workload | {} |\n", names.join(" | "));
     writeln!(text, "|---|{}", "--:|".repeat(names.len())).unwrap();
     for row in rows {
-        let cells = row.medians(&of).into_iter().map(|cell| match cell {
-            Some(Median { value, spread }) => {
+        let cells = row.medians(&of).into_iter().zip(&row.cells).map(|(cell, found)| match (cell, found) {
+            (Some(Median { value, spread }), _) => {
                 format!("{value:.digits$} ±{:.0} %", spread * 100.0, digits = if value < 10.0 { 2 } else { 1 })
             }
-            None => "failed".to_owned(),
+            (None, Err(fault)) => fault.short(),
+            (None, Ok(_)) => "-".to_owned(),
         });
         writeln!(text, "| {} | {} |", row.name, cells.collect::<Vec<_>>().join(" | ")).unwrap();
     }
@@ -226,7 +259,7 @@ mod tests {
     fn row(name: &str, group: &str, times: &[Option<f64>]) -> Row {
         let cell = |time: &Option<f64>| match time {
             Some(time) => Ok(vec![Cost { time: *time, cpu: *time, peak: *time, last: *time, ..Cost::default() }]),
-            None => Err("crashed".to_owned()),
+            None => Err(Fault::Failed("crashed".to_owned())),
         };
         Row { group: group.to_owned(), name: name.to_owned(), cells: times.iter().map(cell).collect() }
     }
@@ -285,6 +318,16 @@ mod tests {
         let text = report(&[Row { group: "g".to_owned(), name: "noise".to_owned(), cells }], &names, &reasons);
         assert!(text.contains("In no row that ran."));
         let failed = row("broken", "g", &[Some(1.0), None]);
-        assert!(report(&[failed], &names, &reasons).contains("**broken failed**: crashed"));
+        assert!(report(&[failed], &names, &reasons).contains("**broken** failed: crashed"));
+    }
+
+    #[test]
+    fn what_took_too_long_says_how_long_and_is_no_peer_to_compare_with() {
+        let mut row = row("hangs", "g", &[Some(3.0), None, Some(1.0)]);
+        row.cells[1] = Err(Fault::TooLong(Duration::from_secs(12)));
+        let names = ["a", "b", "slabwright"];
+        assert_eq!(ratio(&row, &TIME, &names).unwrap().peer, "a");
+        assert!(line(&row, &names).ends_with("\n    b was ended: > 12 s"));
+        assert!(report(&[row], &names, &Reasons::default()).contains("| hangs | 3000.0 ±0 % | > 12 s | 1000.0 ±0 % |"));
     }
 }

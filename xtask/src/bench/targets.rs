@@ -292,6 +292,7 @@ fn quoted(field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::Fault;
     use super::*;
 
     const NAMES: [&str; 3] = ["glibc", "mimalloc3", "slabwright"];
@@ -323,7 +324,7 @@ mod tests {
     #[test]
     fn a_row_that_failed_is_no_row_that_is_met() {
         let mut row = row("threads-8", [2.0, 1.0, 0.5]);
-        row.cells[2] = Err("crashed".to_owned());
+        row.cells[2] = Err(Fault::Failed("crashed".to_owned()));
         assert_eq!(find(&[row], "8 threads"), Some((false, "failed".to_owned())));
     }
 

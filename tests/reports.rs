@@ -191,12 +191,12 @@ fn slabinfo() {
     let run = mm.alloc(40 << 10);
     let line = |text: &str| text.lines().find(|line| line.starts_with("run-40k")).map(str::to_owned);
     let active =
-        "run-40k                1      1  40960    1   10 : tunables   12    1    0 : slabdata      1      1      0";
+        "run-40k                1      1  40960    1   10 : tunables   51    1    0 : slabdata      1      1      0";
     assert_eq!(line(&text(&mm, Report::Slabinfo)).as_deref(), Some(active));
     // SAFETY: the block is live and not used any more.
     unsafe { mm.free(run) };
     let kept =
-        "run-40k                0      1  40960    1   10 : tunables   12    1    0 : slabdata      0      1      0";
+        "run-40k                0      1  40960    1   10 : tunables   51    1    0 : slabdata      0      1      0";
     assert_eq!(line(&text(&mm, Report::Slabinfo)).as_deref(), Some(kept));
     // Sheaves are objects of a cache, too.
     assert!(got.lines().any(|line| line.starts_with("sheaf             ")), "{got}");

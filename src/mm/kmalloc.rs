@@ -134,7 +134,7 @@ impl<M: Machine> Mm<M> {
             }
             match self.machine.class_at(block) {
                 0 if block.is_null() => {}
-                tag if run_of_tag(tag).is_some() && self.free_tagged(tag, block, Gfp::ATOMIC) => {}
+                _ if self.free_tagged(block, Gfp::ATOMIC) => {}
                 tag if tag == 0 || run_of_tag(tag).is_some() => {
                     self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp));
                 }

@@ -11,8 +11,8 @@ use crate::machine::{Machine, misuse};
 use crate::page::Kind;
 use crate::slab::classes::MAX_SMALL;
 use crate::slab::runs::{
-    LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, kind_kept, last_serves, near_classes, run_class,
-    run_colour, run_pages, tag_run, tagged, tagged_block, tagged_class,
+    EXACT, LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, is_tagged, kind_kept, last_serves,
+    near_classes, run_class, run_colour, run_pages, starts_run, tag_run, tagged_block, tagged_class, tagged_start,
 };
 use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
@@ -83,7 +83,7 @@ impl<M: Machine> Mm<M> {
                 // SAFETY: rows hold valid sheaves.
                 let run = unsafe { m.pop_again(id) };
                 if !run.is_null() {
-                    return self.kept_run(run, run_pages(id), size, align, gfp);
+                    return self.kept_run(run, id, size, align, gfp);
                 }
                 run_pages(id) as usize
             }
@@ -122,20 +122,24 @@ impl<M: Machine> Mm<M> {
         }
         // SAFETY: rows hold valid sheaves.
         let run = unsafe { self.machine.pop_run(id) };
-        if run.is_null() { self.alloc_near_run(size, id, gfp) } else { self.kept_run(run, run_pages(id), size, 1, gfp) }
+        if run.is_null() { self.alloc_near_run(size, id, gfp) } else { self.kept_run(run, id, size, 1, gfp) }
     }
 
     /// The same for want of a run of class `id`: a slightly larger one.
     #[inline(never)]
     fn alloc_near_run(&self, size: usize, id: u8, gfp: Gfp) -> *mut u8 {
+        let pages = size.div_ceil(PAGE_SIZE);
+        // Of small ones hardly any of which is written to, one more of the class, once, is cheaper than one that the other will lack.
+        if pages <= EXACT as usize && self.pages.cost() == Cost::Little {
+            return ptr::null_mut();
+        }
         for near in near_classes(id) {
             // SAFETY: rows hold valid sheaves.
             let run = unsafe { self.machine.pop_run(near) };
             if !run.is_null() {
-                return self.kept_run(run, run_pages(near), size, 1, gfp);
+                return self.kept_run(run, near, size, 1, gfp);
             }
         }
-        let pages = size.div_ceil(PAGE_SIZE);
         if pages > MAX_CACHED as usize { self.alloc_last_run(size, pages, gfp) } else { ptr::null_mut() }
     }
 
@@ -147,7 +151,7 @@ impl<M: Machine> Mm<M> {
         let Some(head) = m.pfn(run).filter(|_| !run.is_null()) else { return ptr::null_mut() };
         let found = m.page(head).word() as u32;
         if last_serves(found, pages) {
-            return self.kept_run(run, found, size, 1, gfp);
+            return self.kept_run(run, LAST_RUN, size, 1, gfp);
         }
         // SAFETY: the run came from there.
         if !unsafe { m.push(LAST_RUN, run) } {
@@ -156,26 +160,29 @@ impl<M: Machine> Mm<M> {
         ptr::null_mut()
     }
 
-    /// Makes a run of `pages` pages that came out of a sheaf a block.
+    /// Makes a run that came out of a sheaf of class `id` a block.
     #[inline]
-    fn kept_run(&self, run: *mut u8, pages: u32, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
+    fn kept_run(&self, run: *mut u8, id: u8, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         let m = &self.machine;
         let Some(head) = m.pfn(run) else { return ptr::null_mut() };
+        let pages = if id == LAST_RUN { m.page(head).word() as u32 } else { run_pages(id) };
         if gfp.has(Gfp::ZERO) {
             // SAFETY: the run is ours and as many pages long.
             unsafe { ptr::write_bytes(run, 0, pages as usize * PAGE_SIZE) };
         }
+        if is_tagged(id) && align <= RUN_STEP {
+            return tagged_block(m, id, head, run, size);
+        }
         self.run_block(head, run, pages as usize, size, align)
     }
 
-    /// Frees the block at `block`, of whose page the map says `tag`; false, and nothing done, where that is no block of a run that the map tells.
+    /// Frees the block at `block`; false, and nothing done, where that is no block of a run that the map tells.
     #[inline(always)]
-    pub(super) fn free_tagged(&self, tag: u8, block: *mut u8, gfp: Gfp) -> bool {
+    pub(super) fn free_tagged(&self, block: *mut u8, gfp: Gfp) -> bool {
         let m = &self.machine;
         let Some(head) = m.mapped_pfn(block) else { return false };
-        let Some((id, start)) = tagged(head, tag).filter(|(_, start)| block.addr() % PAGE_SIZE == *start) else {
-            return false;
-        };
+        let start = block.addr() % PAGE_SIZE;
+        let Some(id) = starts_run(head, m.class(head).load(Relaxed), start) else { return false };
         // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not told
         // apart here; one after the other they are.)
         m.class(head).store(0, Relaxed);
@@ -272,7 +279,7 @@ impl<M: Machine> Mm<M> {
                 let offset = if kind == Kind::Run {
                     page.mapcount() as usize
                 } else {
-                    tagged(pfn, m.class(pfn).load(Relaxed)).ok_or(Defect::DoubleFree)?.1
+                    tagged_start(pfn, m.class(pfn).load(Relaxed)).ok_or(Defect::DoubleFree)?
                 };
                 if m.virt(pfn).addr() + offset == address.addr() {
                     Ok(Block::Run(range, offset))

@@ -424,20 +424,20 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     pub unsafe fn free_slow(&self, block: *mut u8) {
-        let tag = self.machine.class_at(block);
-        if run_of_tag(tag).is_some() && self.free_tagged(tag, block, Gfp::MALLOC) {
+        if self.free_tagged(block, Gfp::MALLOC) {
             return;
         }
         // SAFETY: the caller's condition.
-        unsafe { self.free_rest(tag, block) }
+        unsafe { self.free_rest(block) }
     }
 
     /// Frees what is no run that the page-class map tells. Of its own, as the way of those needs no stack frame.
     ///
     /// # Safety
-    /// As for [`Mm::free`]; `tag` is that of the block's page.
+    /// As for [`Mm::free`].
     #[inline(never)]
-    unsafe fn free_rest(&self, tag: u8, block: *mut u8) {
+    unsafe fn free_rest(&self, block: *mut u8) {
+        let tag = self.machine.class_at(block);
         if tag == 0 || run_of_tag(tag).is_some() {
             return self.free_other(block);
         }
@@ -520,6 +520,9 @@ impl<M: Machine> Mm<M> {
             if opened > 0 {
                 let gone = self.vmalloc.give_up(&self.machine, &self.pages, opened);
                 self.returned.fetch_add(gone, Ordering::Relaxed);
+                if self.pages.take_dearer() {
+                    self.slab.flush_runs(&self.machine, &self.pages);
+                }
             }
         }
         // Before the caller touches what it got.

@@ -2,40 +2,43 @@
 //!
 //! A run has a class by its number of pages: 3 to 16 each, then eight per doubling to 2 MiB, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf: a CPU keeps 512 KiB of a class, what is more
+//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf: a CPU keeps 2 MiB of a class at most, what is more
 //! goes back to the zone one by one, and what lies for a while does, too. Where there is none of a class one of the next larger
-//! classes serves, if it wastes no more than a fifth.
+//! classes serves, if it wastes no more than a fifth (but of small ones that cost only addresses, where the zone gives one more of the class).
 //!
 //! Of runs up to 256 KiB, which come and go often, the first page has a *tag* in the page-class map while it is a block's, which says the class and
 //! how far into the page the block starts. So neither `malloc` nor `free` looks at the descriptor, which lies on a cache line of its own for every
 //! run, where the map has 64 pages on one; and `free` knows by the tag, exactly, whether a block starts at the address and whether it is live.
 //! Four starts are told apart, each a mask for a hash of the page's number. Of larger runs, and such as others made, the descriptor knows.
 //!
-//! Runs above 256 KiB are kept by classes, four each, only where hardly any of what runs hold is written to
-//! ([`PageAllocator::cost`]), as what they cost then is addresses; else they have just as many pages as they need, and a CPU keeps one,
+//! Runs above 256 KiB are kept by classes, sixteen each, only where hardly any of what runs hold is written to
+//! ([`PageAllocator::cost`]), as what they cost then is addresses; once more is, all go back; else they have just as many pages as they need, and a CPU keeps one,
 //! whatever its size, which serves loops, or none where all is written to, which takes longer anyway.
 //!
-//! Measured (2 CPUs; CPU seconds and MiB resident of the workloads `pages`, `pages-touched` and `large`):
+//! Measured (2 CPUs, medians of 9 runs in turn; CPU milliseconds and MiB resident of the workloads `pages`, `pages-touched` and `large`):
 //!
 //! | | `pages` | `pages-touched` | `large` |
 //! |---|---|---|---|
-//! | two sheaves of 128 KiB a class, flushed as a whole, to 256 KiB | 0.114, 9.4 | 0.083, 28.0 | 0.085, 5.0 |
-//! | this | 0.045, 7.0 | 0.045, 28.0 | 0.010, 3.8 |
-//! | rpmalloc | 0.051, 18.7 | 0.047, 28.1 | 0.005, 3.1 |
-//! | gperftools' tcmalloc | 0.017, 10.8 | 0.069, 35.3 | 0.066, 37.2 |
+//! | sheaves of 512 KiB a class up to 64 KiB, and of 4 runs above 256 KiB | 44.8, 6.9 | 32.9, 27.8 | 12.2, 4.1 |
+//! | of 2 MiB, and of 16 runs | 26.7, 5.2 | 27.3, 27.3 | 9.8, 3.6 |
+//! | of 4 MiB, and of 512 KiB up to 256 | 25.9, 5.0 | 27.1, 27.3 | 9.7, 3.5 |
+//! | of 2 MiB; no neighbours of small ones that cost little; these without descriptor, too (this) | 22.0, 5.9 | 27.0, 27.3 | 9.8, 3.5 |
+//! | rpmalloc | 55.9, 18.6 | 43.5, 28.0 | 4.9, 3.1 |
+//! | gperftools' tcmalloc | 17.0, 10.7 | 71.7, 35.1 | 70.1, 37.3 |
 //!
-//! Of random sizes the two sheaves missed a fifth, as exchanging and flushing whole ones lets them swing; one sheaf of the same bytes would
-//! miss 6 %, of twice as many 2.1, and 1.7 with neighbours; for the larger runs neighbours halve it. Half of a miss was the wait of the first
+//! Two sheaves, exchanged and flushed as a whole, miss three times as often as one of their bytes, as they swing. Half of a miss was the wait of the first
 //! atomic instruction, a count, for the program's own writes to cold memory: counts are plain stores now. A fifth of the rest was a prefetch of the run below the one that is
 //! handed out: it waits for a translation; a quarter the descriptors. Rejected: classes above 256
-//! KiB where memory is written to, whose caches raised the peak of random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live.
+//! KiB where memory is written to, whose caches raised the peak of random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live; more than
+//! 256 KiB of a class from 64 KiB on (60 live runs of 64 KiB to 2 MiB, all written to: 108 in place of 102 MiB); none of another class for large ones,
+//! either (`large` 11.4, 4.6).
 #![allow(unsafe_code)]
 
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::classes::NR_CLASSES;
 use super::layout::SlabLayout;
-use super::tag::{LAST_RUN_TAG, colour_of_tag, run_of_tag, run_tag};
+use super::tag::{LAST_RUN_TAG, class_of_tag, colour_of_tag, run_of_tag, run_tag};
 use super::{SHEAF_CACHE, Slab};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, ZoneKind, no_sheaf};
@@ -52,13 +55,13 @@ pub const NR_RUNS: usize = 55;
 /// Fewest pages of a run: less is small.
 const MIN_CACHED: u32 = 3;
 /// Runs up to this many pages have a class each.
-const EXACT: u32 = 16;
+pub const EXACT: u32 = 16;
 /// Bytes that a sheaf's runs should not exceed, up to [`EXACT`] pages and up to [`MAX_CACHED`].
-const SHEAF_TARGETS: [usize; 2] = [512 << 10, 256 << 10];
+const SHEAF_TARGETS: [usize; 2] = [2 << 20, 256 << 10];
 /// Most runs in a sheaf.
-const MOST: usize = 32;
+const MOST: usize = 64;
 /// Runs in a sheaf of larger ones.
-const LARGE: usize = 4;
+const LARGE: usize = 16;
 
 /// Cache id of the first class.
 pub const FIRST_RUN: u8 = SHEAF_CACHE + 1;
@@ -213,21 +216,40 @@ pub const fn run_colour(room: usize) -> u8 {
     (room >= 960) as u8 + (room >= 1984) as u8 + (room >= 4032) as u8
 }
 
-/// Bytes that a block of `colour` starts into the run at `head`, a number of cache lines: starts that are all equal modulo the page alias in
-/// the caches. By the place, not in turn: a counter would be one cache line for all CPUs.
+/// Of each tag how far a block may start into its first page; of others than runs' what is beyond the page.
+static STARTS: [u16; 256] = {
+    let mut starts = [PAGE_SIZE as u16; 256];
+    let mut tag = 0;
+    while tag < 256 {
+        if let Some(id) = run_of_tag(tag as u8)
+            && is_tagged(id)
+        {
+            starts[tag] = [0, 960, 1984, 4032][colour_of_tag(tag as u8) as usize];
+        }
+        tag += 1;
+    }
+    starts
+};
+
+/// Bytes that a block with `tag` starts into the run at `head`, a number of cache lines: starts that are all equal modulo the page alias in
+/// the caches. By the place, not in turn: a counter would be one cache line for all CPUs. Of a tag that no run has, the bytes of a page.
 #[inline(always)]
-pub const fn block_start(head: Pfn, colour: u8) -> usize {
-    /// The most for each colour.
-    const MOST: u64 = 960 << 16 | 1984 << 32 | 4032 << 48;
-    (head.0.wrapping_mul(0x9e37_79b1) >> 20) as usize & (MOST >> (16 * colour)) as u16 as usize
+fn start(head: Pfn, tag: u8) -> usize {
+    ((head.0.wrapping_mul(0x9e37_79b1) >> 20) as usize | PAGE_SIZE) & usize::from(STARTS[usize::from(tag)])
+}
+
+/// Bytes that a block of `colour` starts into the run at `head`.
+#[inline]
+pub fn block_start(head: Pfn, colour: u8) -> usize {
+    start(head, run_tag(FIRST_RUN, colour))
 }
 
 /// The block of `size` bytes in the run at `run`, whose head is `head`, of the tagged class `id`. The map says so from then on.
 #[inline(always)]
 pub fn tagged_block<M: Machine>(m: &M, id: u8, head: Pfn, run: *mut u8, size: usize) -> *mut u8 {
-    let colour = run_colour((TAGGED_PAGES[id as usize] as usize * PAGE_SIZE).wrapping_sub(size));
-    m.class(head).store(run_tag(id, colour), Relaxed);
-    run.wrapping_add(block_start(head, colour))
+    let tag = run_tag(id, run_colour((TAGGED_PAGES[id as usize] as usize * PAGE_SIZE).wrapping_sub(size)));
+    m.class(head).store(tag, Relaxed);
+    run.wrapping_add(start(head, tag))
 }
 
 /// Makes the run headed by `head`, whose block starts `offset` bytes into it, one that the map tells; false where it cannot be.
@@ -242,10 +264,18 @@ pub fn tag_run<M: Machine>(m: &M, head: Pfn, offset: usize) -> bool {
     true
 }
 
-/// The class of the run headed by `head` and where its block starts, of which the map says `tag`; `None` where that is no run's.
+/// Where the block in the run headed by `head` starts, of which the map says `tag`; `None` where that is no run's.
 #[inline(always)]
-pub fn tagged(head: Pfn, tag: u8) -> Option<(u8, usize)> {
-    run_of_tag(tag).map(|id| (id, block_start(head, colour_of_tag(tag))))
+pub fn tagged_start(head: Pfn, tag: u8) -> Option<usize> {
+    let start = start(head, tag);
+    (start < PAGE_SIZE).then_some(start)
+}
+
+/// The class of the run of which the map says `tag`, if in the page at `head` a block starts `offset` bytes into it.
+#[inline(always)]
+pub fn starts_run(head: Pfn, tag: u8, offset: usize) -> Option<u8> {
+    // That of another tag is beyond the page.
+    if start(head, tag) == offset % PAGE_SIZE { Some(class_of_tag(tag) + 1) } else { None }
 }
 
 /// Whether a run of `found` pages, the last larger one, serves for `pages` pages: it wastes at most an eighth.
@@ -345,7 +375,26 @@ impl<M: Machine> Slab<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
+
+    #[test]
+    fn a_block_starts_where_its_tag_says_and_nowhere_else() {
+        for tag in 0..=255 {
+            let is_run = run_of_tag(tag).is_some_and(is_tagged);
+            for head in (0x10_0000..0x10_0400).map(Pfn) {
+                let found: Vec<_> =
+                    (0..PAGE_SIZE).step_by(64).filter(|at| starts_run(head, tag, *at).is_some()).collect();
+                assert_eq!(found.len(), usize::from(is_run), "tag {tag}: {found:?}");
+                assert_eq!(tagged_start(head, tag), found.first().copied());
+                if let Some(at) = found.first() {
+                    assert_eq!(starts_run(head, tag, *at), run_of_tag(tag));
+                    assert_eq!(block_start(head, colour_of_tag(tag)), *at);
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_run_gets_the_smallest_class_that_holds_it() {

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::buddy::{self, STATE, Want};
 use super::lists::Extra;
 use super::percpu::Bin;
+use super::phase::Cost;
 use super::watermark::{self, Mark, Watermarks};
 use super::{Cell, MigrateType, PageAllocator, Zone, raw};
 use crate::gfp::Gfp;
@@ -241,7 +242,8 @@ impl<M: Machine> PageAllocator<M> {
             if let Some(seen) = seen {
                 phase.learn(list, seen);
                 if list == MigrateType::Movable {
-                    self.cost.store(phase.cost() as u8, Relaxed);
+                    let before = self.cost.swap(phase.cost() as u8, Relaxed);
+                    self.dearer.fetch_or(before == Cost::Little as u8 && phase.cost() != Cost::Little, Relaxed);
                 }
             }
             // While the system makes a huge page of small ones they are away, and an atomic request would fault.

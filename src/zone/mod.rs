@@ -134,6 +134,8 @@ pub struct PageAllocator<M: Machine> {
     grouping: AtomicBool,
     /// What page runs cost, as a [`Cost`].
     cost: AtomicU8,
+    /// They cost more than addresses since [`PageAllocator::take_dearer`], which they did not before.
+    dearer: AtomicBool,
     /// Frames of all zones.
     managed: AtomicU64,
     /// Complement of [`PageAllocator::retained`], so that it starts as 0.
@@ -198,6 +200,7 @@ impl<M: Machine> PageAllocator<M> {
             emergency: Emergency::new(),
             grouping: AtomicBool::new(false),
             cost: AtomicU8::new(Cost::Some as u8),
+            dearer: AtomicBool::new(false),
             managed: AtomicU64::new(0),
             not_retained: AtomicU64::new(0),
             idles: AtomicBool::new(false),
@@ -378,6 +381,12 @@ impl<M: Machine> PageAllocator<M> {
     #[inline]
     pub fn take_opened(&self) -> u32 {
         if self.opened.load(Relaxed) == 0 { 0 } else { self.opened.swap(0, Relaxed) }
+    }
+
+    /// Whether what is kept of page runs was kept when it cost only addresses, and costs memory now. Said once.
+    #[inline]
+    pub fn take_dearer(&self) -> bool {
+        self.dearer.load(Relaxed) && self.dearer.swap(false, Relaxed)
     }
 
     /// Whether something will have to go back if nothing is wanted from now on, so that the clock should be looked at.

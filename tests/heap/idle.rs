@@ -3,6 +3,8 @@
 use slabwright::machine::ZoneKind::Normal;
 use slabwright::machine::sim::{Hosted, Simulated};
 use slabwright::mm::Mm;
+#[cfg(not(feature = "slob"))]
+use slabwright::slab::runs::run_class;
 use slabwright::types::PAGE_SIZE;
 
 use crate::hosts::heap;
@@ -124,4 +126,28 @@ fn the_fast_path_opens_again() {
         unsafe { mm.free(mm.alloc(50)) };
     }
     assert!(fast());
+}
+
+// Who is tiny keeps no runs.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn runs_kept_while_they_cost_addresses_go_when_they_cost_memory() {
+    const SIZE: usize = 300 << 10;
+    let mm = heap(&machine());
+    let take = |size: usize, written: usize| {
+        let block = mm.alloc(size);
+        // SAFETY: a live block of at least that size.
+        unsafe { block.write_bytes(1, written) };
+        block
+    };
+    let kept = || mm.slab().objects_in_rows(mm.machine())[run_class(SIZE / PAGE_SIZE) as usize];
+    let begun: Vec<_> = (0..100).map(|_| take(SIZE, 1)).collect();
+    // SAFETY: live blocks, freed once.
+    begun.into_iter().for_each(|block| unsafe { mm.free(block) });
+    assert!(kept() > 8, "{} runs are kept that hardly hold memory", kept());
+    let filled: Vec<_> = (0..60).map(|_| take(SIZE * 2, SIZE * 2)).collect();
+    assert_eq!(kept(), 0);
+    // SAFETY: live blocks, freed once.
+    filled.into_iter().for_each(|block| unsafe { mm.free(block) });
+    mm.verify().unwrap();
 }

@@ -516,9 +516,10 @@ impl<M: Machine> Mm<M> {
         }
         // Memory that is new to the one layer the other has to spare: what it keeps is for its own kind of requests.
         if M::LENT && may_enter {
-            let opened = self.pages.take_opened() as usize * PAGE_SIZE;
+            let opened = self.pages.take_opened();
             if opened > 0 {
-                let gone = self.vmalloc.give_up(&self.machine, &self.pages, opened);
+                self.slab.gather(&self.machine, &self.pages, opened);
+                let gone = self.vmalloc.give_up(&self.machine, &self.pages, opened as usize * PAGE_SIZE);
                 self.returned.fetch_add(gone, Ordering::Relaxed);
                 if self.pages.take_dearer() {
                     self.slab.flush_runs(&self.machine, &self.pages);

@@ -206,6 +206,8 @@ pub struct Cache {
     /// Calls that reached the slow path.
     pub(super) slow_allocs: AtomicUsize,
     pub(super) slow_frees: AtomicUsize,
+    /// Their sum when [`Slab::gather`](super::Slab::gather) emptied the sheaves last.
+    pub(super) gathered: AtomicUsize,
     /// Somebody asked for its objects atomically: new slabs are populated.
     pub(super) atomic: AtomicBool,
     /// Free populated objects, for atomic requests alone.
@@ -318,6 +320,7 @@ impl Cache {
             refilled_ms: AtomicUsize::new(0),
             slow_allocs: AtomicUsize::new(0),
             slow_frees: AtomicUsize::new(0),
+            gathered: AtomicUsize::new(0),
             atomic: AtomicBool::new(false),
             stash: Deferred::new(),
             home: CacheNode::new(),

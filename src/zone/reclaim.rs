@@ -42,7 +42,7 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Puts what the per-CPU lists hold back into the buddy system.
-    fn drain_lists(&self, m: &M) {
+    pub fn drain_lists(&self, m: &M) {
         for (kind, pcp) in self.pcps.iter() {
             let mut pcp = pcp.lock(m);
             let pages = pcp.pages();
@@ -74,6 +74,12 @@ impl<M: Machine> PageAllocator<M> {
                     u64::from(zone.free_for(MigrateType::Unmovable)) < u64::from(mark(&zone.marks)) + reserve
                 })
         })
+    }
+
+    /// Pages that hold memory, free or not.
+    #[inline]
+    pub fn committed(&self) -> u64 {
+        self.budget.committed()
     }
 
     /// Whether memory is short (see [`Frames::pressure`](crate::machine::Frames::pressure)).

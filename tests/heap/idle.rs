@@ -151,3 +151,22 @@ fn runs_kept_while_they_cost_addresses_go_when_they_cost_memory() {
     filled.into_iter().for_each(|block| unsafe { mm.free(block) });
     mm.verify().unwrap();
 }
+
+// First fit has no sheaves.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn sheaves_are_gathered_while_memory_grows() {
+    let mm = heap(&machine());
+    // A class that all blocks passed through: one in each slab, and those that the sheaves keep from many others.
+    let blocks: Vec<_> = (0..1000).map(|_| mm.alloc(1000)).collect();
+    for step in 0..10 {
+        // SAFETY: live blocks, each freed once.
+        blocks.iter().skip(step).step_by(10).for_each(|block| unsafe { mm.free(*block) });
+    }
+    assert!(mm.stats().slab.in_sheaves_bytes > 100_000);
+    let grown: Vec<_> = (0..200_000).map(|_| mm.alloc(60)).collect();
+    let slab = mm.stats().slab;
+    assert!(slab.in_sheaves_bytes < 50_000 && slab.slab_bytes - slab.in_use_bytes < 200_000, "{slab:?}");
+    mm.verify().unwrap();
+    drop(grown);
+}

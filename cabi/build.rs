@@ -20,6 +20,8 @@ fn main() {
     // Nothing is bound lazily: a lazy binding can call malloc.
     println!("cargo::rustc-link-arg-cdylib=-Wl,-z,now");
     println!("cargo::rustc-link-arg-cdylib=-Wl,-soname,libslabwright.so");
+    // What is written at the start begins with a page, so that it is as few of them as can be. (GNU ld warns that it does not know the word.)
+    println!("cargo::rustc-link-arg-cdylib=-Wl,-z,separate-loadable-segments");
     // What every program runs lies close together. Linkers that know no such scripts go without.
     let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     if !["mold", "gold", "wild"].iter().any(|linker| flags.contains(linker)) {

@@ -68,8 +68,8 @@ pub(super) fn nodes() -> usize {
         let at = (&raw mut mask).expose_provenance();
         // SAFETY: the kernel writes at most as many bits as said.
         let done = unsafe { sys::call(libc::SYS_get_mempolicy, [0, at, size_of_val(&mask) * 8, 0, MEMS_ALLOWED, 0]) };
-        let highest = (0..1024).rev().find(|bit| done.is_ok() && mask[bit / 64] & 1 << (bit % 64) != 0);
-        (highest.unwrap_or(0) + 1).min(MAX_NODES)
+        let highest = mask.iter().rposition(|word| done.is_ok() && *word != 0);
+        highest.map_or(1, |word| word * 64 + mask[word].ilog2() as usize + 1).min(MAX_NODES)
     })
 }
 

@@ -138,13 +138,11 @@ fn row(cpu: usize) -> Option<&'static Row> {
 /// The row of `cpu`, made if it was not.
 fn live_row(cpu: usize) -> Option<&'static Row> {
     let row = row(cpu)?;
-    match row.state.load(Acquire) {
-        ROW_LIVE => return Some(row),
-        ROW_NONE => {}
-        _ => return None,
-    }
-    if row.state.compare_exchange(ROW_NONE, ROW_MAKING | me(), Acquire, Relaxed).is_err() {
-        return None;
+    // Not read first: a page that was never touched would fault twice.
+    match row.state.compare_exchange(ROW_NONE, ROW_MAKING | me(), Acquire, Acquire) {
+        Ok(_) => {}
+        Err(ROW_LIVE) => return Some(row),
+        Err(_) => return None,
     }
     for word in &row.words.0 {
         word.store(no_sheaf(), Relaxed);

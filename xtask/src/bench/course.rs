@@ -60,18 +60,26 @@ impl Workload {
     }
 }
 
-/// How long a run may take where the longest that ended took `longest`: one that hangs must not cost the others their turn, and one on
-/// a machine that is slow is none that hangs.
-fn limit(longest: Option<Duration>) -> Duration {
-    longest.map_or(Duration::from_secs(300), |longest| Duration::from_secs(10) + 20 * longest)
+/// How many runs have to have ended before they say what is long.
+const KNOWN: usize = 3;
+
+/// How long a run may take where those that ended took so long: one that hangs must not cost the others their turn, and one on a machine
+/// that is slow is none that hangs. (Measured by the longest of them, one that crawls would let the next one hang for twenty minutes.)
+fn limit(ended: &[Duration]) -> Duration {
+    if ended.len() < KNOWN {
+        return Duration::from_secs(300);
+    }
+    let mut sorted = ended.to_vec();
+    sorted.sort();
+    Duration::from_secs(10) + 10 * sorted[sorted.len() / 2]
 }
 
 pub struct Course {
     workload: Workload,
     /// MiB that a run finds at hand (`benches/warm.c`).
     needed: usize,
-    /// Of the runs so far.
-    longest: Option<Duration>,
+    /// How long the runs took that ended.
+    ended: Vec<Duration>,
     /// What the first run printed and under which allocator.
     printed: Option<(Vec<u8>, &'static str)>,
     /// What the last round took.
@@ -80,7 +88,7 @@ pub struct Course {
 
 impl Course {
     pub fn new(workload: Workload) -> Course {
-        Course { workload, needed: WARM.0, longest: None, printed: None, took: Duration::ZERO }
+        Course { workload, needed: WARM.0, ended: Vec::new(), printed: None, took: Duration::ZERO }
     }
 
     /// A row with nothing in it yet.
@@ -121,8 +129,8 @@ impl Course {
 
     fn once(&mut self, allocator: &Allocator, result: &Path) -> std::result::Result<Cost, Fault> {
         let begin = Instant::now();
-        let cost = self.workload.measure(allocator, result, limit(self.longest))?;
-        self.longest = self.longest.max(Some(begin.elapsed()));
+        let cost = self.workload.measure(allocator, result, limit(&self.ended))?;
+        self.ended.push(begin.elapsed());
         if let Some(now) = self.workload.printed() {
             let (first, of) = self.printed.get_or_insert((now.clone(), allocator.name));
             if *first != now {
@@ -169,9 +177,13 @@ mod tests {
 
     #[test]
     fn a_run_has_the_more_time_the_longer_others_took() {
-        assert_eq!(limit(Some(Duration::from_millis(10))).as_millis(), 10200);
-        assert_eq!(limit(Some(Duration::from_secs(60))).as_secs(), 1210);
-        assert!(limit(None) > limit(Some(Duration::from_secs(1))));
+        let limit = |seconds: &[u64]| {
+            let ended: Vec<Duration> = seconds.iter().map(|seconds| Duration::from_secs(*seconds)).collect();
+            limit(&ended).as_secs()
+        };
+        assert_eq!(limit(&[1, 60, 2]), 30);
+        assert_eq!(limit(&[60, 60, 60, 60]), 610);
+        assert_eq!((limit(&[]), limit(&[1, 1])), (300, 300));
     }
 
     /// A program that sleeps for as many seconds as its library's name says, on behalf of an allocator.

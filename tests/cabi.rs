@@ -324,6 +324,7 @@ macro_rules! programs {
 programs! {
     semantics: "semantics.c";
     errno: "errno.c";
+    small: "small.c";
     suites: "suites.c";
     extensions: "extensions.c";
     sizes: "sizes.c";

@@ -28,6 +28,7 @@ cargo xtask COMMAND
       --library PATH       another allocator's shared library for the part `programs`
   bench                    compare with other allocators; tables, all figures and plots in target/bench
       --quick              3 rounds instead of 7; --rounds N for another number
+      --minutes N          what takes longest goes through fewer rounds than others, 3 at least, to be done by then
       --only A,B           only these workloads or groups (repeatable); --list names them
       --peers A,B          only these allocators besides slabwright
   coverage                 which rows of tests/rows.tsv have a test that passes; the others are open
@@ -87,6 +88,7 @@ fn command() -> Result<ExitCode> {
                 match arg {
                     Long("quick") => options.quick = true,
                     Long("list") => options.list = true,
+                    Long("minutes") => options.minutes = args.value()?.parse()?,
                     Long("rounds") => options.rounds = args.value()?.parse()?,
                     Long("only") => options.only.extend(args.value()?.string()?.split(',').map(str::to_owned)),
                     Long("peers") => options.peers.extend(args.value()?.string()?.split(',').map(str::to_owned)),

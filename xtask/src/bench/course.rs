@@ -84,11 +84,17 @@ pub struct Course {
     printed: Option<(Vec<u8>, &'static str)>,
     /// What the last round took.
     pub took: Duration,
+    /// It goes through no further round.
+    pub is_over: bool,
 }
 
 impl Course {
     pub fn new(workload: Workload) -> Course {
-        Course { workload, needed: WARM.0, ended: Vec::new(), printed: None, took: Duration::ZERO }
+        Course { workload, needed: WARM.0, ended: Vec::new(), printed: None, took: Duration::ZERO, is_over: false }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.workload.name
     }
 
     /// A row with nothing in it yet.
@@ -147,10 +153,26 @@ pub fn left(courses: &[Course], round: usize, done: usize, rounds: usize) -> Dur
     let known: Vec<Duration> = courses.iter().map(|course| course.took).filter(|took| !took.is_zero()).collect();
     let Some(mean) = known.iter().sum::<Duration>().checked_div(known.len() as u32) else { return Duration::ZERO };
     let one = |(at, course): (usize, &Course)| {
+        if course.is_over {
+            return Duration::ZERO;
+        }
         let times = rounds - round - usize::from(at < done);
         (if course.took.is_zero() { mean } else { course.took }) * times as u32
     };
     courses.iter().enumerate().map(one).sum()
+}
+
+/// Ends those courses that take longest, until the rounds from `round` on fit into `time`; their names.
+pub fn fit(courses: &mut [Course], round: usize, rounds: usize, time: Duration) -> Vec<String> {
+    let mut ended = Vec::new();
+    while left(courses, round, 0, rounds) > time {
+        let Some(longest) = courses.iter_mut().filter(|course| !course.is_over).max_by_key(|course| course.took) else {
+            break;
+        };
+        longest.is_over = true;
+        ended.push(longest.name().to_owned());
+    }
+    ended
 }
 
 #[cfg(test)]
@@ -173,6 +195,16 @@ mod tests {
         assert_eq!(left(&[5, 7, 0, 0], 0, 2, 2), 5 + 7 + 2 * 6 + 2 * 6);
         assert_eq!(left(&[5, 7], 2, 2, 3), 0);
         assert_eq!(left(&[0], 0, 0, 7), 0);
+    }
+
+    #[test]
+    fn those_that_take_longest_are_left_out_where_time_is_short() {
+        let mut courses = [5, 50, 7].map(course);
+        assert_eq!(fit(&mut courses, 3, 7, Duration::from_secs(4 * 62)), [""; 0]);
+        assert_eq!(fit(&mut courses, 3, 7, Duration::from_secs(4 * 61)), ["w"]);
+        assert!(courses[1].is_over && !courses[2].is_over);
+        assert_eq!(left(&courses, 3, 1, 7).as_secs(), 3 * 5 + 4 * 7);
+        assert_eq!(fit(&mut courses, 3, 7, Duration::ZERO).len(), 2);
     }
 
     #[test]

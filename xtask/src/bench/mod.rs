@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use crate::{Result, golden, shell};
 use course::{Course, Runs, Workload};
@@ -30,6 +31,8 @@ pub struct Options {
     pub quick: bool,
     /// Rounds; 0 for 7, or 3 where quick.
     pub rounds: usize,
+    /// Minutes that it may take; 0 for as many as it does.
+    pub minutes: u64,
     /// Names of workloads or groups; all where empty.
     pub only: Vec<String>,
     /// Names of peers; all where empty.
@@ -39,6 +42,8 @@ pub struct Options {
 }
 
 const OWN: &str = "slabwright";
+/// Rounds that each workload goes through, however long they take.
+const LEAST_ROUNDS: usize = 3;
 
 /// What one run cost.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -173,14 +178,24 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
     let mut rows: Vec<Row> = Vec::new();
     let mut report = String::new();
     let is_terminal = std::io::stderr().is_terminal();
+    let begin = Instant::now();
     for round in 0..rounds {
+        if options.minutes > 0 && round >= LEAST_ROUNDS {
+            let time = Duration::from_secs(60 * options.minutes).saturating_sub(begin.elapsed());
+            let ended = course::fit(&mut courses, round, rounds, time);
+            notes
+                .extend(ended.iter().map(|name| format!("{name} went through {round} rounds only, for lack of time.")));
+        }
         for at in 0..courses.len() {
+            if courses[at].is_over {
+                continue;
+            }
             if round == 0 {
                 rows.push(courses[at].row(&allocators));
             }
             let minutes = course::left(&courses, round, at, rounds).as_secs().div_ceil(60);
             let place = format!("[{}/{rounds} {}/{}, {minutes} min left]", round + 1, at + 1, courses.len());
-            let name = rows[at].name.clone();
+            let name = courses[at].name().to_owned();
             courses[at].round(round, &allocators, &mut rows[at], &mut csv, |allocator| {
                 if is_terminal {
                     eprint!("\r{place} {name:<24} {:<16}", allocator.name);

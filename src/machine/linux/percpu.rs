@@ -15,6 +15,12 @@
 //! row, 0.35–0.43 µs of a busy CPU's. Rejected: labels out of the pop (outputs and labels together are not stable Rust), and
 //! retrying in the section itself (under single-stepping it would never end).
 //!
+//! Of a call of `malloc` and one of `free` (Zen 5, in a model of the two: 3.9 ns, of which two empty functions take 2.3) the sections take 0.3 ns,
+//! the class map 0.5, the check for the start of an object 0.35, marks and the look at the top 0.45. Instructions are not what counts: both
+//! written in assembly throughout (57 in place of 64), with the word naming the next free slot and changed by one instruction (51), take as
+//! long, and a list through the objects in place of the sheaf gains a tenth. Rejected, too: the spare sheaf taken before anything
+//! else of a slow path is done (400 blocks in turn 6 % less, 1000 blocks the same).
+//!
 //! Without restartable sequences `ROWTAB` stays all dummies, and the cold paths do the same work under a lock in the row, which
 //! is only ever tried: its holder may be the very thread that a signal handler interrupted.
 

@@ -12,7 +12,8 @@ use crate::page::Kind;
 use crate::slab::classes::MAX_SMALL;
 use crate::slab::runs::{
     EXACT, LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, is_tagged, kind_kept, last_serves,
-    near_classes, run_class, run_colour, run_pages, starts_run, tag_run, tagged_block, tagged_class, tagged_start,
+    near_classes, pages_of, run_class, run_colour, run_pages, starts_run, tag_run, tagged_block, tagged_class,
+    tagged_start,
 };
 use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
@@ -165,15 +166,21 @@ impl<M: Machine> Mm<M> {
     fn kept_run(&self, run: *mut u8, id: u8, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         let m = &self.machine;
         let Some(head) = m.pfn(run) else { return ptr::null_mut() };
-        let pages = if id == LAST_RUN { m.page(head).word() as u32 } else { run_pages(id) };
+        let pages = if id == LAST_RUN { m.page(head).word() as u32 } else { pages_of(id) };
         if gfp.has(Gfp::ZERO) {
             // SAFETY: the run is ours and as many pages long.
             unsafe { ptr::write_bytes(run, 0, pages as usize * PAGE_SIZE) };
         }
-        if is_tagged(id) && align <= RUN_STEP {
+        if align > RUN_STEP {
+            return self.run_block(head, run, pages as usize, size, align);
+        }
+        if is_tagged(id) {
             return tagged_block(m, id, head, run, size);
         }
-        self.run_block(head, run, pages as usize, size, align)
+        let offset = block_start(head, run_colour(pages as usize * PAGE_SIZE - size));
+        m.page(head).set_mapcount(offset as i32);
+        m.page(head).set_kind(Kind::Run, Order::ZERO);
+        run.wrapping_add(offset)
     }
 
     /// Frees the block at `block`; false, and nothing done, where that is no block of a run that the map tells.

@@ -55,7 +55,7 @@ use crate::machine::{MAX_CACHES, Machine, Word, misuse, no_sheaf};
 use crate::page::{Kind, PageList, flag};
 use crate::sync::{Deferred, Fork, Lock};
 use crate::types::{PAGE_SIZE, Pfn, PfnRange};
-use crate::zone::PageAllocator;
+use crate::zone::{Cost, PageAllocator};
 
 /// Attempts at the rows before a request goes past them.
 const TRIES: usize = 3;
@@ -804,8 +804,10 @@ impl<M: Machine> Slab<M> {
             let calls = calls[0].wrapping_add(calls[1]);
             cache.gathered.swap(calls, Ordering::Relaxed) != calls
         };
+        // Runs that cost only addresses save none by it, and are fetched again at once.
+        let cheap = pages.cost() == Cost::Little;
         let mut full = [false; MAX_CACHES];
-        self.ids().filter(used).for_each(|id| full[id as usize] = true);
+        self.ids().filter(|id| !(cheap && runs::is_run(*id))).filter(used).for_each(|id| full[id as usize] = true);
         self.flush_where(m, pages, |id| full[id as usize]);
         self.ids().filter(|id| full[*id as usize]).for_each(|id| self.shrink_slabs(m, pages, id));
         pages.drain_lists(m);

@@ -793,8 +793,10 @@ impl<M: Machine> Slab<M> {
     /// objects 102.2 and 107.3; where only caches of which no slow path was taken since the last time are emptied, 104.1 and 102.2.)
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
-        let worth = (pages.committed() / GATHER_PART).max(m.nr_cpus() as u64 * GATHER_CPU);
-        if u64::from(opened) < worth {
+        let committed = pages.committed();
+        let worth = (committed / GATHER_PART).max(m.nr_cpus() as u64 * GATHER_CPU);
+        // A small program begins its first memory, and there is nothing to gather.
+        if u64::from(opened) < worth || committed < worth {
             return;
         }
         self.opened.store(0, Ordering::Relaxed);

@@ -242,7 +242,15 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     pub fn alloc(&self, size: usize) -> *mut u8 {
         let object = self.alloc_fast(size);
-        if object.is_null() { self.alloc_slow(size, Gfp::MALLOC) } else { object }
+        if object.is_null() { self.alloc_rest(size) } else { object }
+    }
+
+    /// What is left of [`Mm::alloc`]. (The process's allocator does the two things itself, so that neither needs a stack frame.)
+    #[cold]
+    #[inline(never)]
+    fn alloc_rest(&self, size: usize) -> *mut u8 {
+        let block = self.alloc_run_fast(size);
+        if block.is_null() { self.alloc_slow(size, Gfp::MALLOC) } else { block }
     }
 
     /// [`Mm::alloc`] as far as this CPU's main sheaf serves it; null where the slow path has to be asked.

@@ -127,8 +127,9 @@ impl SlabLayout {
         } else {
             MapPlace::OnSlab
         };
-        // The kernel's calculate_order: the smallest order with at most 1/16 left over, then 1/8, then 1/4, then any.
-        let mut fraction = 16;
+        // The kernel's calculate_order: the smallest order with at most 1/32 (there 1/16) left over, then twice as much, and so on. (Of 320, 384,
+        // 640 and 768 bytes that saves 4 %, as each of them leaves just 1/16 of a page; no other class changes.)
+        let mut fraction = 32;
         while fraction >= 1 {
             let mut order = 0;
             while order <= Order::MAX.get() {

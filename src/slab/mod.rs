@@ -44,7 +44,7 @@ use classes::NR_CLASSES;
 pub use create::CacheId;
 use layout::{MapPlace, SlabLayout};
 pub use mark::{clear_mark, mark_of};
-use node::{FRESH, slab_of};
+use node::{Fresh, slab_of};
 pub use report::{CacheStats, SlabStats};
 use sheaf::Sheaf;
 pub use tag::{class_of_tag, run_of_tag, starts_object};
@@ -178,15 +178,16 @@ impl<M: Machine> Slab<M> {
 
     /// An object from the slabs of `node`, or with `__GFP_THISNODE` not at all.
     pub fn alloc_node(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp, node: usize) -> *mut u8 {
-        let mut one = [0];
-        if self.take_unmarked(m, pages, id, &mut one, gfp, node) == 0 {
+        let (mut one, mut fresh) = ([0], Fresh::new());
+        if self.take_unmarked(m, pages, id, &mut one, &mut fresh, gfp, node) == 0 {
             return ptr::null_mut();
         }
-        let object = ptr::with_exposed_provenance_mut(one[0] & !FRESH);
-        if one[0] & FRESH == 0 {
-            return self.unmark(m, id, object);
+        if fresh.is_empty() {
+            return self.unmark(m, id, ptr::with_exposed_provenance_mut(one[0]));
         }
         // Its memory is not touched.
+        fresh.fill(&mut one, 0, |_| ());
+        let object = ptr::with_exposed_provenance_mut(one[0]);
         if id >= FIRST_CREATED {
             self.first_time(id, object);
         }
@@ -362,43 +363,41 @@ impl<M: Machine> Slab<M> {
 
     /// [`Slab::take_unmarked`], those never handed out before constructed, or marked.
     fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp, here: usize) -> usize {
-        let got = self.take_unmarked(m, pages, id, out, gfp, here);
-        let at = out.len() - got;
-        let fresh = out[at..].iter_mut().filter(|slot| **slot & FRESH != 0).map(|slot| {
-            *slot -= FRESH;
-            ptr::with_exposed_provenance_mut(*slot)
-        });
+        let (size, mut fresh) = (self.layout(id).size as usize, Fresh::new());
+        let got = self.take_unmarked(m, pages, id, out, &mut fresh, gfp, here);
         if id as usize <= NR_CLASSES {
             let key = self.key();
             // SAFETY: objects of the class, just taken.
-            fresh.for_each(|object| unsafe { mark_of(object).write(key) });
+            fresh.fill(out, size, |object| unsafe { mark_of(object).write(key) });
         } else if id >= FIRST_CREATED {
-            fresh.for_each(|object| self.first_time(id, object));
+            fresh.fill(out, size, |object| self.first_time(id, object));
         } else {
-            fresh.for_each(|_| ());
+            fresh.fill(out, size, |_| ());
         }
         got
     }
 
-    /// Takes objects from slabs into `out`, from its end to its start, making new slabs as needed; tags with [`FRESH`] those never handed out
-    /// before. The others should have the mark: who hands them out looks.
+    /// Takes objects from slabs into `out`, from its end to its start, making new slabs as needed; those never handed out before are left to
+    /// `fresh`. The others should have the mark: who hands them out looks.
     /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
+    #[allow(clippy::too_many_arguments)]
     fn take_unmarked(
         &self,
         m: &M,
         pages: &PageAllocator<M>,
         id: u8,
         out: &mut [usize],
+        fresh: &mut Fresh,
         gfp: Gfp,
         here: usize,
     ) -> usize {
         let layout = self.layout(id);
         let mut got = 0;
         if let Some(mut slabs) = self.node(id, here).list(m, gfp.may_block()) {
-            got = Self::take(m, &mut slabs, layout, out, gfp);
+            got = Self::take(m, &mut slabs, layout, out, fresh, gfp);
         }
         // Half of what was asked for is enough to go on with; less is topped up with new slabs.
-        while got * 2 < out.len() {
+        while got * 2 < out.len() && !fresh.is_full() {
             let Some((node, head, map)) = self.new_slab(m, pages, id, here, gfp) else { break };
             let Some(mut slabs) = self.node(id, node).list(m, gfp.may_block()) else {
                 if gfp.no_fault() {
@@ -412,12 +411,12 @@ impl<M: Machine> Slab<M> {
             };
             slabs.add(m, id, layout, head, map);
             let left = out.len() - got;
-            got += Self::take(m, &mut slabs, layout, &mut out[..left], gfp);
+            got += Self::take(m, &mut slabs, layout, &mut out[..left], fresh, gfp);
         }
         if got == 0 && !gfp.has(Gfp::THISNODE) && !gfp.no_fault() {
             for node in (0..m.nr_nodes()).filter(|n| *n != here) {
                 if let Some(mut slabs) = self.node(id, node).list(m, gfp.may_block()) {
-                    got = slabs.take(m, layout, out);
+                    got = slabs.take(m, layout, out, fresh);
                 }
                 if got > 0 {
                     break;
@@ -428,11 +427,18 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Objects of a node's slabs; for atomic requests only of those that were populated.
-    fn take(m: &M, slabs: &mut node::NodeSlabs, layout: &SlabLayout, out: &mut [usize], gfp: Gfp) -> usize {
+    fn take(
+        m: &M,
+        slabs: &mut node::NodeSlabs,
+        layout: &SlabLayout,
+        out: &mut [usize],
+        fresh: &mut Fresh,
+        gfp: Gfp,
+    ) -> usize {
         if gfp.no_fault() {
-            slabs.take_from_some(m, layout, out, |head| Self::is_populated(m, head))
+            slabs.take_from_some(m, layout, out, fresh, |head| Self::is_populated(m, head))
         } else {
-            slabs.take(m, layout, out)
+            slabs.take(m, layout, out, fresh)
         }
     }
 

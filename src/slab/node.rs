@@ -5,11 +5,16 @@
 //! stay unbacked, and the objects that were ever handed out are always a prefix (what [`Page::mapcount`] of the head counts),
 //! so a constructor runs once per object without a flag per object.
 //!
-//! What an object costs between sheaf and slab was 40 % of the workload `tree` (0.075 s of the user's code, fastest fifth of interleaved runs;
-//! now 28 % of 0.065 s). Objects that lie one behind the other are written into the sheaf by addition, not by a search for bits; those never
-//! handed out need no look at the map. Their marks are written outside of the lock, and wait for as many cache lines as the store buffer
-//! reaches; so all are fetched here (without that 0.073 s). Putting back takes one multiplication for whether and where an object starts.
+//! What an object costs between sheaf and slab was 40 % of the workload `tree` (0.075 s of the user's code, fastest fifth of interleaved runs).
+//! Objects that lie one behind the other are written into the sheaf by addition, not by a search for bits; those never handed out need no
+//! look at the map, and are written into the sheaf and marked in one go outside of the lock. Who marks them, or compares their marks, waits for as many
+//! cache lines as the buffers reach; so all are fetched here. Putting back takes one multiplication for whether and where an object starts.
 //! Where hardly two in a row are of one slab, the descriptors of slabs to come are fetched (`random-1m`, with the above: 0.37 to 0.30 s).
+//!
+//! Rejected (`tree`, CPU seconds): more full sheaves in the barn, as many as slabs that went back have room for: 0.11 instead of 0.075, as objects that do not
+//! go through a free map come out in the order of their frees, and what the program makes next lies all over its memory. Empty slabs that stay with the
+//! cache: 0.070 instead of 0.066, as their marks are in no cache any more. Two slabs open while objects are put back, as the sheaves of a tree go back and forth
+//! nine times: no difference; it is the 20 instructions an object.
 #![allow(unsafe_code)]
 
 use core::ptr;
@@ -23,8 +28,53 @@ use crate::machine::Machine;
 use crate::page::{Kind, Page, PageList, flag};
 use crate::types::{PAGE_SIZE, Pfn, PfnRange};
 
-/// Bit 0 of an object's address as [`NodeSlabs::take`] gives it: handed out for the first time, so neither constructed nor marked.
-pub const FRESH: usize = 1;
+/// Objects that are handed out for the first time: neither constructed nor marked. Each run of them lies one behind the other. They are
+/// written down under the list lock, and all that touches them, and as much memory as they take, is done outside of it.
+pub struct Fresh {
+    runs: [Run; FRESH_RUNS],
+    len: usize,
+}
+
+/// `count` objects from address `first` on, whose place is the slots below slot `end`, the last one first.
+#[derive(Clone, Copy)]
+struct Run {
+    first: usize,
+    count: usize,
+    end: usize,
+}
+
+/// Slabs of which a request gets fresh objects at most: the objects of a sheaf are those of 17 new slabs or less.
+const FRESH_RUNS: usize = 17;
+
+impl Fresh {
+    /// None.
+    pub const fn new() -> Fresh {
+        Fresh { runs: [Run { first: 0, count: 0, end: 0 }; FRESH_RUNS], len: 0 }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether no further slab's will be taken in.
+    pub fn is_full(&self) -> bool {
+        self.len == FRESH_RUNS
+    }
+
+    /// Writes the objects, `size` apart, into their slots of `out`, and shows each of them.
+    #[inline(always)]
+    pub fn fill(&self, out: &mut [usize], size: usize, mut each: impl FnMut(*mut u8)) {
+        for run in &self.runs[..self.len] {
+            let mut object = run.first;
+            for slot in out[run.end - run.count..run.end].iter_mut().rev() {
+                *slot = object;
+                each(ptr::with_exposed_provenance_mut(object));
+                object += size;
+            }
+        }
+    }
+}
 
 /// Slabs of one list that are looked at for a suitable one.
 const LOOK: usize = 16;
@@ -94,6 +144,13 @@ impl<M: Machine> SlabRef<'_, M> {
     #[inline(always)]
     fn address(&self, index: u32) -> usize {
         self.m.virt(self.head).expose_provenance() + self.layout.offset(self.page().colour(), index)
+    }
+
+    /// Fetches the lines of the marks of `count` objects from address `first` on: who writes or compares them would wait for each of them.
+    #[inline(always)]
+    fn fetch(&self, first: usize, count: usize) {
+        let size = self.layout.size as usize;
+        (first..first + count * size).step_by(size.max(LINE)).for_each(|mark| self.m.prefetch(mark));
     }
 
     /// Sets the colour, the class bytes and where the map is.
@@ -185,15 +242,15 @@ impl NodeSlabs {
         u64::from(self.slabs) << layout.order.get() > SPARSE_PAGES && self.free > objects / 2
     }
 
-    /// Takes up to `out.len()` objects into `out`, from its end to its start; tags with [`FRESH`] those never handed out before.
+    /// Takes up to `out.len()` objects into `out`, from its end to its start; those never handed out before are left to `fresh`.
     /// Returns how many.
-    pub fn take<M: Machine>(&mut self, m: &M, layout: &SlabLayout, out: &mut [usize]) -> usize {
+    pub fn take<M: Machine>(&mut self, m: &M, layout: &SlabLayout, out: &mut [usize], fresh: &mut Fresh) -> usize {
         let mut got = 0;
-        while got < out.len() {
+        while got < out.len() && !fresh.is_full() {
             let found = self.partial.iter().enumerate().rev().find_map(|(b, list)| Some((Some(b), list.first()?)));
             let Some((bucket, head)) = found.or_else(|| Some((None, self.empty.first()?))) else { break };
             let left = out.len() - got;
-            got += self.take_of(m, layout, bucket, head, &mut out[..left]);
+            got += self.take_of(m, layout, bucket, head, &mut out[..left], fresh);
         }
         got
     }
@@ -204,13 +261,14 @@ impl NodeSlabs {
         m: &M,
         layout: &SlabLayout,
         out: &mut [usize],
+        fresh: &mut Fresh,
         suits: impl Fn(Pfn) -> bool,
     ) -> usize {
         let lists = self.partial.iter().enumerate().rev().map(|(b, list)| (Some(b), list));
         let found = lists
             .chain([(None, &self.empty)])
             .find_map(|(bucket, list)| Some((bucket, list.iter(|p| m.page(p)).take(LOOK).find(|head| suits(*head))?)));
-        found.map_or(0, |(bucket, head)| self.take_of(m, layout, bucket, head, out))
+        found.map_or(0, |(bucket, head)| self.take_of(m, layout, bucket, head, out, fresh))
     }
 
     /// Takes objects of the slab at `head`, which is on the list of `bucket`.
@@ -221,9 +279,10 @@ impl NodeSlabs {
         bucket: Option<usize>,
         head: Pfn,
         out: &mut [usize],
+        fresh: &mut Fresh,
     ) -> usize {
         let slab = SlabRef { m, layout, head };
-        let got = Self::take_from(&slab, out);
+        let got = Self::take_from(&slab, out, fresh);
         let full = slab.page().refs() == layout.objects;
         let to = (!full).then(|| slab.bucket());
         if bucket != to || full {
@@ -248,7 +307,7 @@ impl NodeSlabs {
     /// Takes objects of one slab, lowest address first: those that were handed out before, then what is left of the others, which
     /// lie one behind the other.
     #[inline(always)]
-    fn take_from<M: Machine>(slab: &SlabRef<'_, M>, out: &mut [usize]) -> usize {
+    fn take_from<M: Machine>(slab: &SlabRef<'_, M>, out: &mut [usize], fresh: &mut Fresh) -> usize {
         let page = slab.page();
         let (ever, used, start, size) =
             (page.mapcount() as u32, page.refs(), slab.address(0), slab.layout.size as usize);
@@ -262,12 +321,16 @@ impl NodeSlabs {
             let run = (some >> (first % 64)).trailing_ones();
             if run == some.count_ones() && run > 0 {
                 let run = (run as usize).min(left);
-                left = fill(out, left, run, base + first as usize * size, size);
+                let object = base + first as usize * size;
+                slab.fetch(object, run);
+                left = fill(out, left, run, object, size);
                 slab.set_map_word(word, bits & !ones(first, run as u32));
             } else if some != 0 {
                 let all = some;
                 while let Some(last) = left.checked_sub(1).filter(|_| some != 0) {
-                    out[last] = base + some.trailing_zeros() as usize * size;
+                    let object = base + some.trailing_zeros() as usize * size;
+                    slab.fetch(object, 1);
+                    out[last] = object;
                     some &= some - 1;
                     left = last;
                 }
@@ -275,13 +338,14 @@ impl NodeSlabs {
             }
             word += 1;
         }
-        let fresh = left.min((slab.layout.objects - ever) as usize);
-        if fresh > 0 {
+        let count = left.min((slab.layout.objects - ever) as usize);
+        if count > 0 && !fresh.is_full() {
             let first = start + ever as usize * size;
-            // Who marks them waits for each line, if not for all of them at once.
-            (first..first + fresh * size).step_by(size.max(LINE)).for_each(|mark| slab.m.prefetch(mark));
-            left = fill(out, left, fresh, first + FRESH, size);
-            let (mut at, end) = (ever, ever + fresh as u32);
+            slab.fetch(first, count);
+            fresh.runs[fresh.len] = Run { first, count, end: left };
+            fresh.len += 1;
+            left -= count;
+            let (mut at, end) = (ever, ever + count as u32);
             while at < end {
                 let many = (64 - at % 64).min(end - at);
                 slab.set_map_word(at / 64, slab.map_word(at / 64) & !ones(at % 64, many));

@@ -155,6 +155,32 @@ fn free_then_alloc_returns_the_same_object() {
     }
 }
 
+/// Fresh objects of more slabs than are written down at once: no slot is left out, and all are marked.
+#[test]
+fn fresh_objects_of_many_slabs_are_marked_and_exclusive() {
+    let w = world(1, Hostile::default());
+    for id in (1..=NR_CLASSES as u8).step_by(4) {
+        let per_slab = w.slab.layout(id).objects as usize;
+        // One freed object in between: the request begins with what was handed out before.
+        let first = w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::KERNEL).expose_provenance();
+        w.slab.free_one(&w.m, &w.pages, first, Gfp::KERNEL);
+        let mut slots = std::vec![0; per_slab * 40];
+        let got = w.slab.take_objects(&w.m, &w.pages, id, &mut slots, Gfp::KERNEL, 0);
+        let taken = &slots[slots.len() - got..];
+        assert!(got >= per_slab * 16 && got < slots.len(), "class {id}: {got}");
+        let unique: std::collections::BTreeSet<usize> = taken.iter().copied().collect();
+        assert_eq!(unique.len(), got, "class {id}");
+        assert_eq!(taken.last(), Some(&first), "the lowest comes out first");
+        for object in taken {
+            assert_eq!(w.slab.cache_of(&w.m, ptr::with_exposed_provenance(*object), true), Ok(id));
+            assert!(w.slab.is_marked(id, *object), "class {id}");
+        }
+        w.slab.free_objects(&w.m, &w.pages, taken, Gfp::KERNEL);
+        w.verify();
+    }
+    assert_eq!(w.in_use(), 0);
+}
+
 // rows: G14 G15
 #[test]
 fn partial_slabs_go_before_empty_ones_and_those_before_new_ones() {

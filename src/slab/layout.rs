@@ -73,13 +73,10 @@ impl Starts {
 
 /// A cache line, the unit of colours.
 pub(super) const LINE: usize = 64;
-/// Slabs are at most this order unless an object needs more.
+/// Slabs are at most this order unless an object needs more. (Rejected: at least four pages for objects whose map lies with them, of which a
+/// page is just one sheaf's. The workload `tree` takes 0.066 s in place of 0.070, but `random-100k` and `graph` have 5 % more resident, and
+/// `fragmentation` 2 % more and takes a twelfth longer.)
 const MAX_SLAB_ORDER: u8 = 3;
-/// Slabs of objects that are so small that the map lies with them are at least this order. A page of them is one sheaf's objects, and each
-/// sheaf then costs a slab that is made and one that goes back (workload `tree`: 0.074 s; with this 0.069, resident as much; where blocks are freed at random
-/// and others come, 1.4 % more). For objects to 512 bytes as well another 2 % of time, and there 5 % (order 1) to 10 % (order 3) more memory. Machines of
-/// 32 bits have little memory.
-const TINY_ORDER: u8 = if cfg!(target_pointer_width = "32") { 0 } else { 2 };
 /// Fewer objects than this in a slab make its bookkeeping too frequent (until [`MAX_SLAB_ORDER`]).
 const MIN_OBJECTS: usize = 8;
 /// Bytes that a sheaf's objects should not exceed.
@@ -141,8 +138,7 @@ impl SlabLayout {
                 let Some(o) = Order::new(order) else { return None };
                 let bytes = o.bytes();
                 let (first, objects) = fit(bytes, size, align, map);
-                let wants_more = objects < MIN_OBJECTS && order < MAX_SLAB_ORDER
-                    || matches!(map, MapPlace::OnSlab) && order < TINY_ORDER;
+                let wants_more = objects < MIN_OBJECTS && order < MAX_SLAB_ORDER;
                 let too_big = order > MAX_SLAB_ORDER && objects > 1;
                 if objects > 0 && !wants_more && !too_big {
                     let left = bytes - first - objects * size;

@@ -529,9 +529,9 @@ impl<M: Machine> Mm<M> {
                 self.slab.gather(&self.machine, &self.pages, opened);
                 let gone = self.vmalloc.give_up(&self.machine, &self.pages, opened as usize * PAGE_SIZE);
                 self.returned.fetch_add(gone, Ordering::Relaxed);
-                if self.pages.take_dearer() {
-                    self.slab.flush_runs(&self.machine, &self.pages);
-                }
+            }
+            if self.pages.take_dearer() {
+                self.slab.flush_large_runs(&self.machine, &self.pages);
             }
         }
         // Before the caller touches what it got.

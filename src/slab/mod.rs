@@ -73,6 +73,8 @@ const FEW_SHEAVES: usize = 8;
 /// Sheaves are gathered once so much of all memory was begun, and so many pages for each CPU, whose row takes microseconds to empty.
 const GATHER_PART: u64 = 64;
 const GATHER_CPU: u64 = 64;
+/// Milliseconds that the request which does it may be held up.
+const GATHER_MS: u64 = 4;
 
 /// All caches of an instance. In this order: what every program uses comes first.
 #[repr(C)]
@@ -89,6 +91,10 @@ pub struct Slab<M> {
     highest: AtomicU8,
     /// Pages of fresh memory begun since [`Slab::gather`] did something.
     opened: AtomicU32,
+    /// Pages that the sheaves of page runs have room for, as many as were made since [`Slab::flush_runs`].
+    kept: AtomicU32,
+    /// How often somebody began to empty sheaves of others, and was done with it: what is in between is nowhere to be found.
+    flushes: [AtomicU32; 2],
     /// Serialises making and destroying caches.
     registry: Lock<()>,
     caches: [Cache; MAX_CACHES],
@@ -107,6 +113,8 @@ impl<M: Machine> Slab<M> {
             born: AtomicU32::new(0),
             highest: AtomicU8::new(0),
             opened: AtomicU32::new(0),
+            kept: AtomicU32::new(0),
+            flushes: [const { AtomicU32::new(0) }; 2],
             registry: Lock::new(()),
             far: Far::new(),
             machine: PhantomData,
@@ -709,13 +717,17 @@ impl<M: Machine> Slab<M> {
 
     /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.
     pub fn flush(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
-        self.flush_where(m, pages, |id| only.is_none_or(|only| only == id));
+        self.flush_where(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
     }
 
-    /// [`Slab::flush`] for the caches that `wanted` names.
-    fn flush_where(&self, m: &M, pages: &PageAllocator<M>, wanted: impl Fn(u8) -> bool) {
+    /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then.
+    fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) {
         self.drain_deferred(m, pages);
+        self.flushes[0].fetch_add(1, Ordering::AcqRel);
         for cpu in 0..m.nr_cpus() {
+            if until != u64::MAX && m.now_ms() > until {
+                break;
+            }
             // Chunks keep the taken words on a small stack; a row is taken back as often as needed.
             let mut from = 1usize;
             while from < MAX_CACHES {
@@ -765,11 +777,14 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
+        // Release, pairs with the Acquire in `nothing_lost`: what was taken is where it belongs.
+        self.flushes[1].fetch_add(1, Ordering::AcqRel);
     }
 
     /// Gives back what was not needed since the last call: sheaves that lay in the barns all the time, kept empties.
     pub fn age(&self, m: &M, pages: &PageAllocator<M>) {
         self.flush_runs(m, pages);
+        self.flushes[0].fetch_add(1, Ordering::AcqRel);
         for id in self.ids() {
             let (cache, layout) = (&self.caches[id as usize], self.layout(id));
             if cache.slow_allocs.load(Ordering::Relaxed) == 0 && id != SHEAF_CACHE {
@@ -790,6 +805,7 @@ impl<M: Machine> Slab<M> {
                 self.release(m, pages, id, release, Gfp::KERNEL);
             }
         }
+        self.flushes[1].fetch_add(1, Ordering::AcqRel);
     }
 
     /// `opened` pages of fresh memory had to be begun: after some of it what lies in sheaves, and holds on to a slab for each object, goes
@@ -806,7 +822,10 @@ impl<M: Machine> Slab<M> {
         if u64::from(opened) < worth || committed < worth {
             return;
         }
-        self.opened.store(0, Ordering::Relaxed);
+        // One does it.
+        if self.opened.compare_exchange(opened, 0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
         let used = |id: &u8| {
             let cache = &self.caches[*id as usize];
             let calls = [&cache.slow_allocs, &cache.slow_frees].map(|calls| calls.load(Ordering::Relaxed));
@@ -815,7 +834,9 @@ impl<M: Machine> Slab<M> {
         };
         let mut full = [false; MAX_CACHES];
         self.ids().filter(|id| !runs::is_run(*id)).filter(used).for_each(|id| full[id as usize] = true);
-        self.flush_where(m, pages, |id| full[id as usize]);
+        if full.contains(&true) {
+            self.flush_where(m, pages, m.now_ms() + GATHER_MS, |id| full[id as usize]);
+        }
         self.ids().filter(|id| full[*id as usize]).for_each(|id| self.shrink_slabs(m, pages, id));
         pages.drain_lists(m);
     }

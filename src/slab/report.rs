@@ -129,7 +129,7 @@ impl<M: Machine> Slab<M> {
         }
         stats.in_sheaves = in_rows as usize + stats.in_barns;
         stats.in_use = (stats.slabs * stats.objects_per_slab).saturating_sub(stats.free + stats.in_sheaves);
-        (stats.slabs > 0 || stats.slow_allocs > 0 || id >= FIRST_CREATED).then_some(stats)
+        (stats.slabs > 0 || stats.slow_allocs + stats.slow_frees > 0 || id >= FIRST_CREATED).then_some(stats)
     }
 
     fn in_barn(&self, m: &M, id: u8, node: &CacheNode) -> usize {

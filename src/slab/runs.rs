@@ -2,8 +2,8 @@
 //!
 //! A run has a class by its number of pages: 3 to 16 each, then eight per doubling to 2 MiB, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf: a CPU keeps 2 MiB of a class at most, what is more
-//! goes back to the zone one by one, and what lies for a while does, too. Where there is none of a class one of the next larger
+//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf: a CPU keeps 2 MiB of a class at most (256 KiB from 64 KiB a run on), and all CPUs
+//! 16 MiB or a 64th of the memory there is; what is more goes back to the zone one by one, and what lies for a while does, too. Where there is none of a class one of the next larger
 //! classes serves, if it wastes no more than a fifth (but of small ones that cost only addresses, where the zone gives one more of the class).
 //!
 //! Of runs up to 256 KiB, which come and go often, the first page has a *tag* in the page-class map while it is a block's, which says the class and
@@ -61,6 +61,14 @@ pub const EXACT: u32 = 16;
 const SHEAF_TARGETS: [usize; 2] = [2 << 20, 256 << 10];
 /// Most runs in a sheaf.
 const MOST: usize = 64;
+/// All sheaves of runs have room for such a part of what is little of the memory there is ([`PageAllocator::affords`]: they then hold a 64th of it), or
+/// of the frames where these are the machine's own.
+const KEPT_PART: u64 = 4;
+/// Pages that they may have room for in any case: what memory there is is not known of a small process.
+const KEPT_UNASKED: u64 = 4096;
+const BARE_PART: u64 = 16;
+/// Pages of room that are not worth closing the fast path for, so that somebody looks at the clock.
+const KEPT_IDLE: u32 = 1024;
 /// Runs in a sheaf of larger ones.
 const LARGE: usize = 16;
 
@@ -346,10 +354,39 @@ impl<M: Machine> Slab<M> {
         if !gfp.may_io() && !m.is_attached() || m.read(Word::Main(id)) != Some(no_sheaf()) {
             return false;
         }
+        if cfg!(feature = "slob") || !self.may_keep(pages, id) {
+            return false;
+        }
         let Some(mut own) = self.empty_sheaf(m, pages, id, gfp) else { return false };
         let pushed = own.push(run).is_ok();
         self.install(m, pages, id, no_sheaf(), own, gfp);
+        // Somebody has to come by and look at it.
+        if M::LENT && self.keeps_many() {
+            pages.set_idles(true);
+        }
         pushed
+    }
+
+    /// Whether one more sheaf of runs of class `id` is a small part of the memory there is, with all others; it counts from then on. Of runs above 256
+    /// KiB, which are kept where an eighth of them is written to, an eighth counts.
+    fn may_keep(&self, pages: &PageAllocator<M>, id: u8) -> bool {
+        let room = self.run_capacity(id) as u32 * run_pages(id);
+        let room = if run_pages(id) > MAX_CACHED { room / 8 } else { room };
+        let kept = u64::from(self.kept.load(Relaxed).saturating_add(room));
+        let may = if M::LENT {
+            kept <= KEPT_UNASKED || pages.affords(kept * KEPT_PART)
+        } else {
+            kept * BARE_PART <= pages.managed()
+        };
+        if may {
+            self.kept.fetch_add(room, Relaxed);
+        }
+        may
+    }
+
+    /// Whether the sheaves of runs have room for more than may lie idle in a program that takes no slow path.
+    pub fn keeps_many(&self) -> bool {
+        self.kept.load(Relaxed) > KEPT_IDLE
     }
 
     /// Gives the run at `address`, which was in a sheaf, back to the zone; false where the lock was not to be had.
@@ -369,7 +406,13 @@ impl<M: Machine> Slab<M> {
 
     /// Gives all runs in sheaves back to the zone.
     pub fn flush_runs(&self, m: &M, pages: &PageAllocator<M>) {
-        self.flush_where(m, pages, is_run);
+        self.kept.store(0, Relaxed);
+        self.flush_where(m, pages, u64::MAX, is_run);
+    }
+
+    /// The same for those above 256 KiB, which are kept as long as they cost addresses only.
+    pub fn flush_large_runs(&self, m: &M, pages: &PageAllocator<M>) {
+        self.flush_where(m, pages, u64::MAX, |id| is_run(id) && run_pages(id) > MAX_CACHED);
     }
 
     /// Checks a sheaf of class `id`.

@@ -181,6 +181,29 @@ fn fresh_objects_of_many_slabs_are_marked_and_exclusive() {
     assert_eq!(w.in_use(), 0);
 }
 
+#[test]
+fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
+    let w = world(1, Hostile::default());
+    let cache = w.slab.create(&w.m, "short-lived", 100, 0, SlabFlags::default(), None).unwrap();
+    let id = cache.get();
+    let object = w.alloc(id);
+    w.free(id, object);
+    // As `flush_where` does it, in the middle.
+    w.slab.flushes[0].fetch_add(1, Ordering::AcqRel);
+    let sheaf = w.slab.take_sheaf(&w.m, id, Word::Main(id), |_, _| true).unwrap();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while w.slab.flushes[0].load(Ordering::Acquire) < 2 {
+                std::thread::yield_now();
+            }
+            w.slab.dissolve(&w.m, &w.pages, sheaf, Gfp::KERNEL);
+            w.slab.flushes[1].fetch_add(1, Ordering::AcqRel);
+        });
+        assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
+    });
+    w.verify();
+}
+
 // rows: G14 G15
 #[test]
 fn partial_slabs_go_before_empty_ones_and_those_before_new_ones() {

@@ -234,6 +234,8 @@ impl<M: Machine> PageAllocator<M> {
         self.opened.fetch_add(taken.opened.pages, Relaxed);
         for at in taken.opened.iter().step_by(PAGEBLOCK_PAGES as usize) {
             let look = cell.lock.lock(m).phases.of(list).look();
+            // One of another type by now says nothing of this one.
+            let look = look.filter(|block| self.blocks.get(*block) == list);
             let seen = look.and_then(|block| Some((block, m.backed(block)?)));
             let mut zone = cell.lock.lock(m);
             let used = zone.used();

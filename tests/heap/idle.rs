@@ -1,6 +1,8 @@
 //! What lies idle goes back, also in a program that stays on the fast path; what is wanted again stays.
 
 use slabwright::machine::ZoneKind::Normal;
+#[cfg(not(feature = "slob"))]
+use slabwright::machine::sim::{Bare, Flavour};
 use slabwright::machine::sim::{Hosted, Simulated};
 use slabwright::mm::Mm;
 #[cfg(not(feature = "slob"))]
@@ -149,6 +151,49 @@ fn runs_kept_while_they_cost_addresses_go_when_they_cost_memory() {
     assert_eq!(kept(), 0);
     // SAFETY: live blocks, freed once.
     filled.into_iter().for_each(|block| unsafe { mm.free(block) });
+    mm.verify().unwrap();
+}
+
+/// Frees `n` runs of each size from 3 to 16 pages; the pages that this CPU keeps of them.
+#[cfg(not(feature = "slob"))]
+fn keep_runs<F: Flavour>(mm: &Mm<Simulated<F>>, n: usize) -> usize {
+    let mut kept = 0;
+    for pages in 3..=16 {
+        let runs: Vec<_> = (0..n).map(|_| mm.alloc(pages * PAGE_SIZE)).filter(|run| !run.is_null()).collect();
+        // SAFETY: live blocks, freed once.
+        runs.into_iter().for_each(|run| unsafe { mm.free(run) });
+        kept += pages * mm.slab().objects_in_rows(mm.machine())[run_class(pages) as usize] as usize;
+    }
+    kept
+}
+
+/// No page of them is free to the zone, so that nothing lies idle there.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn kept_runs_go_back_though_nothing_takes_the_slow_path() {
+    let mm = heap(&machine());
+    let small = || {
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(50)) };
+    };
+    small();
+    assert!(keep_runs(&mm, 20) > 1000);
+    for _ in 0..40 {
+        mm.machine().advance(50);
+        (0..2000).for_each(|_| small());
+    }
+    let rows = mm.slab().objects_in_rows(mm.machine());
+    let left: u32 = (3..=16).map(|pages| rows[run_class(pages) as usize]).sum();
+    assert_eq!(left, 0);
+}
+
+#[cfg(not(feature = "slob"))]
+#[test]
+fn kept_runs_are_a_small_part_of_a_small_memory() {
+    let pages = 1 << 13;
+    let mm = heap(&Simulated::<Bare>::builder().ram(0, Normal, 1 << 14, pages).build());
+    let kept = keep_runs(&mm, 60);
+    assert!((1..=pages as usize / 16).contains(&kept), "{kept} pages are kept of {pages}");
     mm.verify().unwrap();
 }
 

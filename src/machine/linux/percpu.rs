@@ -144,6 +144,9 @@ fn row(cpu: usize) -> Option<&'static Row> {
 /// The row of `cpu`, made if it was not.
 fn live_row(cpu: usize) -> Option<&'static Row> {
     let row = row(cpu)?;
+    if core::ptr::eq(ROWTAB.cpus[cpu].load(Acquire), row) {
+        return Some(row);
+    }
     // Not read first: a page that was never touched would fault twice.
     match row.state.compare_exchange(ROW_NONE, ROW_MAKING | me(), Acquire, Acquire) {
         Ok(_) => {}

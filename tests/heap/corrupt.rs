@@ -1,10 +1,12 @@
 //! The check of the whole heap finds what is broken on purpose; otherwise the other tests would prove little.
 
+use slabwright::gfp::Gfp;
 use slabwright::machine::Frames;
 use slabwright::machine::ZoneKind::Normal;
 use slabwright::machine::sim::Sim;
 use slabwright::mm::Mm;
 use slabwright::page::{Kind, Page, flag};
+use slabwright::slab::SlabFlags;
 use slabwright::types::{Order, Pfn};
 
 use crate::hosts::heap;
@@ -18,6 +20,9 @@ fn used() -> Box<Mm<Sim>> {
         // SAFETY: live, and freed once.
         unsafe { mm.free(block) };
     }
+    // With first fit only created caches have slabs.
+    let cache = mm.kmem_cache_create("broken", 100, 0, SlabFlags::NO_MERGE, None).unwrap();
+    (0..3).for_each(|_| assert!(!mm.kmem_cache_alloc(cache.cache(), Gfp::KERNEL, 0).is_null()));
     mm.verify().expect("sound before it is broken");
     mm
 }

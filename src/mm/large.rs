@@ -8,7 +8,7 @@ use super::{MAX_RUN, Mm, TINY};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::page::Kind;
+use crate::page::{Kind, Page};
 use crate::slab::classes::MAX_SMALL;
 use crate::slab::runs::{
     EXACT, LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, is_tagged, kind_kept, last_serves,
@@ -178,8 +178,7 @@ impl<M: Machine> Mm<M> {
             return tagged_block(m, id, head, run, size);
         }
         let offset = block_start(head, run_colour(pages as usize * PAGE_SIZE - size));
-        m.page(head).set_mapcount(offset as i32);
-        m.page(head).set_kind(Kind::Run, Order::ZERO);
+        Self::set_start(m.page(head), offset);
         run.wrapping_add(offset)
     }
 
@@ -245,11 +244,16 @@ impl<M: Machine> Mm<M> {
     pub(super) fn make_block(&self, head: Pfn, offset: usize) {
         let m = &self.machine;
         if !tag_run(m, head, offset) {
-            let page = m.page(head);
-            page.set_mapcount(offset as i32);
-            page.set_kind(Kind::Run, Order::ZERO);
+            Self::set_start(m.page(head), offset);
             m.class(head).store(0, Relaxed);
         }
+    }
+
+    /// Makes the run with this head, which has no tag, a block that starts `offset` bytes into it.
+    #[inline]
+    fn set_start(head: &Page, offset: usize) {
+        head.set_mapcount(offset as i32);
+        head.set_kind(Kind::Run, Order::ZERO);
     }
 
     /// A run at an alignment above the page: a whole block, whose alignment is its size, less its tail.

@@ -130,7 +130,7 @@ impl SlabLayout {
             MapPlace::OnSlab
         };
         // The kernel's calculate_order: the smallest order with at most 1/32 (there 1/16) left over, then twice as much, and so on. (Of 320, 384,
-        // 640 and 768 bytes that saves 4 %, as each of them leaves just 1/16 of a page; no other class changes.)
+        // 640 and 768 bytes that saves 4 %, as each of them leaves just 1/16 of a page; no other size class changes.)
         let mut fraction = 32;
         while fraction >= 1 {
             let mut order = 0;

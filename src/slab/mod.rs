@@ -102,6 +102,23 @@ pub struct Slab<M> {
     machine: PhantomData<fn(&M)>,
 }
 
+/// Lasts as long as somebody has sheaves of others in hand.
+struct InHand<'a>(&'a [AtomicU32; 2]);
+
+impl<'a> InHand<'a> {
+    fn new(flushes: &'a [AtomicU32; 2]) -> InHand<'a> {
+        flushes[0].fetch_add(1, Ordering::AcqRel);
+        InHand(flushes)
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        // Release, pairs with the Acquire in `destroy`: what was taken is where it belongs.
+        self.0[1].fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 impl<M: Machine> Slab<M> {
     /// The size classes, empty. Nothing else needs to be prepared: their shapes are compile-time constants.
     pub const fn new() -> Slab<M> {
@@ -723,7 +740,7 @@ impl<M: Machine> Slab<M> {
     /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then.
     fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) {
         self.drain_deferred(m, pages);
-        self.flushes[0].fetch_add(1, Ordering::AcqRel);
+        let _in_hand = InHand::new(&self.flushes);
         for cpu in 0..m.nr_cpus() {
             if until != u64::MAX && m.now_ms() > until {
                 break;
@@ -777,14 +794,12 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        // Release, pairs with the Acquire in `nothing_lost`: what was taken is where it belongs.
-        self.flushes[1].fetch_add(1, Ordering::AcqRel);
     }
 
     /// Gives back what was not needed since the last call: sheaves that lay in the barns all the time, kept empties.
     pub fn age(&self, m: &M, pages: &PageAllocator<M>) {
         self.flush_runs(m, pages);
-        self.flushes[0].fetch_add(1, Ordering::AcqRel);
+        let _in_hand = InHand::new(&self.flushes);
         for id in self.ids() {
             let (cache, layout) = (&self.caches[id as usize], self.layout(id));
             if cache.slow_allocs.load(Ordering::Relaxed) == 0 && id != SHEAF_CACHE {
@@ -805,7 +820,6 @@ impl<M: Machine> Slab<M> {
                 self.release(m, pages, id, release, Gfp::KERNEL);
             }
         }
-        self.flushes[1].fetch_add(1, Ordering::AcqRel);
     }
 
     /// `opened` pages of fresh memory had to be begun: after some of it what lies in sheaves, and holds on to a slab for each object, goes

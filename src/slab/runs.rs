@@ -61,12 +61,12 @@ pub const EXACT: u32 = 16;
 const SHEAF_TARGETS: [usize; 2] = [2 << 20, 256 << 10];
 /// Most runs in a sheaf.
 const MOST: usize = 64;
-/// All sheaves of runs have room for such a part of what is little of the memory there is ([`PageAllocator::affords`]: they then hold a 64th of it), or
-/// of the frames where these are the machine's own.
+/// All sheaves of runs have room for such a part of what is little of the memory there is ([`PageAllocator::affords`]): a 64th of it.
 const KEPT_PART: u64 = 4;
+/// The same of the frames, where these are the machine's own.
+const BARE_PART: u64 = 16;
 /// Pages that they may have room for in any case: what memory there is is not known of a small process.
 const KEPT_UNASKED: u64 = 4096;
-const BARE_PART: u64 = 16;
 /// Pages of room that are not worth closing the fast path for, so that somebody looks at the clock.
 const KEPT_IDLE: u32 = 1024;
 /// Runs in a sheaf of larger ones.
@@ -98,13 +98,12 @@ pub const fn run_pages(id: u8) -> u32 {
     (EXACT << doubling) / 8 * (9 + step)
 }
 
-/// [`run_pages`] of each class from the first on.
-static RUN_PAGES: [u16; NR_RUNS] = {
-    let mut pages = [0; NR_RUNS];
-    let mut at = 0;
-    while at < NR_RUNS {
-        pages[at] = run_pages(FIRST_RUN + at as u8) as u16;
-        at += 1;
+/// [`run_pages`] of each class of runs, 0 of other caches.
+static RUN_PAGES: [u16; 256] = {
+    let (mut pages, mut id) = ([0; 256], FIRST_RUN);
+    while is_run(id) {
+        pages[id as usize] = run_pages(id) as u16;
+        id += 1;
     }
     pages
 };
@@ -112,7 +111,7 @@ static RUN_PAGES: [u16; NR_RUNS] = {
 /// [`run_pages`], looked up.
 #[inline(always)]
 pub fn pages_of(id: u8) -> u32 {
-    RUN_PAGES[usize::from(id - FIRST_RUN) % NR_RUNS].into()
+    RUN_PAGES[usize::from(id)].into()
 }
 
 const fn table() -> [u8; MAX_LAST as usize + 1] {
@@ -211,16 +210,6 @@ pub const fn kind_kept(id: u8) -> Kind {
     if is_tagged(id) { Kind::Tagged } else { Kind::Kept }
 }
 
-/// Pages of the runs of each class that is tagged.
-static TAGGED_PAGES: [u8; 256] = {
-    let (mut pages, mut id) = ([0; 256], FIRST_RUN);
-    while is_tagged(id) {
-        pages[id as usize] = run_pages(id) as u8;
-        id += 1;
-    }
-    pages
-};
-
 /// The most bytes of a request that a tagged class serves.
 pub const MAX_TAGGED: usize = {
     let mut id = FIRST_RUN;
@@ -273,7 +262,7 @@ pub fn block_start(head: Pfn, colour: u8) -> usize {
 /// The block of `size` bytes in the run at `run`, whose head is `head`, of the tagged class `id`. The map says so from then on.
 #[inline(always)]
 pub fn tagged_block<M: Machine>(m: &M, id: u8, head: Pfn, run: *mut u8, size: usize) -> *mut u8 {
-    let tag = run_tag(id, run_colour((TAGGED_PAGES[id as usize] as usize * PAGE_SIZE).wrapping_sub(size)));
+    let tag = run_tag(id, run_colour((pages_of(id) as usize * PAGE_SIZE).wrapping_sub(size)));
     m.class(head).store(tag, Relaxed);
     run.wrapping_add(start(head, tag))
 }

@@ -189,7 +189,7 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
     let object = w.alloc(id);
     w.free(id, object);
     // As `flush_where` does it, in the middle.
-    w.slab.flushes[0].fetch_add(1, Ordering::AcqRel);
+    let in_hand = InHand::new(&w.slab.flushes);
     let sheaf = w.slab.take_sheaf(&w.m, id, Word::Main(id), |_, _| true).unwrap();
     std::thread::scope(|threads| {
         threads.spawn(|| {
@@ -197,7 +197,7 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
                 std::thread::yield_now();
             }
             w.slab.dissolve(&w.m, &w.pages, sheaf, Gfp::KERNEL);
-            w.slab.flushes[1].fetch_add(1, Ordering::AcqRel);
+            drop(in_hand);
         });
         assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
     });

@@ -127,6 +127,12 @@ pub fn malloc_rest(size: usize) -> *mut u8 {
     MM.alloc_slow(size, Gfp::MALLOC)
 }
 
+/// To be called where a new thread's memory may be asked for: see [`PerCpu::notice_threads`](crate::machine::PerCpu::notice_threads).
+#[inline(always)]
+pub fn notice_threads() {
+    MM.notice_threads();
+}
+
 /// `size` zeroed bytes; null without memory.
 #[inline(never)]
 pub fn calloc(size: usize) -> *mut u8 {

@@ -11,7 +11,7 @@ use std::arch::asm;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-use slabwright::machine::linux::testing::{Section, pop_again, push_again, sections, unabortable};
+use slabwright::machine::linux::testing::{Section, compare_below, pop_again, push_again, sections, unabortable};
 use slabwright::machine::linux::{Linux, Mode, mode};
 use slabwright::machine::{Context, Machine, PerCpu, SHEAF_BYTES, Word, no_sheaf};
 
@@ -24,14 +24,23 @@ enum Call {
     Pop,
     Push,
     PopMarked,
+    PopMarkedBelow,
     PushMarked,
     PopAgain,
     PushAgain,
     Replace,
 }
 
-const CALLS: [Call; 7] =
-    [Call::Pop, Call::Push, Call::PopMarked, Call::PushMarked, Call::PopAgain, Call::PushAgain, Call::Replace];
+const CALLS: [Call; 8] = [
+    Call::Pop,
+    Call::Push,
+    Call::PopMarked,
+    Call::PopMarkedBelow,
+    Call::PushMarked,
+    Call::PopAgain,
+    Call::PushAgain,
+    Call::Replace,
+];
 
 /// What marks an object that is in the sheaf, in its first word.
 const KEY: usize = 77;
@@ -45,8 +54,8 @@ fn sheaf(which: usize) -> usize {
     unsafe { (&raw mut SHEAVES[which]).expose_provenance() }
 }
 
-/// Puts sheaf 0 with objects 1 to OBJECTS into the row; object 0 is out.
-fn set_up() {
+/// Puts sheaf 0 with objects 1 to OBJECTS into the row for `call`; object 0 is out.
+fn set_up(call: Call) {
     unsafe {
         SHEAVES = [const { Sheaf([0; SHEAF_BYTES / 8]) }; 2];
         OBJECT_MEMORY = [[KEY, 0]; OBJECTS + 1];
@@ -58,6 +67,7 @@ fn set_up() {
     let row = take_row();
     assert!(row == no_sheaf());
     assert!(unsafe { Linux.replace(Word::Main(CACHE), no_sheaf(), sheaf(0) + 8 * OBJECTS) });
+    compare_below(call == Call::PopMarkedBelow);
 }
 
 fn take_row() -> usize {
@@ -92,7 +102,7 @@ fn perform(call: Call) -> Vec<usize> {
     let (mut got, mut pushed) = (std::ptr::null_mut(), false);
     match call {
         Call::Pop => got = unsafe { Linux.pop(CACHE) },
-        Call::PopMarked => got = unsafe { Linux.pop_marked(CACHE, KEY) },
+        Call::PopMarked | Call::PopMarkedBelow => got = unsafe { Linux.pop_marked(CACHE, KEY) },
         Call::PushMarked => pushed = unsafe { Linux.push_marked(CACHE, object(0), KEY) },
         Call::PopAgain => got = unsafe { pop_again(CACHE) },
         Call::Push => pushed = unsafe { Linux.push(CACHE, object(0)) },
@@ -225,7 +235,7 @@ fn stepping<R>(f: impl FnOnce() -> R) -> R {
 
 /// The instructions that `call` executes, in no order.
 fn trace(call: Call) -> BTreeSet<usize> {
-    set_up();
+    set_up(call);
     let instructions = steps_of(|| drop(perform(call)));
     take_row();
     instructions
@@ -298,7 +308,7 @@ fn walk(call: Call, all: &[Section]) -> usize {
     let near = section.body.start - 60..section.body.end + 30;
     let mut outside = 0;
     for &at in instructions.range(near) {
-        set_up();
+        set_up(call);
         let restarts = Linux.restarts();
         HANDLER_POP.store(usize::MAX, SeqCst);
         ORIGINAL.store(usize::from(patch(at, 0xcc)), SeqCst);
@@ -365,7 +375,7 @@ fn every_instruction_of_every_section() {
     }
 
     // Stepped one by one, no section ever ends; every call must all the same.
-    set_up();
+    set_up(Call::Pop);
     NESTED.store(true, SeqCst);
     for nested in [false, true] {
         NESTED.store(nested, SeqCst);

@@ -72,6 +72,8 @@ pub(crate) unsafe fn dealloc_sized(p: Ptr, _size: usize) {
 fn zeroed(count: usize, size: usize) -> Ptr {
     match count.checked_mul(size) {
         Some(total) => {
+            // The C library asks so for what a new thread needs.
+            heap::notice_threads();
             let p = heap::malloc_fast(total);
             if p.is_null() {
                 return zeroed_slow(total);

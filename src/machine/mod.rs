@@ -144,7 +144,8 @@ pub unsafe trait PerCpu {
     /// As for [`PerCpu::pop`]; `object` is the caller's to give, from `cache`.
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool;
 
-    /// [`PerCpu::pop`] that leaves the object, and answers null, where its first word is not `key`.
+    /// [`PerCpu::pop`] that leaves the object, and answers null, where its first word is not `key`. Where there is one thread only, a machine may
+    /// compare that of the object below instead, if there is one.
     ///
     /// # Safety
     /// As for [`PerCpu::pop`].
@@ -178,6 +179,17 @@ pub unsafe trait PerCpu {
     /// Whether the calling thread can use rows without entering the system for it first.
     fn is_attached(&self) -> bool {
         true
+    }
+
+    /// A chance to see that there are several threads by now, for [`PerCpu::pop_marked`]: where their memory may be asked for.
+    #[inline]
+    fn notice_threads(&self) {}
+
+    /// Whether [`PerCpu::pop_marked`] compares the object below the one it pops. Who puts an object on top, or brings one there, then has to see
+    /// to its mark.
+    #[inline]
+    fn looks_below(&self) -> bool {
+        false
     }
 
     /// Reads `word` of the current CPU, making its row first if it has none; `None` where rows cannot be used here and

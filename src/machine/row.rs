@@ -22,15 +22,20 @@ pub(super) unsafe fn pop(row: &mut Words, cache: u8) -> *mut u8 {
     with_exposed_provenance_mut(object)
 }
 
-/// [`pop`] that leaves the object, and answers null, where its first word is not `key`.
+/// [`pop`] that leaves the object, and answers null, where its first word is not `key`; or, if `below` and there is one, that of the object
+/// below it.
 ///
 /// # Safety
 /// As for [`pop`].
-pub(super) unsafe fn pop_marked(row: &mut Words, cache: u8, key: usize) -> *mut u8 {
+pub(super) unsafe fn pop_marked(row: &mut Words, cache: u8, key: usize, below: bool) -> *mut u8 {
     let top = with_exposed_provenance::<usize>(row[Word::Main(cache).index()]);
     // SAFETY: the word points at a slot of a valid sheaf; an object in it is nobody's, so its word can be read.
     unsafe {
-        let object = top.read();
+        let mut object = top.read();
+        if below && object != 0 {
+            let next = top.sub(1).read();
+            object = if next != 0 { next } else { object };
+        }
         let marked = object != 0 && with_exposed_provenance::<usize>(object).read() == key;
         if marked { pop(row, cache) } else { null_mut() }
     }

@@ -307,12 +307,19 @@ impl<M: Machine> Mm<M> {
         block
     }
 
+    /// See [`PerCpu::notice_threads`](crate::machine::PerCpu::notice_threads).
+    #[inline(always)]
+    pub fn notice_threads(&self) {
+        self.machine.notice_threads();
+    }
+
     /// `size` zeroed bytes, aligned as by [`Mm::alloc`]. Memory that is known to read zero is not written to.
     #[inline]
     pub fn alloc_zeroed(&self, size: usize) -> *mut u8 {
         if size > MAX_SMALL {
             return self.alloc_slow(size, Gfp::MALLOC | Gfp::ZERO);
         }
+        self.notice_threads();
         let object = self.alloc(size);
         if !object.is_null() {
             // All that `usable_size` admits to, as other allocators do it.

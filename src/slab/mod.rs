@@ -337,7 +337,8 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Makes `own` the current CPU's main sheaf in place of `old`, and finds a place for the one that lost.
-    fn install(&self, m: &M, pages: &PageAllocator<M>, id: u8, old: usize, own: Sheaf, gfp: Gfp) {
+    fn install(&self, m: &M, pages: &PageAllocator<M>, id: u8, old: usize, mut own: Sheaf, gfp: Gfp) {
+        self.look_at_top_of(m, id, &mut own);
         let word = own.into_word();
         // SAFETY: `old` was read from the row or is "no sheaf"; `word` names a sheaf of this cache that we own.
         let lost = if unsafe { m.replace(Word::Main(id), old, word) } { old } else { word };

@@ -413,6 +413,7 @@ impl<M: Machine> Slab<M> {
         // SAFETY: rows hold valid sheaves.
         let object = unsafe { m.pop_again(id) };
         if !object.is_null() {
+            self.look_at_top(m, id);
             if slab_of(m, object).is_some_and(|(head, _)| Self::is_populated(m, head)) {
                 return self.unmark(m, id, object);
             }

@@ -253,9 +253,10 @@ fn a_second_free_is_found_wherever_the_object_lies() {
 // rows: F2
 #[test]
 fn an_object_that_its_slab_has_too_is_handed_out_once() {
-    for id in [1, 5, 33] {
+    for (id, below) in [1, 5, 33].into_iter().flat_map(|id| [(id, false), (id, true)]) {
         let w = world(2, Hostile::default());
         w.m.set_aborts(false);
+        w.m.set_looks_below(below);
         let a = w.alloc(id);
         w.slab.free_one(&w.m, &w.pages, a, Gfp::KERNEL);
         w.free(id, a);
@@ -264,6 +265,37 @@ fn an_object_that_its_slab_has_too_is_handed_out_once() {
         assert!(out.is_sorted_by(|a, b| a < b), "cache {id} handed an object out twice");
         let reports = w.m.take_reports();
         assert!(reports.len() == 1 && reports[0].contains("double free"), "{reports:?}");
+    }
+}
+
+/// Whatever the order of frees and requests: one second free of an object that nobody got meanwhile is reported once, and nobody gets
+/// what another has.
+// rows: F2
+#[test]
+fn an_object_that_sheaves_hold_twice_is_handed_out_once() {
+    let mut seed = 7u64;
+    let mut below = |limit: usize| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) as usize % limit
+    };
+    for round in 0..300 {
+        let w = world(1, Hostile::default());
+        w.m.set_aborts(false);
+        w.m.set_looks_below(round % 2 == 0);
+        let id = [1, 5, 33][round % 3];
+        let mut out: Vec<usize> = (0..600).map(|_| w.alloc(id)).collect();
+        let (first, second) = (below(250), 1 + below(250));
+        let others: Vec<usize> = (0..first + second).map(|_| out.swap_remove(below(out.len()))).collect();
+        let twice = out.pop().unwrap();
+        others[..first].iter().for_each(|other| w.free(id, *other));
+        w.free(id, twice);
+        others[first..].iter().for_each(|other| w.free(id, *other));
+        w.free(id, twice);
+        out.extend((0..600).map(|_| w.alloc(id)));
+        out.sort();
+        assert!(out.is_sorted_by(|a, b| a < b), "round {round}: handed out twice");
+        let reports = w.m.take_reports();
+        assert!(reports.len() == 1 && reports[0].contains("double free"), "round {round}: {reports:?}");
     }
 }
 

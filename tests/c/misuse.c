@@ -12,6 +12,7 @@
 //: run: later 100 => abort says double free
 //: run: SLABWRIGHT_RSEQ=0 prompt 24 => abort says double free
 //: run: reused 24 => abort says double free
+//: run: threads 24 => abort says double free
 //: run: interior 24 => abort says middle of a block
 //: run: interior 4000 => abort says middle of a block
 //: run: interior 40000 => abort says middle of a block
@@ -26,11 +27,53 @@
 //: run: SLABWRIGHT_ABORT=0 interior 40000 => says middle of a block
 //: run: SLABWRIGHT_ABORT=0 stack 1 => says never allocated
 #include <malloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 #include "check.h"
 
 static char data[256] __attribute__((aligned(64)));
+
+static char *shared;
+static size_t shared_size;
+static atomic_int turn;
+
+/* Binds the thread to the `nth` of the CPUs that the program may use, or to the last of fewer. */
+static void bind_to(int nth) {
+    static cpu_set_t all;
+    cpu_set_t one;
+    if (CPU_COUNT(&all) == 0)
+        CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    int cpu = 0;
+    for (int i = 0; i < CPU_SETSIZE && nth >= 0; i++)
+        if (CPU_ISSET(i, &all)) {
+            cpu = i;
+            nth--;
+        }
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+}
+
+static void wait_for(int what) {
+    while (atomic_load(&turn) != what)
+        sched_yield();
+}
+
+/* The other of two threads that free the same block, each on a CPU of its own, and both allocate after that. */
+static void *other_thread(void *unused) {
+    bind_to(1);
+    wait_for(1);
+    free(veil(shared));
+    atomic_store(&turn, 2);
+    wait_for(3);
+    char *mine = malloc(shared_size);
+    printf("%p\n", (void *)mine);
+    _exit(3);
+    return unused;
+}
 
 int main(int argc, char **argv) {
     CHECK(argc == 3);
@@ -63,6 +106,27 @@ int main(int argc, char **argv) {
         char *one = malloc(size), *two = malloc(size), *three = malloc(size);
         printf("%p %p %p\n", (void *)one, (void *)two, (void *)three);
         _exit(3);
+    } else if (!strcmp(what, "threads")) {
+        // So that no slow path is taken later on.
+        for (int nth = 5; nth >= 0; nth--) {
+            void *some[64];
+            bind_to(nth % 2);
+            for (int i = 0; i < 64; i++)
+                some[i] = veil(malloc(size));
+            for (int i = 0; i < 64; i++)
+                free(some[i]);
+        }
+        shared = p;
+        shared_size = size;
+        pthread_t other;
+        CHECK(pthread_create(&other, NULL, other_thread, NULL) == 0);
+        free(p);
+        atomic_store(&turn, 1);
+        wait_for(2);
+        char *mine = malloc(size);
+        printf("%p\n", (void *)mine);
+        atomic_store(&turn, 3);
+        pthread_join(other, NULL);
     } else if (!strcmp(what, "later")) {
         free(p);
         for (int i = 0; i < 10000; i++) {

@@ -253,7 +253,7 @@ unsafe impl PerCpu for I386 {
     #[inline]
     unsafe fn pop_marked(&self, cache: u8, key: usize) -> *mut u8 {
         // SAFETY: as above.
-        on_row(|row| unsafe { row::pop_marked(row, cache, key) }).unwrap_or(ptr::null_mut())
+        on_row(|row| unsafe { row::pop_marked(row, cache, key, false) }).unwrap_or(ptr::null_mut())
     }
 
     #[inline]

@@ -52,6 +52,8 @@ pub fn generation() -> u32 {
     GENERATION.load(Relaxed)
 }
 
+pub(super) use streams::is_single;
+
 fn run(which: usize) {
     let handler = HANDLERS[which].load(Acquire);
     if handler != 0 {
@@ -74,12 +76,18 @@ mod streams {
         static __libc_single_threaded: core::ffi::c_char;
     }
 
+    /// Whether the process has one thread only, as far as the C library knows.
+    #[inline(always)]
+    pub(in crate::machine::linux) fn is_single() -> bool {
+        // SAFETY: a byte of the C library; it changes when this thread creates another or joins the last.
+        unsafe { (&raw const __libc_single_threaded).read_volatile() != 0 }
+    }
+
     /// Written and read by the holder only.
     static HELD: AtomicBool = AtomicBool::new(false);
 
     pub(super) fn lock() {
-        // SAFETY: a byte of the C library; it changes when this thread creates another or joins the last.
-        let needed = unsafe { (&raw const __libc_single_threaded).read_volatile() == 0 };
+        let needed = !is_single();
         if needed {
             // SAFETY: a recursive lock, given back by `unlock` or `reset` of this fork.
             unsafe { _IO_list_lock() };
@@ -105,6 +113,12 @@ mod streams {
 
 #[cfg(not(target_env = "gnu"))]
 mod streams {
+    /// There is no telling.
+    #[inline(always)]
+    pub(in crate::machine::linux) fn is_single() -> bool {
+        false
+    }
+
     pub(super) fn lock() {}
 
     pub(super) fn unlock() {}

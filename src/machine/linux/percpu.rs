@@ -299,6 +299,24 @@ unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
     object
 }
 
+/// All bits where a pop compares the mark of the object *below* the one it hands out (`slab::mark` says why); 0 where that of the
+/// latter.
+static BELOW: AtomicUsize = AtomicUsize::new(0);
+
+/// Sees whether the process has one thread only.
+fn count_threads() {
+    let below = if super::fork::is_single() && rseq::mode() != Mode::Lock { usize::MAX } else { 0 };
+    if BELOW.load(Relaxed) != below {
+        BELOW.store(below, Relaxed);
+    }
+}
+
+/// Says what pops compare, until threads are counted again.
+#[cfg(feature = "sim")]
+pub(super) fn compare_below(below: bool) {
+    BELOW.store(if below { usize::MAX } else { 0 }, Relaxed);
+}
+
 /// One section: [`pop_section`] that answers null also where the top object's first word is not `key`.
 ///
 /// # Safety
@@ -306,7 +324,6 @@ unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
 #[inline(always)]
 unsafe fn pop_marked_section(cache: u8, key: usize) -> *mut u8 {
     let object: *mut u8;
-    let next: usize;
     // SAFETY: as in `pop_section`; what lies in a sheaf can be read.
     unsafe {
         section!(
@@ -315,24 +332,23 @@ unsafe fn pop_marked_section(cache: u8, key: usize) -> *mut u8 {
             "mov {object}, qword ptr [{top}]",
             "test {object}, {object}",
             "jz 4f",
-            "cmp qword ptr [{object}], {key}",
+            // No more registers than these: every caller would have to save one.
+            "mov {cache}, qword ptr [{top} - 8]",
+            "test {cache}, qword ptr [rip + {below}]",
+            "cmovz {cache}, {object}",
+            "cmp qword ptr [{cache}], {key}",
             "jne 6f",
-            // Into the key's register: one more, and every caller would have to save one.
-            "mov {key}, qword ptr [{top} - 8]",
             "sub {top}, 8",
             "mov qword ptr [{t}], {top}";
             abort "6:", "xor {object:e}, {object:e}", "jmp 4b";
-            cache = in(reg) cache as usize,
-            key = inout(reg) key => next,
+            cache = inout(reg) cache as usize => _,
+            key = in(reg) key,
+            below = sym BELOW,
             top = out(reg) _,
             object = out(reg) object,
             options(nostack)
         );
     }
-    // SAFETY: a hint; it faults on no address.
-    unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::without_provenance(next))
-    };
     object
 }
 
@@ -558,7 +574,20 @@ unsafe impl PerCpu for Linux {
         rseq::cpu_id() >= 0 || rseq::mode() == Mode::Lock
     }
 
+    #[inline(always)]
+    fn notice_threads(&self) {
+        if BELOW.load(Relaxed) != 0 && !super::fork::is_single() {
+            BELOW.store(0, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn looks_below(&self) -> bool {
+        BELOW.load(Relaxed) != 0
+    }
+
     fn read(&self, word: Word) -> Option<usize> {
+        count_threads();
         if tls::get(tls::ABORTS) != 0 {
             // The section before this never got through.
             tls::set(tls::ABORTS, 0);

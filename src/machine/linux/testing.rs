@@ -52,6 +52,11 @@ pub fn unabortable(cpu: usize, f: impl FnOnce()) {
     rseq::OFFSET.store(offset, Relaxed);
 }
 
+/// Has pops compare the mark of the object below the one they hand out, or that of the latter, until threads are counted again.
+pub fn compare_below(below: bool) {
+    percpu::compare_below(below);
+}
+
 /// What a pop does after its first attempt was aborted.
 ///
 /// # Safety

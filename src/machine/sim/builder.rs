@@ -204,6 +204,7 @@ impl<F: Flavour> Builder<F> {
             steps: Mutex::new(Vec::new()),
             traced: AtomicBool::new(false),
             aborts: AtomicBool::new(true),
+            looks_below: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             asleep: Mutex::new(()),
             woken: Condvar::new(),

@@ -148,6 +148,7 @@ struct State {
     steps: Mutex<Vec<String>>,
     traced: AtomicBool,
     aborts: AtomicBool,
+    looks_below: AtomicBool,
     aborted: AtomicBool,
     asleep: Mutex<()>,
     woken: Condvar,
@@ -269,6 +270,11 @@ impl<F: Flavour> Simulated<F> {
         body();
         self.state.traced.store(false, Ordering::Relaxed);
         core::mem::take(&mut *locked(&self.state.steps))
+    }
+
+    /// Whether pops compare the mark of the object below ([`PerCpu::looks_below`]); at first they do not.
+    pub fn set_looks_below(&self, below: bool) {
+        self.state.looks_below.store(below, Ordering::Relaxed);
     }
 
     /// Whether defects end the program ([`Report::aborts`]); at first they do.

@@ -1,6 +1,7 @@
 //! Per-CPU rows: a critical section is a mutex per CPU.
 
 use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
 use std::boxed::Box;
 
 use super::{Call, Flavour, Simulated, locked};
@@ -53,7 +54,12 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
 
     unsafe fn pop_marked(&self, cache: u8, key: usize) -> *mut u8 {
         // SAFETY: as above.
-        self.on_row(Call::Pop, |row| unsafe { row::pop_marked(row, cache, key) }).unwrap_or(ptr::null_mut())
+        self.on_row(Call::Pop, |row| unsafe { row::pop_marked(row, cache, key, self.looks_below()) })
+            .unwrap_or(ptr::null_mut())
+    }
+
+    fn looks_below(&self) -> bool {
+        self.state.looks_below.load(Relaxed)
     }
 
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {

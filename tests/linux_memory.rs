@@ -132,6 +132,45 @@ fn populating() {
     assert_eq!(resident(m.virt(part.start).expose_provenance(), part.bytes()), 0);
 }
 
+/// What the kernel knows of the mapping at `at` (`VmFlags`).
+fn knows(at: usize, flag: &str) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in maps.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            if inside {
+                return flags.split_whitespace().any(|f| f == flag);
+            }
+        } else if let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
+            let number = |text| usize::from_str_radix(text, 16).unwrap();
+            inside = (number(start)..number(end)).contains(&at);
+        }
+    }
+    panic!("nothing is mapped there");
+}
+
+#[test]
+fn a_pageblock_that_goes_back_in_part_is_no_huge_page_from_then_on() {
+    let m = machine();
+    let range = m.grow(0, ZoneKind::Normal, 4 * PAGEBLOCK_PAGES).unwrap();
+    let blocks: [PfnRange; 4] =
+        std::array::from_fn(|nth| PfnRange::new(range.start.add(nth as u32 * PAGEBLOCK_PAGES), PAGEBLOCK_PAGES));
+    let huge = || blocks.map(|block| knows(m.virt(block.start).addr(), "hg"));
+    blocks.iter().for_each(|block| m.advise_frames(*block, true));
+    if huge() != [true; 4] {
+        // The kernel has none.
+        assert_eq!(huge(), [false; 4]);
+        return;
+    }
+    assert!(m.discard(blocks[3]));
+    assert_eq!(huge(), [true; 4], "whole");
+    assert!(m.discard(PfnRange::new(blocks[0].start.add(500), 20)));
+    assert_eq!(huge(), [false, false, true, true], "the end of one and the beginning of the next");
+    assert!(m.discard(PfnRange::new(blocks[2].start.add(7), 1)));
+    m.advise_frames(blocks[1], true);
+    assert_eq!(huge(), [false, true, false, true]);
+}
+
 #[test]
 fn growing_from_many_threads() {
     let m = machine();

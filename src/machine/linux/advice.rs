@@ -13,32 +13,43 @@ const BORDERS: u32 = 8192;
 /// Pageblocks of which it is remembered: 1 TiB. Those beyond keep the kernel's default.
 const BLOCKS: u32 = 1 << 19;
 
-/// A bit for each that is to be a huge page.
-static HUGE: [AtomicU32; BLOCKS as usize / 32] = [const { AtomicU32::new(0) }; BLOCKS as usize / 32];
+/// Of each pageblock what was said, two bits: nothing, [`SMALL`] or [`HUGE`].
+static SAID: [AtomicU32; BLOCKS as usize / 16] = [const { AtomicU32::new(0) }; BLOCKS as usize / 16];
+const SMALL: u32 = 1;
+const HUGE: u32 = 2;
 /// Pageblocks that were advised otherwise than the one before. Not exact while two threads advise neighbours.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
-fn is_huge(nth: u32) -> bool {
-    HUGE.get(nth as usize / 32).is_some_and(|word| word.load(Relaxed) & 1 << (nth % 32) != 0)
+fn said(nth: u32) -> u32 {
+    SAID.get(nth as usize / 16).map_or(0, |word| word.load(Relaxed) >> (nth % 16 * 2) & 3)
 }
 
-/// Says whether the `nth` pageblock of the arena, at `address`, is to be a huge page.
+/// Says whether the `nth` pageblock of the arena, at `address`, is to be a huge page. What is not by default is not told so.
 pub(super) fn set(address: usize, nth: u32, huge: bool) {
-    if nth >= BLOCKS || is_huge(nth) == huge {
+    if huge || said(nth) == HUGE {
+        say(address, nth, huge);
+    }
+}
+
+/// Says it in any case.
+pub(super) fn say(address: usize, nth: u32, huge: bool) {
+    let old = said(nth);
+    let new = if huge { HUGE } else { SMALL };
+    if nth >= BLOCKS || old == new {
         return;
     }
-    let unlike = |of: bool| {
-        let before = nth > 0 && is_huge(nth - 1) != of;
-        u32::from(before) + u32::from(is_huge(nth + 1) != of)
+    let unlike = |of: u32| {
+        let before = nth > 0 && said(nth - 1) != of;
+        u32::from(before) + u32::from(said(nth + 1) != of)
     };
-    let (new, old) = (unlike(huge), unlike(!huge));
+    let (more, less) = (unlike(new), unlike(old));
     let made = MADE.load(Relaxed);
-    if made + new > BORDERS + old {
+    if made + more > BORDERS + less {
         return;
     }
     let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
     if sys::madvise(address, PAGEBLOCK_SIZE, advice).is_ok() {
-        HUGE[nth as usize / 32].fetch_xor(1 << (nth % 32), Relaxed);
-        let _ = MADE.fetch_update(Relaxed, Relaxed, |made| Some((made + new).saturating_sub(old)));
+        SAID[nth as usize / 16].fetch_xor((old ^ new) << (nth % 16 * 2), Relaxed);
+        let _ = MADE.fetch_update(Relaxed, Relaxed, |made| Some((made + more).saturating_sub(less)));
     }
 }

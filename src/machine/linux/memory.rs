@@ -352,6 +352,13 @@ fn low_online(address: usize) -> bool {
     LOW_ONLINE[block / 32].load(Acquire) & 1 << (block % 32) != 0
 }
 
+/// Says something of a pageblock, given by its address and number, if it is one of the arena and there are to be huge pages.
+fn advise(m: &Linux, block: PfnRange, say: impl Fn(usize, u32)) {
+    if HUGE.load(Relaxed) && block.start.0 >= LOW_PAGES {
+        say(m.virt(block.start).expose_provenance(), (block.start.0 - LOW_PAGES) / PAGEBLOCK_PAGES);
+    }
+}
+
 // SAFETY: 1. descriptors are opened before a range is returned and never closed; an anonymous mapping reads zero at first;
 // 2. a range is claimed by one caller and opened by it; 3. both are the same linear map, by halves.
 unsafe impl Frames for Linux {
@@ -476,6 +483,13 @@ unsafe impl Frames for Linux {
     }
 
     fn discard(&self, range: PfnRange) -> bool {
+        // Else the system would, within a minute, make a huge page again of what stays: of 35 MiB after a peak 210.
+        for pfn in [range.start, Pfn(range.end().0 - 1)] {
+            let block = PfnRange::new(Pfn(pfn.0 & !(PAGEBLOCK_PAGES - 1)), PAGEBLOCK_PAGES);
+            if block.start < range.start || range.end() < block.end() {
+                advise(self, block, |address, nth| advice::say(address, nth, false));
+            }
+        }
         sys::madvise(self.virt(range.start).expose_provenance(), range.bytes(), libc::MADV_DONTNEED).is_ok()
     }
 
@@ -491,13 +505,7 @@ unsafe impl Frames for Linux {
     }
 
     fn advise_frames(&self, block: PfnRange, huge: bool) {
-        if HUGE.load(Relaxed) && block.start.0 >= LOW_PAGES {
-            advice::set(
-                self.virt(block.start).expose_provenance(),
-                (block.start.0 - LOW_PAGES) / PAGEBLOCK_PAGES,
-                huge,
-            );
-        }
+        advise(self, block, |address, nth| advice::set(address, nth, huge));
     }
 
     fn backed(&self, block: Pfn) -> Option<[u64; PAGEBLOCK_PAGES as usize / 64]> {

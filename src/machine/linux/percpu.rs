@@ -90,8 +90,11 @@ pub(super) fn me() -> u64 {
 /// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.)
 static DUMMY: [AtomicUsize; ROW_WORDS] = [const { AtomicUsize::new(0) }; ROW_WORDS];
 
-#[repr(C)]
+/// What each section reads, from the start of a line on.
+#[repr(C, align(64))]
 struct RowTab {
+    /// All bits where a pop compares the mark of the object *below* the one it hands out (`slab::mark` says why); 0 where that of the latter.
+    below: AtomicUsize,
     /// Entries -2 and -1.
     unregistered: [AtomicPtr<Row>; 2],
     cpus: [AtomicPtr<Row>; MAX_CPUS],
@@ -99,6 +102,7 @@ struct RowTab {
 
 /// Where each CPU's sections find their row, from [`init`] on; none runs before.
 static ROWTAB: RowTab = RowTab {
+    below: AtomicUsize::new(0),
     unregistered: [const { AtomicPtr::new(core::ptr::null_mut()) }; 2],
     cpus: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS],
 };
@@ -299,22 +303,18 @@ unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
     object
 }
 
-/// All bits where a pop compares the mark of the object *below* the one it hands out (`slab::mark` says why); 0 where that of the
-/// latter.
-static BELOW: AtomicUsize = AtomicUsize::new(0);
-
 /// Sees whether the process has one thread only.
 fn count_threads() {
     let below = if super::fork::is_single() && rseq::mode() != Mode::Lock { usize::MAX } else { 0 };
-    if BELOW.load(Relaxed) != below {
-        BELOW.store(below, Relaxed);
+    if ROWTAB.below.load(Relaxed) != below {
+        ROWTAB.below.store(below, Relaxed);
     }
 }
 
 /// Says what pops compare, until threads are counted again.
 #[cfg(feature = "sim")]
 pub(super) fn compare_below(below: bool) {
-    BELOW.store(if below { usize::MAX } else { 0 }, Relaxed);
+    ROWTAB.below.store(if below { usize::MAX } else { 0 }, Relaxed);
 }
 
 /// One section: [`pop_section`] that answers null also where the top object's first word is not `key`.
@@ -334,7 +334,7 @@ unsafe fn pop_marked_section(cache: u8, key: usize) -> *mut u8 {
             "jz 4f",
             // No more registers than these: every caller would have to save one.
             "mov {cache}, qword ptr [{top} - 8]",
-            "test {cache}, qword ptr [rip + {below}]",
+            "test {cache}, qword ptr [rip + {rowtab} + {below}]",
             "cmovz {cache}, {object}",
             "cmp qword ptr [{cache}], {key}",
             "jne 6f",
@@ -343,7 +343,8 @@ unsafe fn pop_marked_section(cache: u8, key: usize) -> *mut u8 {
             abort "6:", "xor {object:e}, {object:e}", "jmp 4b";
             cache = inout(reg) cache as usize => _,
             key = in(reg) key,
-            below = sym BELOW,
+            rowtab = sym ROWTAB,
+            below = const core::mem::offset_of!(RowTab, below),
             top = out(reg) _,
             object = out(reg) object,
             options(nostack)
@@ -576,14 +577,14 @@ unsafe impl PerCpu for Linux {
 
     #[inline(always)]
     fn notice_threads(&self) {
-        if BELOW.load(Relaxed) != 0 && !super::fork::is_single() {
-            BELOW.store(0, Relaxed);
+        if ROWTAB.below.load(Relaxed) != 0 && !super::fork::is_single() {
+            ROWTAB.below.store(0, Relaxed);
         }
     }
 
     #[inline]
     fn looks_below(&self) -> bool {
-        BELOW.load(Relaxed) != 0
+        ROWTAB.below.load(Relaxed) != 0
     }
 
     fn read(&self, word: Word) -> Option<usize> {

@@ -84,7 +84,8 @@ static void fifo(void)
     }
 }
 
-static void live_set(uint64_t seed, size_t live, size_t steps)
+/* With a barrier, nobody gives back what it holds before all have come there. */
+static void live_set_until(uint64_t seed, size_t live, size_t steps, pthread_barrier_t *all)
 {
     Random random = {seed};
     void **blocks = calloc(live, sizeof *blocks);
@@ -93,10 +94,13 @@ static void live_set(uint64_t seed, size_t live, size_t steps)
         free(blocks[at]);
         blocks[at] = take(common_size(&random));
     }
+    if (all)
+        pthread_barrier_wait(all);
     for (size_t i = 0; i < live; i++)
         free(blocks[i]);
     free(blocks);
 }
+static void live_set(uint64_t seed, size_t live, size_t steps) { live_set_until(seed, live, steps, NULL); }
 static void random_10k(void) { live_set(1, 10000, 4000000); }
 static void random_100k(void) { live_set(1, 100000, 2000000); }
 static void random_1m(void) { live_set(1, 1000000, 2500000); }
@@ -353,12 +357,14 @@ static void run_threads(int count, void *(*work)(void *), void *const *arguments
         pthread_join(threads[i], NULL);
 }
 
-/* The same number of steps, whatever the number of threads. */
+/* The same number of steps, whatever the number of threads. They end together: else it were up to the scheduler how many live sets there
+   are at a time, and the resident size at most would differ fourfold from run to run. */
 static size_t thread_steps;
+static pthread_barrier_t threads_done;
 
 static void *live_set_thread(void *seed)
 {
-    live_set((uint64_t)(intptr_t)seed, 5000, thread_steps);
+    live_set_until((uint64_t)(intptr_t)seed, 5000, thread_steps, &threads_done);
     return NULL;
 }
 
@@ -366,6 +372,7 @@ static void threads(int count)
 {
     thread_steps = 4800000 / (size_t)count;
     said.operations = 4800000;
+    pthread_barrier_init(&threads_done, NULL, (unsigned)count);
     run_threads(count, live_set_thread, NULL);
 }
 static void threads_1(void) { threads(1); }

@@ -2,8 +2,9 @@
 //!
 //! A free writes the mark; a malloc compares it, clears it, and hands the object out. A refill of a sheaf marks what was never handed
 //! out, and leaves the others as they are. Of an object that was freed twice there are two copies about, in sheaves or one in its
-//! slab: the first that is handed out has the mark, the second has not, is reported and set aside. So no object has two owners (but
-//! for two CPUs that take the two copies in the same instant), and one that was written to while it was free is found as well.
+//! slab: the first that is handed out has the mark, the second has not, is reported and set aside. So no object has two owners, but
+//! for two CPUs that take the two copies in the same instant and for what is said below; and one that was written to while it was free is
+//! found as well.
 //!
 //! A free does not *read* the mark: an object that is freed was often last used long ago, and a load that misses the caches holds up
 //! the retirement of all that follows, which a store does not. Measured (2 CPUs, preloaded, time of the user's code, medians, with such a

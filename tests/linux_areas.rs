@@ -7,10 +7,13 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 
 use slabwright::error::Defect;
+use slabwright::machine::Frames;
 use slabwright::machine::linux::{self, Linux};
 use slabwright::mm::Mm;
+use slabwright::page::Kind;
 use slabwright::types::PAGE_SIZE;
 use slabwright::vmalloc::FreeError;
+use slabwright::zone::Cost;
 
 static MM: Mm<Linux> = Mm::new(Linux);
 /// The counts and the ways of moving are the process's.
@@ -280,4 +283,55 @@ fn alignments_up_to_a_gigabyte() {
         unsafe { MM.free(at) };
     }
     MM.vmalloc().verify(&Linux).unwrap();
+}
+
+/// Runs above 256 KiB are kept by classes as long as nothing but addresses is kept; what became a block then is freed when that is over.
+#[test]
+fn large_runs_that_cost_addresses_and_then_memory() {
+    let _alone = ALONE.lock();
+    let mut random = Random(7);
+    let mut live: Vec<(*mut usize, usize)> = Vec::new();
+    let check = |(at, size): (*mut usize, usize)| unsafe {
+        assert_eq!(at.read(), at.addr() ^ size, "the start of {size} bytes at {at:?}");
+        MM.free(at.cast());
+    };
+    let mut round = |live: &mut Vec<(*mut usize, usize)>, touched: bool| {
+        let size = 300 * 1024 + random.below(2 * MIB - 300 * 1024);
+        let at = MM.alloc(size);
+        assert!(!at.is_null());
+        let pages = if touched { size / PAGE_SIZE } else { 0 };
+        (0..pages).for_each(|page| unsafe { at.add(page * PAGE_SIZE).write(1) });
+        let word = at.cast::<usize>();
+        unsafe { word.write(word.addr() ^ size) };
+        live.push((word, size));
+        if live.len() > 40 {
+            check(live.swap_remove(random.below(40)));
+        }
+    };
+    (0..4000).for_each(|_| round(&mut live, false));
+    MM.verify().unwrap();
+    assert_eq!(MM.pages().cost(), Cost::Little);
+    let kind = |at: *mut usize| Linux.page(Linux.pfn(at.cast()).unwrap()).kind();
+    assert!(live.iter().any(|(at, _)| kind(*at) == Kind::Tagged), "there are blocks of classes");
+    let mut more = 0;
+    while MM.pages().cost() == Cost::Little {
+        more += 1;
+        assert!(more < 400, "what is written to is noticed");
+        // The old ones stay for now.
+        let mut fresh = Vec::new();
+        round(&mut fresh, true);
+        live.append(&mut fresh);
+    }
+    MM.verify().unwrap();
+    // They do not lie in sheaves then.
+    let free_all = |live: &mut Vec<(*mut usize, usize)>| {
+        let blocks = core::mem::take(live);
+        blocks.iter().copied().for_each(check);
+        assert!(blocks.iter().all(|(at, _)| kind(*at) != Kind::Tagged), "dear runs are kept by classes");
+    };
+    free_all(&mut live);
+    (0..200).for_each(|_| round(&mut live, true));
+    MM.verify().unwrap();
+    free_all(&mut live);
+    MM.verify().unwrap();
 }

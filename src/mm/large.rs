@@ -12,8 +12,7 @@ use crate::page::{Kind, Page};
 use crate::slab::classes::MAX_SMALL;
 use crate::slab::runs::{
     EXACT, LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, is_tagged, kind_kept, last_serves,
-    near_classes, pages_of, run_class, run_colour, run_pages, starts_run, tag_run, tagged_block, tagged_class,
-    tagged_start,
+    near_classes, pages_of, run_class, run_pages, starts_run, tag_run, tagged_block, tagged_class, tagged_start,
 };
 use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
@@ -177,7 +176,7 @@ impl<M: Machine> Mm<M> {
         if is_tagged(id) {
             return tagged_block(m, id, head, run, size);
         }
-        let offset = block_start(head, run_colour(pages as usize * PAGE_SIZE - size));
+        let offset = block_start(head, pages as usize * PAGE_SIZE - size);
         Self::set_start(m.page(head), offset);
         run.wrapping_add(offset)
     }
@@ -234,8 +233,14 @@ impl<M: Machine> Mm<M> {
     /// last page leaves room ([`block_start`]).
     #[inline]
     fn run_block(&self, head: Pfn, run: *mut u8, count: usize, size: usize, align: usize) -> *mut u8 {
+        let m = &self.machine;
+        let id = class_of_run(m.page(head), self.pages.cost());
+        if align <= RUN_STEP && is_tagged(id) {
+            m.page(head).set_kind(Kind::Tagged, Order::ZERO);
+            return tagged_block(m, id, head, run, size);
+        }
         let room = count * PAGE_SIZE - size;
-        let offset = if align <= RUN_STEP { block_start(head, run_colour(room)) } else { 0 };
+        let offset = if align <= RUN_STEP { block_start(head, room) } else { 0 };
         self.make_block(head, offset);
         run.wrapping_add(offset)
     }
@@ -243,7 +248,8 @@ impl<M: Machine> Mm<M> {
     /// Makes the run headed by `head` a block that starts `offset` bytes into it.
     pub(super) fn make_block(&self, head: Pfn, offset: usize) {
         let m = &self.machine;
-        if !tag_run(m, head, offset) {
+        let id = class_of_run(m.page(head), self.pages.cost());
+        if !tag_run(m, id, head, offset) {
             Self::set_start(m.page(head), offset);
             m.class(head).store(0, Relaxed);
         }

@@ -9,9 +9,9 @@ use super::large::Block;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
-use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
+use crate::slab::classes::{MAX_SMALL, class_align, class_of, class_size};
 use crate::slab::runs::run_pages;
-use crate::slab::{class_of_tag, starts_object};
+use crate::slab::{class_of_tag, run_of_tag, starts_object};
 use crate::types::{PAGE_SIZE, PfnRange};
 
 /// A block that grows beyond this becomes a vmalloc area, which from then on moves without copying.
@@ -24,9 +24,9 @@ impl<M: Machine> Mm<M> {
     /// # Safety
     /// `block` is null or a live block.
     pub unsafe fn usable_size(&self, block: *const u8) -> usize {
-        let id = class_of_tag(self.machine.class_at(block)) as usize;
-        if (1..=NR_CLASSES).contains(&id) {
-            return class_size(id);
+        let tag = self.machine.class_at(block);
+        if tag != 0 && run_of_tag(tag).is_none() {
+            return class_size(class_of_tag(tag).into());
         }
         if block.is_null() {
             return 0;

@@ -46,8 +46,9 @@ use layout::{MapPlace, SlabLayout};
 pub use mark::{clear_mark, mark_of};
 use node::{Fresh, slab_of};
 pub use report::{CacheStats, SlabStats};
+pub use runs::run_of_tag;
 use sheaf::Sheaf;
-pub use tag::{class_of_tag, run_of_tag, starts_object};
+pub use tag::{class_of_tag, starts_object};
 
 use crate::error::Defect;
 use crate::gfp::Gfp;

@@ -1,6 +1,6 @@
 //! Tags: what the page-class map says of a page, and the check that `free` makes with it.
 //!
-//! A tag is a size class in 6 bits and the slab's colour in 2. (Classes above those of small objects are of page runs, whose first page
+//! A tag is a size class in 6 bits and the slab's colour in 2. (Pairs that no slab has are of page runs, whose first page
 //! alone has a tag: [`super::runs`].) With the tag's row of a small table, whether an address is the
 //! start of an object takes one multiplication and no look at the slab: a pointer into the middle of an object never
 //! gets into a sheaf, from where it would be handed out again.
@@ -27,27 +27,11 @@ pub const fn class_of_tag(tag: u8) -> u8 {
 }
 
 /// The colour in a tag.
-#[inline(always)]
-pub(super) const fn colour_of_tag(tag: u8) -> u8 {
-    tag >> CLASS_BITS
+/// Whether no slab's pages have this tag, nor those of no class: it may be one of runs.
+pub(super) const fn is_spare(tag: u8) -> bool {
+    let (class, colour) = (class_of_tag(tag) as usize, tag >> CLASS_BITS);
+    tag != 0 && (class == 0 || class > NR_CLASSES || colour as u32 >= STATIC_LAYOUTS[class].colours)
 }
-
-/// The tag of the first page of a block in a run of class `id`: classes of runs follow upon those of objects and the cache of sheaves,
-/// which has no tag.
-#[inline(always)]
-pub(super) const fn run_tag(id: u8, colour: u8) -> u8 {
-    tag(id - 1, colour as usize)
-}
-
-/// The class of runs in a tag, if it is one.
-#[inline(always)]
-pub const fn run_of_tag(tag: u8) -> Option<u8> {
-    let class = class_of_tag(tag);
-    if class as usize > NR_CLASSES { Some(class + 1) } else { None }
-}
-
-/// The last class of runs that a tag has room for.
-pub(super) const LAST_RUN_TAG: u8 = 1 << CLASS_BITS;
 
 /// What the check needs to know of each tag, a table for each number so that a tag indexes them all as it is.
 struct Checks {
@@ -100,7 +84,6 @@ pub fn starts_object(tag: u8, address: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::runs::FIRST_RUN;
     use super::*;
     use crate::types::PAGE_SIZE;
 
@@ -116,18 +99,7 @@ mod tests {
                 }
             }
         }
-        let none = (0..=255).filter(|tag| !(1..=NR_CLASSES).contains(&(class_of_tag(*tag) as usize)));
+        let none = (0..=255).filter(|tag| *tag == 0 || is_spare(*tag));
         none.for_each(|tag| (0..PAGE_SIZE).for_each(|address| assert!(!starts_object(tag, address), "{tag}")));
-    }
-
-    #[test]
-    fn a_run_is_told_from_an_object() {
-        for (id, colour) in (FIRST_RUN..=LAST_RUN_TAG).flat_map(|id| (0..4).map(move |colour| (id, colour))) {
-            let tag = run_tag(id, colour);
-            assert_eq!((run_of_tag(tag), colour_of_tag(tag)), (Some(id), colour));
-        }
-        for (class, colour) in (0..=NR_CLASSES as u8).flat_map(|class| (0..4).map(move |colour| (class, colour))) {
-            assert_eq!(run_of_tag(tag(class, colour)), None);
-        }
     }
 }

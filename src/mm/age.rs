@@ -98,7 +98,7 @@ impl<M: Machine> Mm<M> {
         if pages.is_strewn(m) {
             // Objects in sheaves hold on to a slab each.
             self.slab.shrink(m, pages, None);
-            gone += pages.give_back_strewn(m, until);
+            gone += pages.give_back_strewn(m, until) + self.slab.give_back_tails(m, pages, until);
         }
         self.returned.fetch_add(gone, Relaxed);
         let idles = M::LENT && (pages.will_idle(m) || self.vmalloc.will_idle(m) || self.slab.keeps_many());

@@ -55,11 +55,13 @@ use crate::gfp::Gfp;
 use crate::machine::{MAX_CACHES, Machine, Word, misuse, no_sheaf};
 use crate::page::{Kind, PageList, flag};
 use crate::sync::{Deferred, Fork, Lock};
-use crate::types::{PAGE_SIZE, Pfn, PfnRange};
+use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::PageAllocator;
 
 /// Attempts at the rows before a request goes past them.
 const TRIES: usize = 3;
+/// Of a class of which none was wanted for so many milliseconds more goes back than empty slabs.
+const COLD_MS: usize = 500;
 /// Objects of a cache's first refill, and their bytes.
 const FIRST_REFILL: u16 = 8;
 const FIRST_REFILL_BYTES: u32 = 4096;
@@ -869,6 +871,34 @@ impl<M: Machine> Slab<M> {
             node.locked(m).shrink(m, self.layout(id), &mut release);
             self.release(m, pages, id, release, Gfp::KERNEL);
         }
+    }
+
+    /// Gives back what lies behind the last object in use of slabs of size classes of which none was wanted lately, until
+    /// [`Machine::now_ms`] is `until`. To be called after [`Slab::shrink`]. Returns pages.
+    pub fn give_back_tails(&self, m: &M, pages: &PageAllocator<M>, until: u64) -> u64 {
+        let mut gone = 0;
+        for id in 1..=NR_CLASSES as u8 {
+            let (cache, layout) = (&self.caches[id as usize], self.layout(id));
+            let since = (m.now_ms() as usize).wrapping_sub(cache.refilled_ms.load(Ordering::Relaxed));
+            if layout.order == Order::ZERO || since < COLD_MS {
+                continue;
+            }
+            for node in self.nodes_of(m, id) {
+                let partial = node.locked(m).partial();
+                for bucket in (0..partial.len()).flat_map(|nth| core::iter::repeat_n(nth, partial[nth] as usize)) {
+                    let tail = node.locked(m).take_tail(m, layout, bucket);
+                    let Some(tail) = tail else { continue };
+                    gone += if m.discard(tail.pages) { u64::from(tail.pages.pages) } else { 0 };
+                    let mut release = PageList::new();
+                    node.locked(m).put_tail(m, layout, tail, &mut release);
+                    self.release(m, pages, id, release, Gfp::KERNEL);
+                    if m.now_ms() >= until {
+                        return gone;
+                    }
+                }
+            }
+        }
+        gone
     }
 
     /// Ids of the caches in use: the boot-static ones, and the live ones among those made later.

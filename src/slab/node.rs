@@ -17,6 +17,8 @@
 //! nine times: no difference; it is the 20 instructions an object.
 #![allow(unsafe_code)]
 
+mod tail;
+
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 

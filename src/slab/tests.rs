@@ -69,6 +69,7 @@ enum Op {
     RunOn(usize),
     Flush(Option<u8>),
     Shrink,
+    Tails,
 }
 
 fn op(rng: &mut u64, live: usize, cpus: usize, bias: u64) -> Op {
@@ -79,6 +80,7 @@ fn op(rng: &mut u64, live: usize, cpus: usize, bias: u64) -> Op {
         1 if (r / 64).is_multiple_of(8) => Op::Flush(Some((r / 512 % NR_CLASSES as u64) as u8 + 1)),
         2 if (r / 64).is_multiple_of(32) => Op::Shrink,
         3 if (r / 64).is_multiple_of(32) => Op::Flush(None),
+        4 if (r / 64).is_multiple_of(16) => Op::Tails,
         n if n < bias || live == 0 => {
             // Few classes at a time, so that their slabs fill and empty.
             let id = [1u8, 4, 5, 9, 21, 33][(r / 64 % 6) as usize];
@@ -86,6 +88,23 @@ fn op(rng: &mut u64, live: usize, cpus: usize, bias: u64) -> Op {
         }
         _ => Op::Free(r as usize / 64 % live),
     }
+}
+
+/// The first and the last word of an object.
+fn ends(object: usize, id: u8) -> [*mut usize; 2] {
+    [object, object + class_size(id as usize) - size_of::<usize>()].map(ptr::with_exposed_provenance_mut)
+}
+
+fn write_ends(object: usize, id: u8, value: usize) {
+    for word in ends(object, id) {
+        // SAFETY: the object is the test's.
+        unsafe { word.write(value) };
+    }
+}
+
+fn ends_are(object: usize, id: u8, value: usize) -> bool {
+    // SAFETY: as above.
+    ends(object, id).into_iter().all(|word| unsafe { word.read() } == value)
 }
 
 fn model(cpus: usize, hostile: Hostile, seed: u64, steps: usize) {
@@ -106,15 +125,22 @@ fn model(cpus: usize, hostile: Hostile, seed: u64, steps: usize) {
                 }
                 spans.insert(object, object + size);
                 live.push((object, id));
+                write_ends(object, id, object);
             }
             Op::Free(i) => {
                 let (object, id) = live.swap_remove(i);
                 spans.remove(&object);
+                assert!(ends_are(object, id, object), "an object's contents are gone");
                 w.free(id, object);
             }
             Op::RunOn(cpu) => w.m.set_cpu(cpu),
             Op::Flush(only) => w.slab.flush(&w.m, &w.pages, only),
             Op::Shrink => w.slab.shrink(&w.m, &w.pages, None),
+            Op::Tails => {
+                w.m.advance(COLD_MS as u64);
+                w.slab.shrink(&w.m, &w.pages, None);
+                w.slab.give_back_tails(&w.m, &w.pages, u64::MAX);
+            }
         }
         if step % 64 == 0 {
             w.verify();
@@ -142,6 +168,39 @@ fn aborted_and_migrated_sections_lose_nothing() {
     let hostile = Hostile { migrate: 8, abort: 8, fail: 0 };
     model(2, hostile, 3, 30_000);
     model(4, Hostile { migrate: 2, abort: 3, fail: 0 }, 4, 30_000);
+}
+
+#[test]
+fn what_lies_behind_the_last_object_in_use_goes_back() {
+    let w = world(1, Hostile::default());
+    let id = NR_CLASSES as u8;
+    let layout = *w.slab.layout(id);
+    let all: Vec<usize> = (0..layout.objects).map(|_| w.alloc(id)).collect();
+    let (lowest, slab) = (*all.iter().min().unwrap(), layout.order.bytes());
+    all.iter().for_each(|object| write_ends(*object, id, 7));
+    let range = PfnRange::block(slab_of(&w.m, ptr::with_exposed_provenance(lowest)).unwrap().0, layout.order);
+    assert_eq!(w.m.backed_in(range), layout.order.pages());
+    // The lowest and the one behind it stay.
+    let kept: Vec<usize> = [lowest, lowest + layout.size as usize].into();
+    all.iter().filter(|object| !kept.contains(object)).for_each(|object| w.free(id, *object));
+    w.slab.shrink(&w.m, &w.pages, None);
+    assert_eq!(w.slab.give_back_tails(&w.m, &w.pages, u64::MAX), 0, "some were wanted a moment ago");
+    w.m.advance(COLD_MS as u64);
+    let pages = (2 * layout.size as usize / PAGE_SIZE) as u32;
+    assert_eq!(w.slab.give_back_tails(&w.m, &w.pages, u64::MAX), u64::from(layout.order.pages() - pages));
+    assert_eq!(w.m.backed_in(range), pages);
+    assert_eq!(w.slab.give_back_tails(&w.m, &w.pages, u64::MAX), 0, "once");
+    w.verify();
+    assert_eq!(w.in_use(), 2);
+    assert!(kept.iter().all(|object| ends_are(*object, id, 7)));
+    // They are had again, and none of them twice.
+    let mut again: Vec<usize> = (2..layout.objects).map(|_| w.alloc(id)).chain(kept).collect();
+    again.sort_unstable();
+    again.dedup();
+    assert_eq!(again.len(), all.len());
+    assert_eq!((again[0], again[again.len() - 1] - lowest), (lowest, slab - layout.size as usize));
+    w.verify();
+    assert!(w.m.reports().is_empty());
 }
 
 // rows: G16

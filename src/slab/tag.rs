@@ -26,7 +26,6 @@ pub const fn class_of_tag(tag: u8) -> u8 {
     tag & ((1 << CLASS_BITS) - 1)
 }
 
-/// The colour in a tag.
 /// Whether no slab's pages have this tag, nor those of no class: it may be one of runs.
 pub(super) const fn is_spare(tag: u8) -> bool {
     let (class, colour) = (class_of_tag(tag) as usize, tag >> CLASS_BITS);

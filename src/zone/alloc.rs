@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::buddy::{self, STATE, Want};
+use super::buddy::{self, Need, STATE, Want};
 use super::lists::Extra;
 use super::percpu::Bin;
 use super::phase::Cost;
@@ -347,7 +347,8 @@ impl<M: Machine> PageAllocator<M> {
         let view = self.view(m);
         let pages = request.pages;
         if request.no_fault() {
-            if let Some(found) = zone.buddy.find(&view, request.order, pages, MigrateType::HighAtomic, Want::Backed) {
+            let need = Need { order: request.order, pages, list: MigrateType::HighAtomic, want: Want::Backed };
+            if let Some(found) = zone.buddy.find(&view, need) {
                 let block = zone.buddy.take(&view, found, pages);
                 if M::LENT && self.emergency.is_low() {
                     self.balance_emergency(m, zone);
@@ -374,19 +375,19 @@ impl<M: Machine> PageAllocator<M> {
             // Extents overestimate what is backed: the slow path finds out what is.
             return Err(Refused::Budget);
         }
-        let mut want = request.want;
+        let mut need = Need { order: request.order, pages, list: request.list, want: request.want };
         if request.run {
             match self.take_run(m, zone, request, mark) {
-                Err(Refused::Budget) => want = Want::Backed,
+                Err(Refused::Budget) => need.want = Want::Backed,
                 taken => return taken,
             }
         }
         let (mut found, mut cut);
         loop {
             let buddy = &mut zone.buddy;
-            found = match buddy.find_anywhere(&view, request.order, pages, request.list, want) {
+            found = match buddy.find_anywhere(&view, need) {
                 Some(found) => found,
-                None if want == Want::Backed => return Err(Refused::Budget),
+                None if need.want == Want::Backed => return Err(Refused::Budget),
                 None => return Err(Refused::Empty),
             };
             cut = pages;
@@ -406,7 +407,7 @@ impl<M: Machine> PageAllocator<M> {
             if cut > pages {
                 extra.wanted = 0;
             } else {
-                want = Want::Backed;
+                need.want = Want::Backed;
             }
         }
         let opened = zone.buddy.opens(&view, found, cut);
@@ -417,7 +418,7 @@ impl<M: Machine> PageAllocator<M> {
             extra.dense = zone.phases.of(request.list).is_written();
         } else if found.room == 0 {
             for _ in 0..extra.wanted {
-                let more = zone.buddy.find(&view, request.order, pages, request.list, want);
+                let more = zone.buddy.find(&view, need);
                 let Some(found) = more.filter(|found| found.fresh == 0 && leaves(zone, pages)) else { break };
                 extra.add(zone.buddy.take(&view, found, pages).0);
             }

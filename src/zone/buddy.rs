@@ -68,6 +68,30 @@ pub enum Want {
     Backed,
 }
 
+/// Room that is asked for: `pages` pages from a multiple of `order`'s on, in pageblocks of type `list`.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// What the first page's number is a multiple of.
+    pub order: Order,
+    /// Pages, at most as many as a block of that order has.
+    pub pages: u32,
+    /// Whose lists.
+    pub list: MigrateType,
+    /// Which memory.
+    pub want: Want,
+}
+
+impl Need {
+    /// A block.
+    pub fn block(order: Order, list: MigrateType, want: Want) -> Need {
+        Need { order, pages: order.pages(), list, want }
+    }
+
+    fn on(self, list: MigrateType) -> Need {
+        Need { list, ..self }
+    }
+}
+
 /// Where [`Buddy::find`] found room for a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
@@ -301,8 +325,9 @@ impl Buddy {
         }
     }
 
-    /// The cheapest place for `pages` pages, aligned to `order`, on the lists of type `list`.
-    pub fn find(&self, map: &impl Map, order: Order, pages: u32, list: MigrateType, want: Want) -> Option<Found> {
+    /// The cheapest place for a request on the lists of its type.
+    pub fn find(&self, map: &impl Map, need: Need) -> Option<Found> {
+        let Need { order, pages, list, want } = need;
         let at_least = u16::MAX << order.get();
         let (backed, clean) = (self.backed[list.index()] & at_least, self.clean[list.index()] & at_least);
         if backed | clean == 0 {
@@ -393,74 +418,52 @@ impl Buddy {
         (pfn, contents)
     }
 
-    /// Room for a request of type `start`: on its own lists, or else on others'. Where only a pageblock that holds no memory is left of its
+    /// Room for a request: on its own lists, or else on others'. Where only a pageblock that holds no memory is left of its
     /// own, one of another type that does hold some comes first. May change the type of pageblocks. (sqlite3, which frees what it had in use
     /// at most and then takes half of it in another class: 46.2 MiB resident at most, 54.2 where each type opened its own.)
-    pub fn find_anywhere(
-        &mut self,
-        map: &impl Map,
-        order: Order,
-        pages: u32,
-        start: MigrateType,
-        want: Want,
-    ) -> Option<Found> {
-        let own = self.find(map, order, pages, start, want);
-        let opens = |found: Found| found.order >= Order::PAGEBLOCK && found.fresh == pages;
+    pub fn find_anywhere(&mut self, map: &impl Map, need: Need) -> Option<Found> {
+        let own = self.find(map, need);
+        let opens = |found: Found| found.order >= Order::PAGEBLOCK && found.fresh == need.pages;
         if own.is_none_or(opens)
-            && want == Want::Any
-            && let Some(found) = self.find_claimed(map, order, pages, start, want, false)
+            && need.want == Want::Any
+            && let Some(found) = self.find_claimed(map, need, false)
         {
             return Some(found);
         }
-        own.or_else(|| self.fall_back(map, order, pages, start, want))
+        own.or_else(|| self.fall_back(map, need))
     }
 
-    /// Room for a request of type `start` whose own lists are empty. May change the type of pageblocks.
-    pub fn fall_back(
-        &mut self,
-        map: &impl Map,
-        order: Order,
-        pages: u32,
-        start: MigrateType,
-        want: Want,
-    ) -> Option<Found> {
-        if start == MigrateType::Movable
-            && let Some(found) = self.find(map, order, pages, MigrateType::Cma, want)
+    /// Room for a request whose own lists are empty. May change the type of pageblocks.
+    pub fn fall_back(&mut self, map: &impl Map, need: Need) -> Option<Found> {
+        if need.list == MigrateType::Movable
+            && let Some(found) = self.find(map, need.on(MigrateType::Cma))
         {
             return Some(found);
         }
         // A request that must have backed memory is in no position to rearrange things.
-        if want != Want::Backed
-            && let Some(found) = self.find_claimed(map, order, pages, start, want, true)
+        if need.want != Want::Backed
+            && let Some(found) = self.find_claimed(map, need, true)
         {
             return Some(found);
         }
         // Nothing to claim: the smallest block that fits.
-        let smallest = |from: &MigrateType| self.find(map, order, pages, *from, want);
-        let found = fallback::fallbacks(start).iter().filter_map(smallest).min_by_key(|found| found.order)?;
+        let smallest = |from: &MigrateType| self.find(map, need.on(*from));
+        let found = fallback::fallbacks(need.list).iter().filter_map(smallest).min_by_key(|found| found.order)?;
         self.steals += 1;
         Some(found)
     }
 
     /// Claims a pageblock, with no memory too where `clean` blocks will do. The largest block first: it claims most, and splits least often.
-    fn find_claimed(
-        &mut self,
-        map: &impl Map,
-        order: Order,
-        pages: u32,
-        start: MigrateType,
-        want: Want,
-        clean: bool,
-    ) -> Option<Found> {
+    fn find_claimed(&mut self, map: &impl Map, need: Need, clean: bool) -> Option<Found> {
         let mut size = Some(Order::MAX);
-        while let Some(at) = size.filter(|at| *at >= order && fallback::may_claim(start, *at)) {
-            for from in fallback::fallbacks(start) {
+        while let Some(at) = size.filter(|at| *at >= need.order && fallback::may_claim(need.list, *at)) {
+            for from in fallback::fallbacks(need.list) {
                 let area = &self.areas[at.index()];
                 let backed = area.backed[from.index()].first();
                 let first = backed.or(area.clean[from.index()].first().filter(|_| clean));
                 if let Some(pfn) = first
-                    && self.claim(map, pfn, at, start)
-                    && let Some(found) = self.find(map, order, pages, start, want)
+                    && self.claim(map, pfn, at, need.list)
+                    && let Some(found) = self.find(map, need)
                 {
                     self.claims += 1;
                     return Some(found);

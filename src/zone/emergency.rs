@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::alloc::{Request, Taken};
-use super::buddy::Want;
+use super::buddy::{Need, Want};
 use super::{MigrateType, PageAllocator, Zone, buddy};
 use crate::gfp::Gfp;
 use crate::machine::{Frames, Machine};
@@ -184,7 +184,7 @@ impl<M: Machine> PageAllocator<M> {
             if self.emergency.pages() > self.emergency.goal.load(Relaxed) / 2 {
                 self.pop_small(m, LARGEST.pages(), |pfn, order| zone.buddy.free(&view, pfn, order, 0, true));
             }
-            let large = zone.buddy.find(&view, LARGEST, LARGEST.pages(), MigrateType::HighAtomic, Want::Backed);
+            let large = zone.buddy.find(&view, Need::block(LARGEST, MigrateType::HighAtomic, Want::Backed));
             let room = self.emergency.wants(PfnRange::new(Pfn(0), LARGEST.pages()));
             let Some(found) = large.filter(|_| room) else { return };
             let (pfn, _) = zone.buddy.take(&view, found, LARGEST.pages());

@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::alloc::{Request, Taken};
-use super::buddy::{STATE, Want};
+use super::buddy::{Need, STATE, Want};
 use super::percpu::{self, Bin, Pcp};
 use super::watermark::{self, Mark};
 use super::{Cell, MigrateType, PageAllocator};
@@ -302,9 +302,8 @@ impl<M: Machine> PageAllocator<M> {
         }
         let view = self.view(m);
         let buddy = &mut zone.buddy;
-        let found = buddy
-            .find(&view, order, pages, MigrateType::Unmovable, Want::Any)
-            .or_else(|| buddy.fall_back(&view, order, pages, MigrateType::Unmovable, Want::Any));
+        let need = Need { order, pages, list: MigrateType::Unmovable, want: Want::Any };
+        let found = buddy.find(&view, need).or_else(|| buddy.fall_back(&view, need));
         let Some(found) = found else { return };
         if found.fresh > 0 && !self.budget.try_charge(u64::from(found.fresh), Mark::Low, Gfp::KERNEL) {
             return;

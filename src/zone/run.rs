@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::alloc::{Refused, Request, Taken};
-use super::buddy::{Map, Want, blocks};
+use super::buddy::{Map, Need, Want, blocks};
 use super::extent::Contents;
 use super::phase::Cost;
 use super::rows::{Row, Rows, on_grid};
@@ -254,15 +254,11 @@ impl Zone {
 
     /// A new row, off the lists, and the pageblocks opened for it: a pageblock where there are enough of them (`whole`) and one is free, at least what the request needs.
     fn new_row(&mut self, map: &impl Map, request: &Request, whole: bool) -> Option<(Row, PfnRange)> {
-        let (list, want) = (request.list, request.want);
         let mut order = if whole { request.order.max(Order::PAGEBLOCK) } else { request.order };
         let found = loop {
+            let need = Need::block(order, request.list, request.want);
             let claims = order >= Order::PAGEBLOCK || order == request.order;
-            let found = if claims {
-                self.buddy.find_anywhere(map, order, order.pages(), list, want)
-            } else {
-                self.buddy.find(map, order, order.pages(), list, want)
-            };
+            let found = if claims { self.buddy.find_anywhere(map, need) } else { self.buddy.find(map, need) };
             if let Some(found) = found {
                 break found;
             }

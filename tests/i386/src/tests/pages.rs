@@ -18,7 +18,7 @@ use slabwright::printk;
 use slabwright::slab::SlabFlags;
 use slabwright::sync::Lock;
 use slabwright::types::{MAX_ORDER, NR_ORDERS, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
-use slabwright::zone::buddy::{Buddy, Event, Map, Want};
+use slabwright::zone::buddy::{Buddy, Event, Map, Need, Want};
 use slabwright::zone::{MigrateType, Watermarks, ZoneInfo, ZoneStats};
 
 use super::{Test, has_highmem};
@@ -569,13 +569,13 @@ fn buddy_in_action() {
     buddy.set_home(head.zone(), head.node());
     buddy.free(&map, block, Order::MAX, 0, false);
     map.steps.take();
-    let found = buddy.find(&map, order(3), 8, MigrateType::Unmovable, Want::Any).expect("it is free");
+    let found = buddy.find(&map, Need::block(order(3), MigrateType::Unmovable, Want::Any)).expect("it is free");
     assert_eq!(buddy.take(&map, found, 8).0, block);
     buddy.free(&map, block, order(3), 0, false);
     let steps = map.steps.take();
     steps.iter().for_each(|step| printk!("buddy: {step}\n"));
     assert_eq!(steps, ACTION);
-    let found = buddy.find(&map, Order::MAX, 1024, MigrateType::Unmovable, Want::Any).expect("all is free");
+    let found = buddy.find(&map, Need::block(Order::MAX, MigrateType::Unmovable, Want::Any)).expect("all is free");
     assert_eq!(buddy.take(&map, found, 1024).0, block);
     // As the zone gave it.
     head.set_flags(before.0);

@@ -468,11 +468,15 @@ impl<M: Machine> Mm<M> {
         let id = class_of_tag(tag);
         // SAFETY: where an object starts is the word of its mark; the caller gives the object up.
         unsafe {
-            if !starts_object(tag, block.addr()) || mark_of(block).read() == self.slab.key() {
+            let m = &self.machine;
+            let suspect = !starts_object(tag, block.addr()) || mark_of(block).read() == self.slab.key();
+            if suspect || self.slab.is_fresh(m, block) {
                 return self.free_suspect(id, block);
             }
             // As in `alloc_slow`.
-            if !self.slab.push_again(&self.machine, id, block) {
+            if self.slab.push_again(m, id, block) {
+                self.slab.look_at_pushed(m, id);
+            } else {
                 self.bracket(gfp, |gfp| self.slab.free_slow(&self.machine, &self.pages, id, block, gfp));
             }
         }

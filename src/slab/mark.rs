@@ -2,9 +2,9 @@
 //!
 //! A free writes the mark; a malloc compares it, clears it, and hands the object out. A refill of a sheaf marks what was never handed
 //! out, and leaves the others as they are. Of an object that was freed twice there are two copies about, in sheaves or one in its
-//! slab: the first that is handed out has the mark, the second has not, is reported and set aside. So no object has two owners, but
-//! for two CPUs that take the two copies in the same instant and for what is said below; and one that was written to while it was free is
-//! found as well.
+//! slab: the first that is handed out has the mark, the second has not, is reported and set aside. So no object has two owners, and one
+//! that was written to while it was free is found as well; but not where two CPUs take the two copies in the same instant, nor what is
+//! named below, nor where the memory went back to the system between the two frees and the second one was a fast one.
 //!
 //! A free does not *read* the mark: an object that is freed was often last used long ago, and a load that misses the caches holds up
 //! the retirement of all that follows, which a store does not. Measured (2 CPUs, preloaded, time of the user's code, medians, with such a
@@ -12,13 +12,14 @@
 //!
 //! A `malloc` that reads the mark of what it hands out waits, too, if that was freed a moment ago and lay in no cache: the processor does not
 //! answer the load from the buffered store, but when the line has come. So where there is one thread only, it compares the mark of the
-//! object *below* instead, whose line came long ago, and what comes to lie on top otherwise (by a sheaf that is installed, by a slow
-//! path's pop) is looked at then ([`Slab::look_at_top`]); what a free puts there it has marked itself. Measured (paired rounds of allocators
-//! in one process; the time of P, which compares what it hands out, this one in relation to it, snmalloc in relation to it): 100 000 live
-//! objects of 16 to 64 bytes 40 ns, 0.79, 0.67; a million 81 ns, 0.82, 0.9; 100 000 of all sizes 63 ns, 0.91, 1.0; pairs the same.
+//! object *below* instead, whose line came long ago. What a free puts on top it has marked itself; whatever a slow path hands out may have a
+//! copy on top, which is compared then ([`Slab::hand_out`]). Measured (paired rounds of allocators in one process: the time where what is
+//! handed out is compared; in relation to it this one's, and snmalloc's): 100 000 live objects of 16 to 64 bytes 40 ns, 0.79, 0.67; a
+//! million 81 ns, 0.82, 0.9; 100 000 of all sizes 63 ns, 0.91, 1.0; pairs the same.
 //! What that lets pass: one thread frees an object on two CPUs, none of which sees another free or request of the class before each hands it
-//! out. With two threads this is how most second frees come about, so there what is handed out is compared itself. (The C library tells how
-//! many there are, [`notice_threads`](crate::machine::PerCpu::notice_threads): it asks for zeroed memory for a new one.)
+//! out; and a write to the object on top. With two threads the former is how most second frees come about, so there what is handed out is
+//! compared itself. (The C library tells whether there are several, [`notice_threads`](crate::machine::PerCpu::notice_threads): it asks for
+//! zeroed memory for a new one. Where it asks another allocator, as in a Rust program, the next slow path sees it.)
 //!
 //! Rejected: the same with several threads; no comparison at all (as fast); the newest object kept back until the next free, which
 //! would do for several threads (13 to 17 % of a pair for the second section, or the commit of two words at once that it takes); two sheaves
@@ -37,7 +38,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
 use super::node::slab_of;
-use super::sheaf::{self, Sheaf};
+use super::sheaf;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, misuse, no_sheaf};
@@ -86,15 +87,28 @@ impl<M: Machine> Slab<M> {
     /// [`Slab::pop`] for slow paths.
     pub fn pop_again(&self, m: &M, id: u8) -> *mut u8 {
         // SAFETY: rows hold valid sheaves.
-        let object = unsafe { m.pop_again(id) };
+        self.hand_out(m, id, unsafe { m.pop_again(id) })
+    }
+
+    /// Clears the mark of an object that a slow path took for its caller, as [`Slab::unmark`], and compares that of what lies on the main sheaf
+    /// then: it may be the same object, and no pop will do it.
+    pub(super) fn hand_out(&self, m: &M, id: u8, object: *mut u8) -> *mut u8 {
+        let handed = self.unmark(m, id, object);
         if !object.is_null() {
             self.look_at_top(m, id);
         }
-        self.unmark(m, id, object)
+        handed
     }
 
-    /// Compares the mark of what lies on top of the main sheaf since an object was popped by a slow path.
-    pub(super) fn look_at_top(&self, m: &M, id: u8) {
+    /// Compares the marks of the two topmost objects of the main sheaf, where a slow path pushed one.
+    pub fn look_at_pushed(&self, m: &M, id: u8) {
+        if m.looks_below() {
+            let object = self.pop_again(m, id);
+            self.put_on_top(m, id, object);
+        }
+    }
+
+    fn look_at_top(&self, m: &M, id: u8) {
         if id as usize > NR_CLASSES || !m.looks_below() {
             return;
         }
@@ -106,24 +120,16 @@ impl<M: Machine> Slab<M> {
             }
             let object = self.unmark(m, id, object);
             if !object.is_null() {
-                // SAFETY: of the class, and nobody's.
-                if !unsafe { self.push_again(m, id, object) } {
-                    self.defer(id, object.expose_provenance());
-                }
-                return;
+                return self.put_on_top(m, id, object);
             }
         }
     }
 
-    /// The same for a sheaf that is going to be a main sheaf.
-    pub(super) fn look_at_top_of(&self, m: &M, id: u8, sheaf: &mut Sheaf) {
-        while id as usize <= NR_CLASSES
-            && m.looks_below()
-            && let Some(object) = sheaf.top()
-            && !self.is_marked(id, object)
-        {
-            let _ = sheaf.pop();
-            self.set_aside(m, id, object);
+    /// Puts back what was popped for a look.
+    fn put_on_top(&self, m: &M, id: u8, object: *mut u8) {
+        // SAFETY: of the class, and nobody's.
+        if !object.is_null() && !unsafe { self.push_again(m, id, object) } {
+            self.defer(id, object.expose_provenance());
         }
     }
 

@@ -175,7 +175,7 @@ impl<M: Machine> Slab<M> {
             if let Some(mut own) = self.take_spare(m, id, |len, _| len > 0).or_else(|| self.barn_full(m, id, gfp)) {
                 let object = own.pop().unwrap_or(ptr::null_mut());
                 self.install(m, pages, id, main, own, gfp);
-                let object = self.unmark(m, id, object);
+                let object = self.hand_out(m, id, object);
                 if !object.is_null() {
                     return object;
                 }
@@ -196,7 +196,7 @@ impl<M: Machine> Slab<M> {
             let object = own.pop();
             self.install(m, pages, id, no_sheaf(), own, gfp);
             let Some(object) = object else { return ptr::null_mut() };
-            let object = self.unmark(m, id, object);
+            let object = self.hand_out(m, id, object);
             if !object.is_null() {
                 return object;
             }
@@ -211,7 +211,7 @@ impl<M: Machine> Slab<M> {
             return ptr::null_mut();
         }
         if fresh.is_empty() {
-            return self.unmark(m, id, ptr::with_exposed_provenance_mut(one[0]));
+            return self.hand_out(m, id, ptr::with_exposed_provenance_mut(one[0]));
         }
         // Its memory is not touched.
         fresh.fill(&mut one, 0, |_| ());
@@ -340,8 +340,7 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Makes `own` the current CPU's main sheaf in place of `old`, and finds a place for the one that lost.
-    fn install(&self, m: &M, pages: &PageAllocator<M>, id: u8, old: usize, mut own: Sheaf, gfp: Gfp) {
-        self.look_at_top_of(m, id, &mut own);
+    fn install(&self, m: &M, pages: &PageAllocator<M>, id: u8, old: usize, own: Sheaf, gfp: Gfp) {
         let word = own.into_word();
         // SAFETY: `old` was read from the row or is "no sheaf"; `word` names a sheaf of this cache that we own.
         let lost = if unsafe { m.replace(Word::Main(id), old, word) } { old } else { word };
@@ -552,7 +551,7 @@ impl<M: Machine> Slab<M> {
         if self.link_offset(id) == 0 {
             self.mark_all(id, &[object]);
         }
-        self.unmark(m, id, ptr::with_exposed_provenance_mut(object))
+        self.hand_out(m, id, ptr::with_exposed_provenance_mut(object))
     }
 
     /// Gives the stash back to the slabs. The caller may block.
@@ -727,6 +726,14 @@ impl<M: Machine> Slab<M> {
         })
     }
 
+    /// Whether its slab counts the object at `address` as never handed out: what was freed, and went back to the system since.
+    pub fn is_fresh(&self, m: &M, address: *const u8) -> bool {
+        slab_of(m, address).is_some_and(|(head, offset)| {
+            let (page, layout) = (m.page(head), self.layout(m.page(head).cache() as u8));
+            layout.index(page.colour(), offset).is_some_and(|index| index >= page.mapcount() as u32)
+        })
+    }
+
     /// Whether the object at `address` of cache `id` is free, exactly: every sheaf of the cache is emptied first.
     /// For the rare free that looks like a second one.
     pub fn is_free(&self, m: &M, pages: &PageAllocator<M>, id: u8, address: *const u8) -> bool {
@@ -886,15 +893,15 @@ impl<M: Machine> Slab<M> {
             for node in self.nodes_of(m, id) {
                 let partial = node.locked(m).partial();
                 for bucket in (0..partial.len()).flat_map(|nth| core::iter::repeat_n(nth, partial[nth] as usize)) {
+                    if m.now_ms() >= until {
+                        return gone;
+                    }
                     let tail = node.locked(m).take_tail(m, layout, bucket);
                     let Some(tail) = tail else { continue };
                     gone += if m.discard(tail.pages) { u64::from(tail.pages.pages) } else { 0 };
                     let mut release = PageList::new();
                     node.locked(m).put_tail(m, layout, tail, &mut release);
                     self.release(m, pages, id, release, Gfp::KERNEL);
-                    if m.now_ms() >= until {
-                        return gone;
-                    }
                 }
             }
         }

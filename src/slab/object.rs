@@ -413,9 +413,8 @@ impl<M: Machine> Slab<M> {
         // SAFETY: rows hold valid sheaves.
         let object = unsafe { m.pop_again(id) };
         if !object.is_null() {
-            self.look_at_top(m, id);
             if slab_of(m, object).is_some_and(|(head, _)| Self::is_populated(m, head)) {
-                return self.unmark(m, id, object);
+                return self.hand_out(m, id, object);
             }
             // SAFETY: it is ours, just popped.
             if !unsafe { m.push_again(id, object) } {
@@ -438,7 +437,7 @@ impl<M: Machine> Slab<M> {
         let object = sheaf.pop().unwrap_or(core::ptr::null_mut());
         self.stow(m, pages, id, sheaf, gfp);
         if object.is_null() || slab_of(m, object).is_some_and(|(head, _)| Self::is_populated(m, head)) {
-            return self.unmark(m, id, object);
+            return self.hand_out(m, id, object);
         }
         self.free_one(m, pages, object.expose_provenance(), gfp);
         core::ptr::null_mut()

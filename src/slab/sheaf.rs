@@ -71,12 +71,6 @@ impl Sheaf {
         is_full(self.top)
     }
 
-    /// The top object.
-    pub fn top(&self) -> Option<usize> {
-        // SAFETY: the top slot is in the sheaf, and reads 0 where that is the sentinel.
-        Some(unsafe { self.read(self.top) }).filter(|object| *object != 0)
-    }
-
     /// Takes the top object out.
     pub fn pop(&mut self) -> Option<*mut u8> {
         if self.is_empty() {

@@ -12,6 +12,7 @@
 //: run: later 100 => abort says double free
 //: run: SLABWRIGHT_RSEQ=0 prompt 24 => abort says double free
 //: run: reused 24 => abort says double free
+//: run: returned 1000 => abort says double free
 //: run: threads 24 => abort says double free
 //: run: interior 24 => abort says middle of a block
 //: run: interior 4000 => abort says middle of a block
@@ -30,6 +31,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -73,6 +76,36 @@ static void *other_thread(void *unused) {
     printf("%p\n", (void *)mine);
     _exit(3);
     return unused;
+}
+
+/* A block of `size` bytes that was freed, and whose memory went back to the system since, though its neighbours' did not. */
+static char *returned(size_t size) {
+    enum { COUNT = 60000, SLAB = 8192 };
+    static char *all[COUNT];
+    static bool kept[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        memset(all[i] = malloc(size), 1, size);
+    // The first block of each third slab stays.
+    for (int i = 0; i < COUNT; i++) {
+        kept[i] = (uintptr_t)all[i] % SLAB < size && (uintptr_t)all[i] / SLAB % 3 == 0;
+        if (!kept[i])
+            free(all[i]);
+    }
+    for (int tries = 0; tries < 300; tries++) {
+        // Who never asks for anything is not told that time has passed.
+        for (size_t other = 300000; other < 303000; other += 1000)
+            free(veil(malloc(other)));
+        usleep(50000);
+        for (int i = 0; i < COUNT; i++) {
+            unsigned char resident = 1;
+            char *page = all[i] - (uintptr_t)all[i] % 4096;
+            bool last = (uintptr_t)all[i] / SLAB % 3 == 0 && !kept[i];
+            if (last && mincore(page, 4096, &resident) == 0 && !(resident & 1))
+                return all[i];
+        }
+    }
+    CHECK(!"memory goes back");
+    return NULL;
 }
 
 int main(int argc, char **argv) {
@@ -127,6 +160,9 @@ int main(int argc, char **argv) {
         printf("%p\n", (void *)mine);
         atomic_store(&turn, 3);
         pthread_join(other, NULL);
+    } else if (!strcmp(what, "returned")) {
+        free(veil(returned(size)));
+        _exit(3);
     } else if (!strcmp(what, "later")) {
         free(p);
         for (int i = 0; i < 10000; i++) {

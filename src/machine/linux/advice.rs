@@ -48,8 +48,12 @@ pub(super) fn say(address: usize, nth: u32, huge: bool) {
         return;
     }
     let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
-    if sys::madvise(address, PAGEBLOCK_SIZE, advice).is_ok() {
-        SAID[nth as usize / 16].fetch_xor((old ^ new) << (nth % 16 * 2), Relaxed);
+    let shift = nth % 16 * 2;
+    let say = |word: u32| (word >> shift & 3 == old).then_some(word ^ (old ^ new) << shift);
+    // Who says the same at the same time is not counted.
+    if sys::madvise(address, PAGEBLOCK_SIZE, advice).is_ok()
+        && SAID[nth as usize / 16].fetch_update(Relaxed, Relaxed, say).is_ok()
+    {
         let _ = MADE.fetch_update(Relaxed, Relaxed, |made| Some((made + more).saturating_sub(less)));
     }
 }

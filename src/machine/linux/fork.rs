@@ -79,7 +79,7 @@ mod streams {
     /// Whether the process has one thread only, as far as the C library knows.
     #[inline(always)]
     pub(in crate::machine::linux) fn is_single() -> bool {
-        // SAFETY: a byte of the C library; it changes when this thread creates another or joins the last.
+        // SAFETY: a byte of the C library; it changes when this thread creates another.
         unsafe { (&raw const __libc_single_threaded).read_volatile() != 0 }
     }
 

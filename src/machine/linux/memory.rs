@@ -352,7 +352,7 @@ fn low_online(address: usize) -> bool {
     LOW_ONLINE[block / 32].load(Acquire) & 1 << (block % 32) != 0
 }
 
-/// Says something of a pageblock, given by its address and number, if it is one of the arena and there are to be huge pages.
+/// Says something of a pageblock, given by its address and number, if it is none below 4 GiB and there are to be huge pages.
 fn advise(m: &Linux, block: PfnRange, say: impl Fn(usize, u32)) {
     if HUGE.load(Relaxed) && block.start.0 >= LOW_PAGES {
         say(m.virt(block.start).expose_provenance(), (block.start.0 - LOW_PAGES) / PAGEBLOCK_PAGES);

@@ -26,7 +26,7 @@
 
 use core::arch::asm;
 use core::sync::atomic::{
-    AtomicPtr, AtomicU64, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -90,7 +90,7 @@ pub(super) fn me() -> u64 {
 /// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.)
 static DUMMY: [AtomicUsize; ROW_WORDS] = [const { AtomicUsize::new(0) }; ROW_WORDS];
 
-/// What each section reads, from the start of a line on.
+/// What each section reads, on one line where there are few CPUs.
 #[repr(C, align(64))]
 struct RowTab {
     /// All bits where a pop compares the mark of the object *below* the one it hands out (`slab::mark` says why); 0 where that of the latter.
@@ -303,11 +303,23 @@ unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
     object
 }
 
-/// Sees whether the process has one thread only.
+/// There were several threads: what lies on top in rows was not compared, so it is not begun with again.
+static SEVERAL: AtomicBool = AtomicBool::new(false);
+
+/// Sees whether the process has one thread only, at a time when this one holds no sheaf. (The C library does not know before it has started.)
 fn count_threads() {
-    let below = if super::fork::is_single() && rseq::mode() != Mode::Lock { usize::MAX } else { 0 };
-    if ROWTAB.below.load(Relaxed) != below {
-        ROWTAB.below.store(below, Relaxed);
+    if !super::fork::is_single() {
+        several_threads();
+    } else if ROWTAB.below.load(Relaxed) == 0 && rseq::mode() != Mode::Lock && !SEVERAL.load(Relaxed) {
+        ROWTAB.below.store(usize::MAX, Relaxed);
+    }
+}
+
+#[inline(always)]
+fn several_threads() {
+    if ROWTAB.below.load(Relaxed) != 0 {
+        ROWTAB.below.store(0, Relaxed);
+        SEVERAL.store(true, Relaxed);
     }
 }
 
@@ -578,7 +590,7 @@ unsafe impl PerCpu for Linux {
     #[inline(always)]
     fn notice_threads(&self) {
         if ROWTAB.below.load(Relaxed) != 0 && !super::fork::is_single() {
-            ROWTAB.below.store(0, Relaxed);
+            several_threads();
         }
     }
 

@@ -27,6 +27,7 @@ cargo xtask COMMAND
       --program NAME       only this program of the part `programs` (repeatable)
       --library PATH       another allocator's shared library for the part `programs`
   bench                    compare with other allocators; tables, all figures and plots in target/bench
+      --paired             calls only, all allocators in one process in short rounds in turn: for machines that others use, too
       --quick              3 rounds instead of 7; --rounds N for another number
       --minutes N          what takes longest goes through fewer rounds than others, 3 at least, to be done by then
       --only A,B           only these workloads or groups (repeatable); --list names them
@@ -87,6 +88,7 @@ fn command() -> Result<ExitCode> {
             while let Some(arg) = args.next()? {
                 match arg {
                     Long("quick") => options.quick = true,
+                    Long("paired") => options.paired = true,
                     Long("list") => options.list = true,
                     Long("minutes") => options.minutes = args.value()?.parse()?,
                     Long("rounds") => options.rounds = args.value()?.parse()?,

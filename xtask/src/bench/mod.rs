@@ -18,6 +18,7 @@ use peers::Allocator;
 use table::Row;
 
 mod course;
+mod paired;
 mod peers;
 mod plot;
 mod programs;
@@ -39,6 +40,8 @@ pub struct Options {
     pub peers: Vec<String>,
     /// Only name the workloads.
     pub list: bool,
+    /// All allocators in one process.
+    pub paired: bool,
 }
 
 const OWN: &str = "slabwright";
@@ -137,6 +140,9 @@ fn machine() -> String {
 
 /// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
+    if options.paired {
+        return paired::paired(options);
+    }
     peers::check(&options.peers)?;
     let reasons = reasons::Reasons::load()?;
     let mut workloads = workloads()?;

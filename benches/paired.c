@@ -43,7 +43,7 @@ static size_t pairs(Allocator *a, size_t size)
 static size_t mixed_pairs(Allocator *a, size_t kinds)
 {
     static size_t sizes[4096];
-    for (size_t i = 0; sizes[0] == 0 && i < kinds; i++)
+    for (size_t i = 0; sizes[kinds - 1] == 0 && i < kinds; i++)
         sizes[i] = between(&a->random, 8, 1024);
     for (size_t i = 0; i < 100000; i++)
         a->free(take(a, sizes[i % kinds]));

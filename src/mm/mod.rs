@@ -477,7 +477,7 @@ impl<M: Machine> Mm<M> {
             if self.slab.push_again(m, id, block) {
                 self.slab.look_at_pushed(m, id);
             } else {
-                self.bracket(gfp, |gfp| self.slab.free_slow(&self.machine, &self.pages, id, block, gfp));
+                self.bracket(gfp, |gfp| self.slab.free_slow(m, &self.pages, id, block, gfp));
             }
         }
     }

@@ -53,7 +53,7 @@ pub use tag::{class_of_tag, starts_object};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{MAX_CACHES, Machine, Word, misuse, no_sheaf};
-use crate::page::{Kind, PageList, flag};
+use crate::page::{Kind, Page, PageList, flag};
 use crate::sync::{Deferred, Fork, Lock};
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::PageAllocator;
@@ -721,17 +721,19 @@ impl<M: Machine> Slab<M> {
 
     /// Whether an object starts at `address`; a look at descriptors that do not change while the object is out.
     pub fn starts_object(&self, m: &M, address: *const u8) -> bool {
-        slab_of(m, address).is_some_and(|(head, offset)| {
-            self.layout(m.page(head).cache() as u8).index(m.page(head).colour(), offset).is_some()
-        })
+        self.place_of(m, address).is_some()
     }
 
     /// Whether its slab counts the object at `address` as never handed out: what was freed, and went back to the system since.
     pub fn is_fresh(&self, m: &M, address: *const u8) -> bool {
-        slab_of(m, address).is_some_and(|(head, offset)| {
-            let (page, layout) = (m.page(head), self.layout(m.page(head).cache() as u8));
-            layout.index(page.colour(), offset).is_some_and(|index| index >= page.mapcount() as u32)
-        })
+        self.place_of(m, address).is_some_and(|(head, index)| index >= head.mapcount() as u32)
+    }
+
+    /// The descriptor of the slab that the object at `address` lies in, and which of its objects that is.
+    fn place_of<'a>(&self, m: &'a M, address: *const u8) -> Option<(&'a Page, u32)> {
+        let (head, offset) = slab_of(m, address)?;
+        let page = m.page(head);
+        Some((page, self.layout(page.cache() as u8).index(page.colour(), offset)?))
     }
 
     /// Whether the object at `address` of cache `id` is free, exactly: every sheaf of the cache is emptied first.

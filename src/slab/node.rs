@@ -375,7 +375,7 @@ impl NodeSlabs {
         release: &mut PageList,
     ) -> Result<usize, (usize, Defect)> {
         let slab = SlabRef { m, layout, head };
-        let (base, refs) = (m.virt(head).addr(), slab.page().refs());
+        let base = m.virt(head).addr();
         let first = base + layout.offset(slab.page().colour(), 0);
         let starts = layout.starts();
         let (mut done, mut defect) = (0, None);
@@ -405,16 +405,23 @@ impl NodeSlabs {
             slab.set_map_word(from / 64, bits);
         }
         if done > 0 {
-            let left = refs - done as u32;
-            slab.page().set_refs(left);
-            self.free += done as u64;
-            let from = (refs != layout.objects).then(|| bucket(layout, refs));
-            let to = (left != 0).then(|| bucket(layout, left));
-            if to.is_none() || from != to {
-                self.relist(m, layout, head, from, to, release);
-            }
+            self.count_back(&slab, done as u32, release);
         }
         defect.map_or(Ok(done), |defect| Err((done, defect)))
+    }
+
+    /// Counts `count` objects of a slab that came back, and has it change lists where that is due.
+    #[inline(always)]
+    fn count_back<M: Machine>(&mut self, slab: &SlabRef<'_, M>, count: u32, release: &mut PageList) {
+        let (layout, refs) = (slab.layout, slab.page().refs());
+        let left = refs - count;
+        slab.page().set_refs(left);
+        self.free += u64::from(count);
+        let from = (refs != layout.objects).then(|| bucket(layout, refs));
+        let to = (left != 0).then(|| bucket(layout, left));
+        if to.is_none() || from != to {
+            self.relist(slab.m, layout, slab.head, from, to, release);
+        }
     }
 
     /// Puts a slab of which objects came back on the list of bucket `to`, or of those that are empty, where there is none; it was on that

@@ -306,25 +306,20 @@ unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
 /// There were several threads: what lies on top in rows was not compared, so it is not begun with again.
 static SEVERAL: AtomicBool = AtomicBool::new(false);
 
-/// Sees whether the process has one thread only, at a time when this one holds no sheaf. (The C library does not know before it has started.)
+/// Sees whether the process has one thread only. (The C library does not know before it has started.)
 fn count_threads() {
-    if !super::fork::is_single() {
-        several_threads();
-    } else if ROWTAB.below.load(Relaxed) == 0 && rseq::mode() != Mode::Lock && !SEVERAL.load(Relaxed) {
+    Linux.notice_threads();
+    if ROWTAB.below.load(Relaxed) == 0
+        && super::fork::is_single()
+        && rseq::mode() != Mode::Lock
+        && !SEVERAL.load(Relaxed)
+    {
         ROWTAB.below.store(usize::MAX, Relaxed);
     }
 }
 
-#[inline(always)]
-fn several_threads() {
-    if ROWTAB.below.load(Relaxed) != 0 {
-        ROWTAB.below.store(0, Relaxed);
-        SEVERAL.store(true, Relaxed);
-    }
-}
-
 /// Says what pops compare, until threads are counted again.
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub(super) fn compare_below(below: bool) {
     ROWTAB.below.store(if below { usize::MAX } else { 0 }, Relaxed);
 }
@@ -590,7 +585,8 @@ unsafe impl PerCpu for Linux {
     #[inline(always)]
     fn notice_threads(&self) {
         if ROWTAB.below.load(Relaxed) != 0 && !super::fork::is_single() {
-            several_threads();
+            ROWTAB.below.store(0, Relaxed);
+            SEVERAL.store(true, Relaxed);
         }
     }
 

@@ -6,7 +6,7 @@
 //! (The workload `idle`, of which one small block in fifty stays, has 28.0 MiB resident in place of 31.8. Those blocks lie in 13.6 MiB of pages, and 3.6
 //! are the program's, 3.7 descriptors, 2 what is retained. What is free between objects in use has to stay: its marks lie there.)
 
-use super::{BUCKETS, NodeSlabs, SlabRef, bucket, ones};
+use super::{BUCKETS, NodeSlabs, SlabRef, ones};
 use crate::machine::Machine;
 use crate::page::{PageList, flag};
 use crate::slab::layout::SlabLayout;
@@ -58,22 +58,14 @@ impl NodeSlabs {
     /// Puts a tail back, as objects that were never handed out; as [`NodeSlabs::put`] with `release`.
     pub fn put_tail<M: Machine>(&mut self, m: &M, layout: &SlabLayout, tail: Tail, release: &mut PageList) {
         let slab = SlabRef { m, layout, head: tail.head };
-        let (page, refs) = (slab.page(), slab.page().refs());
         let mut count = 0;
         self.each_word(&slab, tail.first, |bits, tail| {
             // Who freed one of them, which was free, is not counted.
             count += (tail & !bits).count_ones();
             bits | tail
         });
-        page.set_mapcount(tail.first as i32);
-        let left = refs - count;
-        page.set_refs(left);
-        self.free += u64::from(count);
-        let from = (refs != layout.objects).then(|| bucket(layout, refs));
-        let to = (left != 0).then(|| bucket(layout, left));
-        if to.is_none() || from != to {
-            self.relist(m, layout, tail.head, from, to, release);
-        }
+        slab.page().set_mapcount(tail.first as i32);
+        self.count_back(&slab, count, release);
     }
 
     /// Changes the words of a slab's map, given the bits of the objects from `first` on.

@@ -44,6 +44,17 @@ pub struct Options {
     pub paired: bool,
 }
 
+impl Options {
+    /// Rounds, where `usual` many are without options, and `quick` many where it is to be quick.
+    fn rounds(&self, usual: usize, quick: usize) -> usize {
+        match self.rounds {
+            0 if self.quick => quick,
+            0 => usual,
+            rounds => rounds,
+        }
+    }
+}
+
 const OWN: &str = "slabwright";
 /// Rounds that each workload goes through, however long they take.
 const LEAST_ROUNDS: usize = 3;
@@ -140,10 +151,10 @@ fn machine() -> String {
 
 /// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
+    peers::check(&options.peers)?;
     if options.paired {
         return paired::paired(options);
     }
-    peers::check(&options.peers)?;
     let reasons = reasons::Reasons::load()?;
     let mut workloads = workloads()?;
     if options.list {
@@ -167,11 +178,7 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
         None
     };
     notes.iter().for_each(|note| eprintln!("{note}"));
-    let rounds = match options.rounds {
-        0 if options.quick => 3,
-        0 => 7,
-        rounds => rounds,
-    };
+    let rounds = options.rounds(7, 3);
     let names: Vec<&str> = allocators.iter().map(|allocator| allocator.name).collect();
     if !options.only.is_empty() || !options.peers.is_empty() {
         notes.push("This is a part: other workloads or peers were not asked for.".to_owned());

@@ -1,16 +1,15 @@
 //! `cargo xtask bench --paired`: all allocators in one process, in short rounds in turn (`benches/paired.c`).
 
 use std::fs;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
-use super::{Options, allocators, compile, machine, peers};
+use super::{Options, allocators, compile, machine};
 use crate::{Result, shell};
 
 /// Rounds, each some milliseconds for each allocator.
 const ROUNDS: usize = 41;
 
 pub fn paired(options: &Options) -> Result<ExitCode> {
-    peers::check(&options.peers)?;
     let program = compile("paired.c")?;
     let known = shell::output(Command::new(&program).arg("--list"))?;
     if options.list {
@@ -27,11 +26,7 @@ pub fn paired(options: &Options) -> Result<ExitCode> {
         false
     });
     notes.iter().for_each(|note| eprintln!("{note}"));
-    let rounds = match options.rounds {
-        0 if options.quick => ROUNDS / 4,
-        0 => ROUNDS,
-        rounds => rounds,
-    };
+    let rounds = options.rounds(ROUNDS, ROUNDS / 4);
     let only = if options.only.is_empty() { "all".to_owned() } else { options.only.join(",") };
     let mut command = Command::new(&program);
     command.args([rounds.to_string(), only]);
@@ -44,9 +39,11 @@ pub fn paired(options: &Options) -> Result<ExitCode> {
         "Slabwright's time in relation to each of the others, medians of {rounds} paired rounds on {}.\n",
         machine()
     );
-    let output = command.stderr(Stdio::inherit()).output()?;
-    let table = String::from_utf8_lossy(&output.stdout);
-    print!("{table}");
-    fs::write(shell::target().join("bench/paired.md"), table.as_bytes())?;
-    Ok(if output.status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut table = String::new();
+    let status = shell::lines(&mut command, |line| {
+        println!("{line}");
+        table += &format!("{line}\n");
+    })?;
+    fs::write(shell::target().join("bench/paired.md"), table)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -5,7 +5,7 @@
 # env: GLIBC_TUNABLES=glibc.pthread.rseq=0
 source=$SOURCE/c_src
 (
-    find "$source/tcmalloc/tcmalloc" -name '*.cc' -o -name '*.S' | grep -v -e mock_ -e want_ -e aarch64 -e profile_
+    find "$source/tcmalloc/tcmalloc" -name '*.cc' -o -name '*.S' | grep -v -e mock_ -e want_ -e aarch64 -e x86_64.S -e profile_
     cd "$source/abseil-cpp/absl"
     find "$PWD"/base "$PWD"/container "$PWD"/crc "$PWD"/debugging "$PWD"/hash "$PWD"/numeric "$PWD"/profiling "$PWD"/status \
         "$PWD"/strings "$PWD"/synchronization "$PWD"/time "$PWD"/types -name '*.cc' | grep -v -e _matchers

@@ -336,6 +336,7 @@ programs! {
     operators_late: "operators_late.c";
     containers: "containers.cc";
     threads: "threads.c";
+    shared_lines: "shared_lines.c";
     short_threads: "short_threads.c";
     thread_keys: "thread_keys.c";
     fork_under_load: "fork.c";

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use slabwright::machine::linux::testing::{Section, compare_below, pop_again, push_again, sections, unabortable};
 use slabwright::machine::linux::{Linux, Mode, mode};
-use slabwright::machine::{Context, Machine, PerCpu, SHEAF_BYTES, Word, no_sheaf};
+use slabwright::machine::{Context, Limits, Machine, OWNERS, PerCpu, SHEAF_BYTES, Word, no_sheaf};
 
 const CACHE: u8 = 5;
 const OBJECTS: usize = 40;
@@ -26,21 +26,35 @@ enum Call {
     PopMarked,
     PopMarkedBelow,
     PushMarked,
+    PushTagged,
     PopAgain,
     PushAgain,
     Replace,
 }
 
-const CALLS: [Call; 8] = [
+const CALLS: [Call; 9] = [
     Call::Pop,
     Call::Push,
     Call::PopMarked,
     Call::PopMarkedBelow,
     Call::PushMarked,
+    Call::PushTagged,
     Call::PopAgain,
     Call::PushAgain,
     Call::Replace,
 ];
+
+/// A tag of the cache, and its limit on every CPU.
+const TAG: u8 = CACHE | 1 << 7;
+static LIMITS: Limits = {
+    let mut limits = [[0; 256]; OWNERS];
+    let mut cpu = 0;
+    while cpu < OWNERS {
+        limits[cpu][TAG as usize] = 6;
+        cpu += 1;
+    }
+    limits
+};
 
 /// What marks an object that is in the sheaf, in its first word.
 const KEY: usize = 77;
@@ -104,6 +118,7 @@ fn perform(call: Call) -> Vec<usize> {
         Call::Pop => got = unsafe { Linux.pop(CACHE) },
         Call::PopMarked | Call::PopMarkedBelow => got = unsafe { Linux.pop_marked(CACHE, KEY) },
         Call::PushMarked => pushed = unsafe { Linux.push_marked(CACHE, object(0), KEY) },
+        Call::PushTagged => pushed = unsafe { Linux.push_tagged(TAG, 5, object(0), KEY, &LIMITS) },
         Call::PopAgain => got = unsafe { pop_again(CACHE) },
         Call::Push => pushed = unsafe { Linux.push(CACHE, object(0)) },
         Call::PushAgain => pushed = unsafe { push_again(CACHE, object(0)) },
@@ -335,7 +350,7 @@ fn walk(call: Call, all: &[Section]) -> usize {
         if handler != usize::MAX {
             held.push(handler);
         }
-        if call == Call::PushMarked {
+        if matches!(call, Call::PushMarked | Call::PushTagged) {
             let (pushed, marked) = (!kept.contains(&0), unsafe { mark(0).read_volatile() } == KEY);
             assert_eq!(pushed, marked, "the mark after {call:?} at {at:#x}");
         }
@@ -350,6 +365,7 @@ fn walk(call: Call, all: &[Section]) -> usize {
 #[test]
 fn every_instruction_of_every_section() {
     assert!(Linux.init());
+    Linux.set_limits(&LIMITS);
     if std::env::var_os("WITHOUT_RSEQ").is_some() {
         println!("told that there are no restartable sequences here: nothing was walked");
         return;
@@ -369,6 +385,10 @@ fn every_instruction_of_every_section() {
     for call in CALLS {
         println!("{call:?}: {} instructions", walk(call, &all));
     }
+    set_up(Call::PushTagged);
+    // SAFETY: a place that is not below the limit asks nothing of the object.
+    assert!(!unsafe { Linux.push_tagged(TAG, 6, std::ptr::dangling_mut(), KEY, &LIMITS) });
+    take_row();
 
     for local in LOCALS {
         println!("{local:?}: {} instructions", walk_local(local, &all));

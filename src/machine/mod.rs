@@ -48,8 +48,10 @@ pub enum ZoneKind {
 pub const NR_ZONES: usize = 5;
 /// Most nodes the core keeps apart; a machine folds further ones. Where memory is little what each needs weighs: then there is one.
 pub const MAX_NODES: usize = if cfg!(all(feature = "slob", not(any(test, feature = "sim")))) { 1 } else { 4 };
-/// Cache ids that have a word in the per-CPU rows: 1 to 255. Id 0 is no cache.
-pub const MAX_CACHES: usize = 256;
+/// Cache ids that have words in the per-CPU rows: 1 to 251. Id 0 is no cache.
+pub const MAX_CACHES: usize = 256 - MAX_DENSE;
+/// Caches, from id 1 on, that may have a third word ([`Word::Foreign`]).
+pub const MAX_DENSE: usize = 4;
 
 /// log2 of the distance in bytes from one CPU's copy of per-CPU data to the next one's: each CPU has pages of its own.
 pub const CPU_SHIFT: u32 = 16;
@@ -72,21 +74,54 @@ pub enum Word {
     Main(u8),
     /// The sheaf kept in reserve.
     Spare(u8),
+    /// The sheaf of objects that were freed on this CPU but share cache lines with another one's. Of the first four caches.
+    Foreign(u8),
 }
 
 impl Word {
-    /// Index into a row of `2 * MAX_CACHES` words.
+    /// Index into a row.
     #[inline]
     pub const fn index(self) -> usize {
         match self {
             Word::Main(id) => id as usize,
-            Word::Spare(id) => MAX_CACHES + id as usize,
+            Word::Foreign(id) => MAX_CACHES - 1 + id as usize,
+            Word::Spare(id) => ROW_WORDS / 2 + id as usize,
         }
+    }
+
+    /// What stands for a cache in [`PerCpu::push_marked`] so that it pushes on the foreign sheaf of `id`.
+    #[inline]
+    pub const fn foreign(id: u8) -> u8 {
+        Word::Foreign(id).index() as u8
+    }
+
+    /// Words that a cache has at most.
+    pub const OF_CACHE: usize = 3;
+
+    /// All words of cache `id`.
+    pub fn all(id: u8) -> impl Iterator<Item = Word> {
+        let third = (1..=MAX_DENSE).contains(&id.into()).then_some(Word::Foreign(id));
+        [Word::Main(id), Word::Spare(id)].into_iter().chain(third)
     }
 }
 
+/// Bits of a tag of the page-class map ([`Frames::class`]) that are the cache of the page's objects.
+pub const TAG_CACHE_BITS: u32 = 6;
+/// CPUs that objects sharing a cache line are told apart by; further ones are counted as these again. (On machines of 32 bits they are not.)
+pub const OWNERS: usize = if cfg!(target_pointer_width = "32") { 1 } else { 1 << (u8::BITS - TAG_CACHE_BITS) };
+
+/// The owner that `cpu` is, below [`OWNERS`].
+#[inline(always)]
+#[allow(clippy::modulo_one)] // Where there is one.
+pub const fn owner(cpu: usize) -> usize {
+    cpu % OWNERS
+}
+
+/// By [`owner`], and by tag: what the place of an object has to be below ([`PerCpu::push_tagged`]).
+pub type Limits = [[u32; 256]; OWNERS];
+
 /// Words of a row.
-pub const ROW_WORDS: usize = 2 * MAX_CACHES;
+pub const ROW_WORDS: usize = 2 * (MAX_CACHES + MAX_DENSE);
 
 /// A sheaf of zeroes. The address of its last slot stands for "no sheaf": the slot reads 0, which is empty, and the slot
 /// after it crosses the alignment, which is full, so that every exception falls into the slow path without a branch.
@@ -114,6 +149,13 @@ pub unsafe trait PerCpu {
 
     /// The CPU the caller is on at this moment: a hint, outdated at once.
     fn cpu(&self) -> usize;
+
+    /// The same where a wrong number does no harm, for next to nothing. A machine on which it does not matter which CPUs' objects share a cache
+    /// line says 0.
+    #[inline(always)]
+    fn cpu_guess(&self) -> usize {
+        0
+    }
 
     /// The memory node of that CPU, below [`MAX_NODES`].
     fn node(&self) -> usize;
@@ -157,6 +199,20 @@ pub unsafe trait PerCpu {
     /// # Safety
     /// As for [`PerCpu::push`].
     unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool;
+
+    /// [`PerCpu::push_marked`] for the cache in `tag`; false also where `place` is not below what `limits` says of this CPU and the tag.
+    ///
+    /// # Safety
+    /// As for [`PerCpu::push`] where the place is below, else nothing is asked of the object.
+    #[inline(always)]
+    unsafe fn push_tagged(&self, tag: u8, place: u32, object: *mut u8, key: usize, limits: &'static Limits) -> bool {
+        let cache = tag & ((1 << TAG_CACHE_BITS) - 1);
+        // SAFETY: the caller's condition.
+        place < limits[owner(self.cpu_guess())][usize::from(tag)] && unsafe { self.push_marked(cache, object, key) }
+    }
+
+    /// Says what the limits of every [`PerCpu::push_tagged`] will be, for machines that keep those of a CPU in its row. Before rows are used.
+    fn set_limits(&self, _limits: &'static Limits) {}
 
     /// [`PerCpu::pop`] for slow paths: tries again when disturbed, as often as is sensible.
     ///

@@ -52,7 +52,7 @@ use crate::slab::classes::{
     MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_of_small, class_size,
 };
 use crate::slab::slob::{self, Slob};
-use crate::slab::{Slab, class_of_tag, clear_mark, mark_of, run_of_tag, starts_object};
+use crate::slab::{LIMITS, Slab, class_of_tag, clear_mark, is_dense, mark_of, run_of_tag, starts_object};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
@@ -213,6 +213,7 @@ impl<M: Machine> Mm<M> {
                 self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
                 // Odd, so that it is no address and no small number that a program might store.
                 self.slab.set_key(m, m.random() as usize | 1);
+                m.set_limits(&LIMITS);
                 self.age.start(m.now_ms(), options.decay_ms);
                 self.generation.store(m.generation(), Ordering::Relaxed);
                 // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.
@@ -403,8 +404,8 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     pub unsafe fn free_fast(&self, block: *mut u8) -> bool {
         let Some(tag) = self.machine.mapped_class_at(block) else { return false };
-        // SAFETY: the page is a slab's of this class, and an object starts there.
-        starts_object(tag, block.addr()) && unsafe { self.slab.push(&self.machine, class_of_tag(tag), block) }
+        // SAFETY: the caller's condition.
+        unsafe { self.slab.push_tagged(&self.machine, tag, block) }
     }
 
     /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up.
@@ -414,6 +415,11 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     pub unsafe fn free_sized_fast(&self, block: *mut u8, size: usize, align: usize) -> bool {
         let id = if TINY { 0 } else { class_of_layout(size, align) };
+        if is_dense(id) && !self.machine.looks_below() {
+            // It may be another CPU's, which the page tells.
+            // SAFETY: the caller's condition.
+            return id != 0 && unsafe { self.free_fast(block) };
+        }
         // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
         id != 0 && unsafe { self.slab.push(&self.machine, id, block) }
     }
@@ -474,9 +480,7 @@ impl<M: Machine> Mm<M> {
                 return self.free_suspect(id, block);
             }
             // As in `alloc_slow`.
-            if self.slab.push_again(m, id, block) {
-                self.slab.look_at_pushed(m, id);
-            } else {
+            if !self.slab.push_slow(m, tag, block) {
                 self.bracket(gfp, |gfp| self.slab.free_slow(m, &self.pages, id, block, gfp));
             }
         }

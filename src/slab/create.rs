@@ -9,7 +9,7 @@ use super::cache::{Constructor, FIRST_CREATED, Shape, SlabFlags, State};
 use super::layout::SlabLayout;
 use crate::error::{AllocError, Defect};
 use crate::gfp::Gfp;
-use crate::machine::{Machine, misuse};
+use crate::machine::{MAX_CACHES, Machine, misuse};
 use crate::types::{Line, Order, PAGE_SIZE};
 use crate::zone::PageAllocator;
 
@@ -83,7 +83,7 @@ impl<M: Machine> Slab<M> {
         let (layout, meta) = SlabLayout::created(size, align, flags, ctor.is_some()).ok_or(AllocError::Invalid)?;
         let _registry = self.registry.lock(m);
         if ctor.is_none() && flags.merges() {
-            let twin = (FIRST_CREATED..=u8::MAX).find(|id| {
+            let twin = (FIRST_CREATED..MAX_CACHES as u8).find(|id| {
                 let cache = &self.caches[*id as usize];
                 cache.state() == State::Live && {
                     let shape = cache.shape();
@@ -100,7 +100,7 @@ impl<M: Machine> Slab<M> {
             }
         }
         let vacant = |id: &u8| self.caches[*id as usize].state() == State::Vacant;
-        let id = (FIRST_CREATED..=u8::MAX).find(vacant).ok_or(AllocError::NoMemory)?;
+        let id = (FIRST_CREATED..MAX_CACHES as u8).find(vacant).ok_or(AllocError::NoMemory)?;
         let cache = &self.caches[id as usize];
         cache.set_state(State::Changing);
         let mut text = [0; 32];
@@ -123,7 +123,8 @@ impl<M: Machine> Slab<M> {
 
     /// The created cache with the id `id`; `None` for a size class and for an id that is not in use.
     pub fn created(&self, id: u8) -> Option<CacheId> {
-        (id >= FIRST_CREATED && self.caches[id as usize].state() == State::Live).then_some(CacheId(id))
+        let cache = self.caches.get(usize::from(id)).filter(|_| id >= FIRST_CREATED)?;
+        (cache.state() == State::Live).then_some(CacheId(id))
     }
 
     /// Flags, bytes and alignment that a cache was made with, and whether it has a constructor.

@@ -8,6 +8,8 @@
 //! full:  spare sheaf -> barn's empty sheaf -> new sheaf; the full one becomes the spare, goes to the barn, or is flushed
 //! ```
 //!
+//! (Small objects that share cache lines with those of other CPUs go a way of their own: [`foreign`].)
+//!
 //! While it exchanges sheaves a thread owns them privately; rows change only by [`crate::machine::PerCpu::replace`], which happens on one CPU or
 //! not at all, so being migrated in between costs at most a sheaf in the wrong CPU's barn.
 //!
@@ -22,6 +24,7 @@ pub mod barn;
 mod cache;
 pub mod classes;
 mod create;
+mod foreign;
 pub mod layout;
 mod mark;
 mod node;
@@ -48,7 +51,8 @@ use node::{Fresh, slab_of};
 pub use report::{CacheStats, SlabStats};
 pub use runs::run_of_tag;
 use sheaf::Sheaf;
-pub use tag::{class_of_tag, starts_object};
+use tag::is_foreign;
+pub use tag::{LIMITS, class_of_tag, is_dense, starts_object};
 
 use crate::error::Defect;
 use crate::gfp::Gfp;
@@ -172,7 +176,8 @@ impl<M: Machine> Slab<M> {
             if sheaf::len(main, self.capacity(id)) > 0 {
                 continue;
             }
-            if let Some(mut own) = self.take_spare(m, id, |len, _| len > 0).or_else(|| self.barn_full(m, id, gfp)) {
+            let stored = || self.barn_full(m, id, gfp).inspect(|sheaf| self.adopt_all(m, id, sheaf));
+            if let Some(mut own) = self.take_spare(m, id, |len, _| len > 0).or_else(stored) {
                 let object = own.pop().unwrap_or(ptr::null_mut());
                 self.install(m, pages, id, main, own, gfp);
                 let object = self.hand_out(m, id, object);
@@ -237,6 +242,10 @@ impl<M: Machine> Slab<M> {
         self.caches[id as usize].slow_frees.fetch_add(1, Ordering::Relaxed);
         if gfp.may_block() {
             self.drain_deferred(m, pages);
+        }
+        if is_dense(id) && is_foreign(m.class_at(object), m.cpu_guess()) {
+            // SAFETY: the caller's condition.
+            return unsafe { self.free_foreign(m, pages, id, object, gfp) };
         }
         for _ in 0..TRIES {
             // SAFETY: the object is the caller's to give.
@@ -341,12 +350,19 @@ impl<M: Machine> Slab<M> {
 
     /// Makes `own` the current CPU's main sheaf in place of `old`, and finds a place for the one that lost.
     fn install(&self, m: &M, pages: &PageAllocator<M>, id: u8, old: usize, own: Sheaf, gfp: Gfp) {
+        self.put_in_row(m, Word::Main(id), old, own, |lost| self.stow(m, pages, id, lost, gfp));
+    }
+
+    /// Makes `own` what `which` of the current CPU's row is, in place of `old`, which was read from there or is "no sheaf"; `stow` gets the one that
+    /// lost.
+    fn put_in_row(&self, m: &M, which: Word, old: usize, own: Sheaf, stow: impl FnOnce(Sheaf)) {
+        let capacity = own.capacity();
         let word = own.into_word();
-        // SAFETY: `old` was read from the row or is "no sheaf"; `word` names a sheaf of this cache that we own.
-        let lost = if unsafe { m.replace(Word::Main(id), old, word) } { old } else { word };
+        // SAFETY: `old` is as said; `word` names a sheaf of this cache that we own.
+        let lost = if unsafe { m.replace(which, old, word) } { old } else { word };
         // SAFETY: the loser is ours: either it was replaced, or it was never installed.
-        if let Some(sheaf) = unsafe { Sheaf::from_word(lost, self.capacity(id)) } {
-            self.stow(m, pages, id, sheaf, gfp);
+        if let Some(sheaf) = unsafe { Sheaf::from_word(lost, capacity) } {
+            stow(sheaf);
         }
     }
 
@@ -361,6 +377,11 @@ impl<M: Machine> Slab<M> {
             let _ = sheaf.into_word();
             return;
         }
+        self.store(m, pages, id, sheaf, gfp);
+    }
+
+    /// Finds a place for a sheaf that is not on this CPU: barn, or back to the slabs.
+    fn store(&self, m: &M, pages: &PageAllocator<M>, id: u8, sheaf: Sheaf, gfp: Gfp) {
         let node = self.node(id, m.node());
         if !sheaf.is_empty() && gfp.may_block() && node.locked(m).is_sparse(self.layout(id)) {
             self.dissolve(m, pages, sheaf, gfp);
@@ -419,10 +440,10 @@ impl<M: Machine> Slab<M> {
         gfp: Gfp,
         here: usize,
     ) -> usize {
-        let layout = self.layout(id);
+        let (layout, owner) = (self.layout(id), self.owner(m, id));
         let mut got = 0;
         if let Some(mut slabs) = self.node(id, here).list(m, gfp.may_block()) {
-            got = Self::take(m, &mut slabs, layout, out, fresh, gfp);
+            got = Self::take(m, &mut slabs, layout, out, fresh, gfp, owner);
         }
         // Half of what was asked for is enough to go on with; less is topped up with new slabs.
         while got * 2 < out.len() && !fresh.is_full() {
@@ -439,12 +460,19 @@ impl<M: Machine> Slab<M> {
             };
             slabs.add(m, id, layout, head, map);
             let left = out.len() - got;
-            got += Self::take(m, &mut slabs, layout, &mut out[..left], fresh, gfp);
+            got += Self::take(m, &mut slabs, layout, &mut out[..left], fresh, gfp, owner);
+        }
+        // There is no memory: whosever slabs they are.
+        if got == 0
+            && owner.is_some()
+            && let Some(mut slabs) = self.node(id, here).list(m, gfp.may_block())
+        {
+            got = Self::take(m, &mut slabs, layout, out, fresh, gfp, None);
         }
         if got == 0 && !gfp.has(Gfp::THISNODE) && !gfp.no_fault() {
             for node in (0..m.nr_nodes()).filter(|n| *n != here) {
                 if let Some(mut slabs) = self.node(id, node).list(m, gfp.may_block()) {
-                    got = slabs.take(m, layout, out, fresh);
+                    got = slabs.take(m, layout, out, fresh, None);
                 }
                 if got > 0 {
                     break;
@@ -462,11 +490,12 @@ impl<M: Machine> Slab<M> {
         out: &mut [usize],
         fresh: &mut Fresh,
         gfp: Gfp,
+        owner: Option<node::Owner>,
     ) -> usize {
         if gfp.no_fault() {
             slabs.take_from_some(m, layout, out, fresh, |head| Self::is_populated(m, head))
         } else {
-            slabs.take(m, layout, out, fresh)
+            slabs.take(m, layout, out, fresh, owner)
         }
     }
 
@@ -767,13 +796,13 @@ impl<M: Machine> Slab<M> {
                 m.drain_row(cpu, &mut |row| {
                     n = 0;
                     from = start;
-                    while from < MAX_CACHES && n + 2 <= taken.len() {
+                    while from < MAX_CACHES && n + Word::OF_CACHE <= taken.len() {
                         let id = from as u8;
                         from += 1;
                         if !wanted(id) {
                             continue;
                         }
-                        for word in [Word::Main(id), Word::Spare(id)] {
+                        for word in Word::all(id) {
                             let word = core::mem::replace(&mut row[word.index()], no_sheaf());
                             if word != no_sheaf() {
                                 taken[n] = (id, word);

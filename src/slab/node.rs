@@ -78,6 +78,15 @@ impl Fresh {
     }
 }
 
+/// For whom objects of a dense class are taken.
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// The tag of slabs that are.
+    pub tag: u8,
+    /// Slabs that may be free before those of others are taken from.
+    pub slabs_apart: u32,
+}
+
 /// Slabs of one list that are looked at for a suitable one.
 const LOOK: usize = 16;
 
@@ -246,15 +255,45 @@ impl NodeSlabs {
 
     /// Takes up to `out.len()` objects into `out`, from its end to its start; those never handed out before are left to `fresh`.
     /// Returns how many.
-    pub fn take<M: Machine>(&mut self, m: &M, layout: &SlabLayout, out: &mut [usize], fresh: &mut Fresh) -> usize {
+    pub fn take<M: Machine>(
+        &mut self,
+        m: &M,
+        layout: &SlabLayout,
+        out: &mut [usize],
+        fresh: &mut Fresh,
+        owner: Option<Owner>,
+    ) -> usize {
         let mut got = 0;
         while got < out.len() && !fresh.is_full() {
-            let found = self.partial.iter().enumerate().rev().find_map(|(b, list)| Some((Some(b), list.first()?)));
-            let Some((bucket, head)) = found.or_else(|| Some((None, self.empty.first()?))) else { break };
+            let found = match owner {
+                Some(owner) if owner.slabs_apart > 0 => self.find_own(m, layout, owner),
+                _ => self.fullest().or_else(|| Some((None, self.empty.first()?))),
+            };
+            let Some((bucket, head)) = found else { break };
+            if let Some(owner) = owner {
+                m.class(head).store(owner.tag, Relaxed);
+            }
             let left = out.len() - got;
             got += self.take_of(m, layout, bucket, head, &mut out[..left], fresh);
         }
         got
+    }
+
+    /// The fullest partial slab and its bucket.
+    fn fullest(&self) -> Option<(Option<usize>, Pfn)> {
+        self.partial.iter().enumerate().rev().find_map(|(b, list)| Some((Some(b), list.first()?)))
+    }
+
+    /// The slab that `owner` takes from next.
+    fn find_own<M: Machine>(&self, m: &M, layout: &SlabLayout, owner: Owner) -> Option<(Option<usize>, Pfn)> {
+        let find = |(b, list): (usize, &PageList)| {
+            let own = |head: &Pfn| m.class(*head).load(Relaxed) == owner.tag;
+            Some((Some(b), list.iter(|p| m.page(p)).take(LOOK).find(own)?))
+        };
+        let own = self.partial.iter().enumerate().rev().find_map(find);
+        let own = own.or_else(|| Some((None, self.empty.first()?)));
+        let apart = u64::from(owner.slabs_apart) * u64::from(layout.objects);
+        own.or_else(|| if self.free > apart { self.fullest() } else { None })
     }
 
     /// [`NodeSlabs::take`] from the first slab that `suits`; only so many are looked at.

@@ -93,7 +93,7 @@ impl<M: Machine> Slab<M> {
         for cpu in 0..m.nr_cpus() {
             m.drain_row(cpu, &mut |row| {
                 for id in self.ids() {
-                    for word in [Word::Main(id), Word::Spare(id)] {
+                    for word in Word::all(id) {
                         in_rows[id as usize] += sheaf::len(row[word.index()], self.capacity(id)) as u32;
                     }
                 }
@@ -191,7 +191,7 @@ impl<M: Machine> Slab<M> {
         for cpu in 0..m.nr_cpus() {
             m.drain_row(cpu, &mut |row| {
                 for id in self.ids() {
-                    for word in [Word::Main(id), Word::Spare(id)] {
+                    for word in Word::all(id) {
                         // SAFETY: the row is drained, so its sheaves are held still.
                         let objects = unsafe { sheaf::objects(row[word.index()], self.capacity(id)) };
                         if let Err(e) = self.verify_objects(m, id, objects) {

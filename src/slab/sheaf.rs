@@ -56,6 +56,11 @@ impl Sheaf {
         self.top
     }
 
+    /// Objects that it holds at most.
+    pub fn capacity(&self) -> u16 {
+        self.capacity
+    }
+
     /// Objects in it.
     pub fn len(&self) -> usize {
         (self.top - self.bottom()) / SLOT

@@ -39,7 +39,8 @@ impl World {
         let object = ptr::with_exposed_provenance_mut(object);
         // SAFETY: the object is the test's.
         unsafe {
-            if !self.slab.push(&self.m, id, object) {
+            let tag = self.m.class_at(object);
+            if !self.slab.push_tagged(&self.m, tag, object) && !self.slab.push_slow(&self.m, tag, object) {
                 self.slab.free_slow(&self.m, &self.pages, id, object, Gfp::KERNEL);
             }
         }
@@ -49,6 +50,10 @@ impl World {
         if let Err((id, what)) = self.slab.verify(&self.m) {
             panic!("cache {id}: {what}");
         }
+    }
+
+    fn slabs(&self, id: u8) -> usize {
+        self.slab.cache_stats(&self.m, id, 0).map_or(0, |(_, stats)| stats.slabs)
     }
 
     fn in_use(&self) -> usize {
@@ -545,5 +550,76 @@ fn objects_that_wander_slowly_fill_no_sheaves() {
     }
     // Two CPUs' sheaves alone would take up more than a dozen.
     assert!(most <= 3, "{most} slabs");
+    w.verify();
+}
+
+/// Whether an object of `id` shares a cache line with one of `others`.
+fn shares_line(object: usize, id: u8, others: &[usize]) -> bool {
+    let lines = |object: usize| object / 64..=(object + class_size(id as usize) - 1) / 64;
+    let own = lines(object);
+    others.iter().any(|other| lines(*other).start() <= own.end() && lines(*other).end() >= own.start())
+}
+
+#[test]
+fn what_another_cpu_freed_is_not_handed_out_beside_what_is_in_use() {
+    let w = world(2, Hostile::default());
+    for id in (1..=NR_CLASSES as u8).filter(|id| is_dense(*id)) {
+        let all: Vec<usize> = w.m.run_on(0, || (0..200).map(|_| w.alloc(id)).collect());
+        let (kept, given): (Vec<_>, Vec<_>) = all.iter().enumerate().partition(|(nth, _)| nth % 2 == 0);
+        let (kept, given) = (kept.into_iter().map(|(_, o)| *o).collect::<Vec<_>>(), given);
+        w.m.run_on(1, || {
+            given.iter().for_each(|(_, object)| w.free(id, **object));
+            let mine: Vec<usize> = (0..100).map(|_| w.alloc(id)).collect();
+            assert!(!mine.iter().any(|object| shares_line(*object, id, &kept)), "class {id}");
+            mine.iter().for_each(|object| w.free(id, *object));
+        });
+        w.verify();
+        w.m.run_on(0, || kept.iter().for_each(|object| w.free(id, *object)));
+    }
+    assert_eq!(w.in_use(), 0);
+    w.verify();
+}
+
+#[test]
+fn foreign_objects_come_back_and_their_slabs_change_hands() {
+    let w = world(2, Hostile::default());
+    let id = 2;
+    let mut all: Vec<usize> = w.m.run_on(0, || (0..2000).map(|_| w.alloc(id)).collect());
+    let foreign = |all: &[usize]| {
+        let tag = |object: &usize| w.m.class_at(ptr::with_exposed_provenance(*object));
+        all.iter().filter(|object| is_foreign(tag(object), 1)).count()
+    };
+    assert_eq!(foreign(&all), 2000);
+    let slabs = || w.slabs(id);
+    let before = slabs();
+    w.m.run_on(1, || {
+        for _ in 0..4 {
+            for object in &mut all {
+                w.free(id, *object);
+                *object = w.alloc(id);
+            }
+        }
+    });
+    assert!(foreign(&all) < 500, "{} of 2000", foreign(&all));
+    assert!(slabs() <= before + 4, "{} slabs, {before} before", slabs());
+    w.m.run_on(1, || all.iter().for_each(|object| w.free(id, *object)));
+    w.slab.shrink(&w.m, &w.pages, Some(id));
+    assert_eq!((w.in_use(), slabs()), (0, 0));
+    w.verify();
+}
+
+#[test]
+fn slabs_of_others_are_taken_from_where_much_is_free() {
+    let w = world(4, Hostile::default());
+    let id = 2;
+    let all: Vec<usize> = w.m.run_on(0, || (0..4000).map(|_| w.alloc(id)).collect());
+    let slabs = || w.slabs(id);
+    let before = slabs();
+    // Every slab stays with an object in use.
+    w.m.run_on(0, || all.iter().skip(1).filter(|o| **o % 4096 > 128).for_each(|object| w.free(id, *object)));
+    w.slab.flush(&w.m, &w.pages, Some(id));
+    let more: Vec<usize> = w.m.run_on(3, || (0..2500).map(|_| w.alloc(id)).collect());
+    assert!(slabs() <= before, "{} slabs, {before} before", slabs());
+    w.m.run_on(3, || more.iter().for_each(|object| w.free(id, *object)));
     w.verify();
 }

@@ -26,13 +26,13 @@
 
 use core::arch::asm;
 use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 use super::rseq::{self, Mode};
 use super::{Linux, limits, membarrier, sys, tls};
-use crate::machine::{PerCpu, ROW_WORDS, SHEAF_BYTES, Word, no_sheaf};
+use crate::machine::{Limits, PerCpu, ROW_WORDS, SHEAF_BYTES, TAG_CACHE_BITS, Word, no_sheaf, owner};
 use crate::types::PAGE_SIZE;
 
 /// CPUs the table has room for. On a machine with more, locks are used and CPUs share rows.
@@ -46,17 +46,19 @@ const LOCK_TRIES: u32 = 200;
 #[repr(C, align(4096))]
 struct Words([AtomicUsize; ROW_WORDS]);
 
-/// A CPU's row. Only the words are touched by sections; the rest lies in a page of its own.
+/// A CPU's row. Sections write to the words only, and read the limits; the rest lies in a page of its own.
 #[repr(C)]
 struct Row {
     words: Words,
+    /// The CPU's part of [`Limits`], so that a section has it from where it has the row.
+    limits: [AtomicU32; 256],
     /// Guards `words` where there are no restartable sequences: 0 free, else [`me`] of its holder.
     lock: AtomicU64,
     /// One of the `ROW_` values; the passing ones with [`me`] of the thread that is at it.
     state: AtomicU64,
     /// Who uses the CPU's copies of per-CPU data ([`super::local`]): 0 or [`me`].
     local: AtomicU64,
-    _pad: [u64; PAGE_SIZE / 8 - 3],
+    _pad: [u64; PAGE_SIZE / 8 - 3 - 128],
 }
 
 /// log2 of the distance of rows.
@@ -88,7 +90,18 @@ pub(super) fn me() -> u64 {
 }
 
 /// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.)
-static DUMMY: [AtomicUsize; ROW_WORDS] = [const { AtomicUsize::new(0) }; ROW_WORDS];
+static DUMMY: Dummy =
+    Dummy { words: [const { AtomicUsize::new(0) }; ROW_WORDS], _limits: [const { AtomicU32::new(0) }; 256] };
+
+/// A row as far as sections look. No place is below its limits.
+#[repr(C)]
+struct Dummy {
+    words: [AtomicUsize; ROW_WORDS],
+    _limits: [AtomicU32; 256],
+}
+
+/// What [`PerCpu::set_limits`] said.
+static LIMITS: AtomicPtr<Limits> = AtomicPtr::new(core::ptr::null_mut());
 
 /// What each section reads, on one line where there are few CPUs.
 #[repr(C, align(64))]
@@ -125,7 +138,7 @@ pub(super) fn region(each: &mut dyn FnMut(&'static str, core::ops::Range<u64>)) 
 /// Prepares table and rows. Rows are address space until they are made.
 pub(super) fn init() {
     let cpus = limits::cpus(MAX_CPUS);
-    for word in &DUMMY {
+    for word in &DUMMY.words {
         word.store(no_sheaf(), Relaxed);
     }
     for entry in ROWTAB.unregistered.iter().chain(&ROWTAB.cpus[..cpus]) {
@@ -159,6 +172,10 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
     }
     for word in &row.words.0 {
         word.store(no_sheaf(), Relaxed);
+    }
+    // SAFETY: null, or a static.
+    if let Some(limits) = unsafe { LIMITS.load(Acquire).as_ref() } {
+        row.limits.iter().zip(&limits[owner(cpu)]).for_each(|(to, limit)| to.store(*limit, Relaxed));
     }
     // Published before it is live: a drain that takes a live row out of the table must not find it put in again.
     publish(cpu, row);
@@ -462,6 +479,46 @@ unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
     true
 }
 
+/// One section: [`push_marked_section`] on the main sheaf of the cache in `tag`, if `place` is below the limit.
+///
+/// # Safety
+/// As [`PerCpu::push_tagged`].
+#[inline(always)]
+unsafe fn push_tagged_section(tag: u8, place: u32, object: *mut u8, key: usize) -> bool {
+    // SAFETY: as in `push_marked_section`; a tag has a limit in every row, the dummy included.
+    unsafe {
+        section!(
+            "cmp {place:e}, dword ptr [{t} + {tag}*4 + {limits}]",
+            "jae {none}",
+            // Where this is aborted the tag is not looked at again.
+            "and {tag:e}, {cache}",
+            "lea {t}, [{t} + {tag}*8]",
+            "mov {top}, qword ptr [{t}]",
+            "cmp qword ptr [{top}], {object}",
+            "je {none}",
+            "add {top}, 8",
+            "test {top:e}, {mask}",
+            "jz {none}",
+            "mov qword ptr [{object}], {key}",
+            "mov qword ptr [{top}], {object}",
+            "mov qword ptr [{t}], {top}";
+            // The mark is taken back where it was written; where it was not there may be no object.
+            abort "cmp qword ptr [{object}], {key}", "jne {none}", "mov qword ptr [{object}], 0", "jmp {none}";
+            tag = inout(reg) tag as usize => _,
+            place = in(reg) place,
+            object = in(reg) object,
+            key = in(reg) key,
+            top = out(reg) _,
+            limits = const core::mem::offset_of!(Row, limits),
+            cache = const (1 << TAG_CACHE_BITS) - 1,
+            mask = const SHEAF_BYTES - 1,
+            none = label { return false },
+            options(nostack)
+        );
+    }
+    true
+}
+
 /// The same for a push.
 #[cold]
 #[inline(never)]
@@ -525,6 +582,11 @@ unsafe impl PerCpu for Linux {
         usize::try_from(rseq::cpu_id()).unwrap_or_else(|_| lock_cpu())
     }
 
+    #[inline(always)]
+    fn cpu_guess(&self) -> usize {
+        rseq::cpu_guess()
+    }
+
     #[inline]
     fn node(&self) -> usize {
         if limits::nodes() == 1 { 0 } else { limits::current_node() }
@@ -570,6 +632,17 @@ unsafe impl PerCpu for Linux {
     unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool {
         // SAFETY: the caller's.
         unsafe { push_marked_section(cache, object, key) }
+    }
+
+    #[inline(always)]
+    unsafe fn push_tagged(&self, tag: u8, place: u32, object: *mut u8, key: usize, _: &'static Limits) -> bool {
+        // SAFETY: the caller's.
+        unsafe { push_tagged_section(tag, place, object, key) }
+    }
+
+    fn set_limits(&self, limits: &'static Limits) {
+        // Release, pairs with the Acquire in `live_row`.
+        LIMITS.store(core::ptr::from_ref(limits).cast_mut(), Release);
     }
 
     unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {

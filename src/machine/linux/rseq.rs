@@ -73,6 +73,18 @@ pub(super) fn cpu_id() -> i32 {
     unsafe { with_exposed_provenance::<i32>(at).read_volatile() }
 }
 
+/// [`cpu_id`] in one instruction.
+#[inline(always)]
+pub(super) fn cpu_guess() -> usize {
+    let cpu: u32;
+    // SAFETY: as in `cpu_id`; volatile, as that it is not `pure`.
+    unsafe {
+        core::arch::asm!("mov {:e}, dword ptr fs:[{} + 4]", out(reg) cpu, in(reg) OFFSET.load(Relaxed),
+            options(nostack, readonly, preserves_flags));
+    }
+    cpu as usize
+}
+
 /// The CPU the calling thread is on, at this moment.
 pub(super) fn current_cpu() -> usize {
     usize::try_from(cpu_id()).unwrap_or_else(|_| {

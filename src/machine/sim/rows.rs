@@ -39,6 +39,10 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
         self.current()
     }
 
+    fn cpu_guess(&self) -> usize {
+        self.current()
+    }
+
     fn node(&self) -> usize {
         self.current() % self.state.nodes
     }

@@ -1,0 +1,110 @@
+//! Objects of which several share a cache line, and the CPUs they are for.
+//!
+//! Two CPUs that write to one cache line wait for each other, up to a hundred times as long as for a line of their own. So a slab of a
+//! *dense* class (up to 48 bytes) has an owner: the CPU for which a refill took objects from it last, kept in its page's tag. A refill takes
+//! from the CPU's own slabs first, then from empty ones, then from a new one, and from others' only where there is more free than a slab for
+//! each owner. What is freed on another CPU than its slab's owner is *foreign*: it is not handed out there next, beside what the owner hands out,
+//! but goes into a third sheaf of the CPU, and that, when it is full, to the barn.
+//!
+//! So threads that each write to small blocks of their own, and are moved from CPU to CPU, do not come to share lines for good, nor does who frees
+//! what another thread made. The slabs of a sheaf that comes from the barn become the CPU's, so that what moved for good
+//! is not foreign for ever; in a program of one thread that of an object does when it is freed.
+//!
+//! The check is part of that for the start of an object ([`super::tag`]): four instructions of `free`, which take no time that could be measured.
+#![allow(unsafe_code)]
+
+use core::ptr::with_exposed_provenance;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::node::Owner;
+use super::sheaf::{self, Sheaf};
+use super::tag::{class_of_tag, is_dense, is_foreign, tag};
+use super::{Slab, TRIES};
+use crate::gfp::Gfp;
+use crate::machine::{Machine, OWNERS, Word, owner};
+use crate::zone::PageAllocator;
+
+/// Of so many objects of a sheaf one has its slab looked at: as they were freed together, those beside it may well be of the same.
+const ADOPTS: usize = 8;
+
+impl<M: Machine> Slab<M> {
+    /// For whom objects of cache `id` are taken now; `None` where that does not matter.
+    pub(super) fn owner(&self, m: &M, id: u8) -> Option<Owner> {
+        is_dense(id).then(|| {
+            // A single thread shares lines with nobody.
+            let apart = if m.looks_below() { 0 } else { m.nr_cpus().min(OWNERS) as u32 };
+            let owner = owner(m.cpu_guess());
+            Owner { tag: tag(id, owner), slabs_apart: apart }
+        })
+    }
+
+    /// [`Slab::push_tagged`] for slow paths, of an object, on whichever sheaf of the current CPU it belongs.
+    ///
+    /// # Safety
+    /// As for [`Slab::push`].
+    pub unsafe fn push_slow(&self, m: &M, tag: u8, object: *mut u8) -> bool {
+        let id = class_of_tag(tag);
+        // SAFETY: rows hold valid sheaves; the rest is the caller's condition.
+        unsafe {
+            if is_foreign(tag, m.cpu_guess()) {
+                if !m.looks_below() {
+                    return m.push_marked(Word::foreign(id), object, self.key());
+                }
+                self.adopt(m, id, object);
+            }
+            let pushed = self.push_again(m, id, object);
+            if pushed {
+                self.look_at_pushed(m, id);
+            }
+            pushed
+        }
+    }
+
+    /// Makes the slab of an object of size class `id` this CPU's. The object is the caller's.
+    fn adopt(&self, m: &M, id: u8, object: *const u8) {
+        // While the object is out, its slab stays one of the class.
+        if let Some(pfn) = m.pfn(object) {
+            let tag = tag(id, owner(m.cpu_guess()));
+            if m.class(pfn).load(Relaxed) != tag {
+                m.class(pfn).store(tag, Relaxed);
+            }
+        }
+    }
+
+    /// Makes the slabs of a sheaf of cache `id` this CPU's, where they have owners. That of one thread does so as it goes.
+    pub(super) fn adopt_all(&self, m: &M, id: u8, sheaf: &Sheaf) {
+        if is_dense(id) && !m.looks_below() {
+            // SAFETY: the sheaf is the caller's.
+            let objects = unsafe { sheaf::objects(sheaf.word(), sheaf.capacity()) };
+            objects.iter().step_by(ADOPTS).for_each(|object| self.adopt(m, id, with_exposed_provenance(*object)));
+        }
+    }
+
+    /// Frees a foreign object of size class `id` when the current CPU's foreign sheaf was full.
+    ///
+    /// # Safety
+    /// As for [`Slab::free_slow`].
+    #[cold]
+    pub(super) unsafe fn free_foreign(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
+        self.mark_all(id, &[object.expose_provenance()]);
+        for _ in 0..TRIES {
+            if !gfp.may_io() && !m.is_attached() {
+                break;
+            }
+            let Some(old) = m.read(Word::Foreign(id)) else { break };
+            // SAFETY: the object is the caller's to give.
+            if !sheaf::is_full(old) && unsafe { m.push_again(Word::foreign(id), object) } {
+                return;
+            }
+            if !sheaf::is_full(old) {
+                continue;
+            }
+            let Some(mut own) = self.empty_sheaf(m, pages, id, gfp) else { break };
+            if own.push(object).is_ok() {
+                self.put_in_row(m, Word::Foreign(id), old, own, |full| self.store(m, pages, id, full, gfp));
+                return;
+            }
+        }
+        self.free_one(m, pages, object.expose_provenance(), gfp);
+    }
+}

@@ -1,0 +1,143 @@
+//: modes: preload so archive static
+//: flags: -D_GNU_SOURCE -pthread
+//: run: SLABWRIGHT_VERIFY=1
+//: run: SLABWRIGHT_VERIFY=1 alone
+// Small blocks of threads on different CPUs share no cache line, whoever made them and wherever the threads were before.
+#include "check.h"
+#include <pthread.h>
+#include <sched.h>
+
+enum { SIZES = 6, EACH = 100, BLOCKS = SIZES * EACH };
+static const size_t sizes[SIZES] = {8, 16, 24, 32, 40, 48};
+
+static int cpus[2];
+static char *kept[BLOCKS], *given[BLOCKS];
+
+static void run_on(int cpu) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    CHECK(!sched_setaffinity(0, sizeof one, &one));
+}
+
+// Neighbours are kept and given away.
+static void make(void) {
+    for (int i = 0; i < BLOCKS; i++) {
+        kept[i] = malloc(sizes[i % SIZES]);
+        given[i] = malloc(sizes[i % SIZES]);
+        CHECK(kept[i] && given[i]);
+        mark(kept[i], sizes[i % SIZES], (unsigned)i);
+    }
+}
+
+static int shares_line(const char *block, size_t size) {
+    uintptr_t first = (uintptr_t)block / 64, last = ((uintptr_t)block + size - 1) / 64;
+    for (int i = 0; i < BLOCKS; i++)
+        if ((uintptr_t)kept[i] / 64 <= last && ((uintptr_t)kept[i] + sizes[i % SIZES] - 1) / 64 >= first)
+            return 1;
+    return 0;
+}
+
+static int count_shared(void) {
+    int shared = 0;
+    for (int i = 0; i < BLOCKS; i++) {
+        given[i] = malloc(sizes[i % SIZES]);
+        shared += shares_line(given[i], sizes[i % SIZES]);
+    }
+    return shared;
+}
+
+// Frees on another CPU what the main thread made, and then allocates as much.
+static void *free_given(void *shared) {
+    run_on(cpus[1]);
+    for (int i = 0; i < BLOCKS; i++)
+        free(given[i]);
+    *(int *)shared = count_shared();
+    for (int i = 0; i < BLOCKS; i++)
+        free(given[i]);
+    return NULL;
+}
+
+// Makes blocks beside those that stay behind, and is moved.
+static void *make_and_move(void *shared) {
+    run_on(cpus[0]);
+    make();
+    return free_given(shared);
+}
+
+static int shared_after(void *(*work)(void *)) {
+    pthread_t other;
+    int shared = -1;
+    CHECK(!pthread_create(&other, NULL, work, &shared));
+    CHECK(!pthread_join(other, NULL));
+    for (int i = 0; i < BLOCKS; i++) {
+        CHECK(marked(kept[i], sizes[i % SIZES], (unsigned)i));
+        free(kept[i]);
+    }
+    return shared;
+}
+
+// A thread that was moved for good has its blocks back like others in the end.
+static void *settle(void *again) {
+    run_on(cpus[0]);
+    static void *blocks[20000];
+    for (int i = 0; i < 20000; i++)
+        CHECK(blocks[i] = malloc(16));
+    run_on(cpus[1]);
+    for (int round = 0; round < 20; round++)
+        for (int i = 0; i < 20000; i++) {
+            free(blocks[i]);
+            CHECK(blocks[i] = malloc(16));
+        }
+    for (int i = 0; i < 20000; i++) {
+        void *old = blocks[i];
+        free(old);
+        blocks[i] = malloc(16);
+        *(int *)again += old == blocks[i];
+    }
+    for (int i = 0; i < 20000; i++)
+        free(blocks[i]);
+    return NULL;
+}
+
+// One thread alone shares lines with nobody: what it frees is what it gets next, wherever it is.
+static void alone(void) {
+    run_on(cpus[0]);
+    char *before = veil(malloc(16));
+    run_on(cpus[1]);
+    free(before);
+    char *after = veil(malloc(16));
+    CHECK(before == after);
+    free(after);
+}
+
+int main(int argc, char **argv) {
+    (void)argv;
+    cpu_set_t all;
+    int found = 0;
+    CHECK(!sched_getaffinity(0, sizeof all, &all));
+    for (int cpu = 0; cpu < CPU_SETSIZE && found < 2; cpu++)
+        if (CPU_ISSET(cpu, &all))
+            cpus[found++] = cpu;
+    if (found < 2) {
+        puts("on one CPU there is nothing to see");
+        return 0;
+    }
+    if (argc > 1) {
+        alone();
+        return 0;
+    }
+    run_on(cpus[0]);
+    make();
+    // A few may lie where a slab was one CPU's before and is another one's now.
+    int shared = shared_after(free_given);
+    CHECK(shared >= 0 && shared < BLOCKS / 30);
+    shared = shared_after(make_and_move);
+    CHECK(shared >= 0 && shared < BLOCKS / 30);
+    pthread_t other;
+    int again = 0;
+    CHECK(!pthread_create(&other, NULL, settle, &again));
+    CHECK(!pthread_join(other, NULL));
+    CHECK(again > 15000);
+    return 0;
+}

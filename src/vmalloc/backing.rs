@@ -5,6 +5,7 @@ use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::node::Ref;
+use super::usage::Usage;
 use super::{FrameSource, Vmalloc};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -204,6 +205,42 @@ impl<M: Machine> Vmalloc<M> {
                 }
             }
             at = stop;
+        }
+    }
+
+    /// Makes the first `len` of the `size` bytes of `area`, in transit, read zero, which are likely to be written to throughout. Slots that are backed
+    /// are written to: 15 µs for 1 MiB, of which fresh huge pages take 45 (9 and 15 for what the caches hold), and by one write for
+    /// as many as possible, as the processor passes its caches by for very long ones only. What is hardly backed stays so.
+    pub(super) fn wash(&self, m: &M, area: Ref, size: usize, len: usize) {
+        let (start, mapped) = (area.start.get(), area.mapped.get());
+        let slots = len.div_ceil(Self::SLOT);
+        let mut space = self.space.lock(m);
+        let (left, dense) = (space.history.leaves(size, slots), space.history.expects(size) == Usage::Dense);
+        drop(space);
+        let is_kept = |slot: usize| {
+            let within = (len - slot * Self::SLOT).min(Self::SLOT) >> PAGE_SHIFT;
+            left != Some(slot) && 2 * m.backed_pages(start + slot * Self::SLOT).0 >= within
+        };
+        let mut first = 0;
+        while first < slots {
+            let kept = is_kept(first);
+            let mut end = first + 1;
+            while end < slots && is_kept(end) == kept {
+                end += 1;
+            }
+            let (from, to) = (start + first * Self::SLOT, start + (end * Self::SLOT).min(len));
+            // Whole slots, so that no huge page is split.
+            if kept || !m.clean(from, (end * Self::SLOT).min(mapped) - first * Self::SLOT) {
+                zero(from, to - from);
+            } else if dense {
+                // What was moved here brought no advice along. All of it, so that mappings are not split.
+                m.advise(start, (slots * Self::SLOT).min(mapped), true);
+            }
+            first = end;
+        }
+        if let Some(slot) = left {
+            let at = slot * Self::SLOT;
+            area.zeroed.set((at, size.next_multiple_of(Self::SLOT).min(at + Self::SLOT)));
         }
     }
 

@@ -66,6 +66,8 @@ const RETAINED_PART: usize = 32;
 const TAIL_UNIT: usize = 64 << 10;
 /// Most bytes in areas that have huge pages and of whose kind nothing is known. Who reserves more without meaning to fill it often does.
 const HOPED: usize = 1 << 30;
+/// The same where zeroes are asked for, much of which may be left as they are.
+const HOPED_ZEROED: usize = 32 << 20;
 /// Bytes given back between two looks at the clock.
 const PIECE: usize = 64 << 20;
 /// Ranges purged between two takings of the lock.
@@ -251,14 +253,19 @@ impl<M: Machine> Vmalloc<M> {
             space.retain(rest);
         }
         let mut cleaned = false;
+        let lent = !M::OWNS_FRAMES && gfp.may_io();
+        let washed = lent && unclean && !survey.shared && space.history.fills(size);
         if unclean || short {
             drop(space);
             let complete = !short || self.complete(m, area);
-            if unclean && complete {
+            if washed && complete {
+                self.wash(m, area, size, size);
+            } else if unclean && complete {
                 let (from, to) = (survey.range.start, survey.range.end.min(start + area.mapped.get()));
-                cleaned = !M::OWNS_FRAMES && gfp.may_io() && m.clean(from, to - from);
+                cleaned = lent && m.clean(from, to - from);
                 if cleaned {
                     self.foresee(m, pages, area, size, gfp, 0, true);
+                    self.remember_zeroes(m, area, size, 0);
                 } else {
                     self.blank(m, start, start + size);
                 }
@@ -303,11 +310,17 @@ impl<M: Machine> Vmalloc<M> {
                     self.close(m, area);
                     return None;
                 }
-            } else if gfp.has(Gfp::ZERO) {
-                // Nothing to be had from old memory, which is more than is needed as soon as the new one is touched.
-                self.give_up(m, pages, size);
-            } else {
+            } else if !gfp.has(Gfp::ZERO) {
                 donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
+            } else {
+                let fills = self.space.lock(m).history.fills(size);
+                if fills {
+                    donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
+                    self.wash(m, area, size, size.min(donated * Self::SLOT));
+                }
+                // Old memory that is not used is more than is needed as soon as the new one is touched.
+                self.give_up(m, pages, size.saturating_sub(donated * Self::SLOT));
+                self.remember_zeroes(m, area, size, donated * Self::SLOT);
             }
             self.foresee(m, pages, area, size, gfp, donated * Self::SLOT, false);
             let mut space = self.space.lock(m);
@@ -377,8 +390,9 @@ impl<M: Machine> Vmalloc<M> {
         match space.history.expects(size) {
             Usage::Dense => Usage::Dense,
             // Who wants it zeroed may be about to leave much of it that way; who does not will write what is to be read.
-            Usage::Unknown if !gfp.has(Gfp::ZERO) && hoped <= HOPED && pages.affords((hoped >> PAGE_SHIFT) as u64) => {
-                Usage::Hoped
+            Usage::Unknown if hoped <= if gfp.has(Gfp::ZERO) { HOPED_ZEROED } else { HOPED } => {
+                let hopeless = gfp.has(Gfp::ZERO) && space.history.leaves_zero(size);
+                if !hopeless && pages.affords((hoped >> PAGE_SHIFT) as u64) { Usage::Hoped } else { Usage::Unknown }
             }
             _ => Usage::Unknown,
         }
@@ -411,6 +425,32 @@ impl<M: Machine> Vmalloc<M> {
             count.add(pages, leading, Self::SLOT / PAGE_SIZE);
         }
         count.usage()
+    }
+
+    /// Takes note that `area`, in transit, reads zero from offset `from` on without having been written to, if that is to be looked at.
+    fn remember_zeroes(&self, m: &M, area: Ref, size: usize, from: usize) {
+        if from < size && self.space.lock(m).history.looks_at_zeroed(size) {
+            area.zeroed.set((from, size.next_multiple_of(Self::SLOT)));
+        }
+    }
+
+    /// Looks at how much of what `area`, of `size` bytes and in transit, was given as zeroes of the system's was written to, and learns
+    /// from it.
+    fn judge_zeroed(&self, m: &M, area: Ref, size: usize) {
+        let (from, to) = area.zeroed.replace((0, 0));
+        let (mut pages, mut all) = (0, 0);
+        for (nth, slot) in usage::spread(to.saturating_sub(from) / Self::SLOT).enumerate() {
+            if nth == 2 && pages == 0 {
+                break;
+            }
+            let at = from + slot * Self::SLOT;
+            let within = size.saturating_sub(at).min(Self::SLOT) / PAGE_SIZE;
+            pages += m.backed_pages(area.start.get() + at).0.min(within);
+            all += within;
+        }
+        if all > 0 {
+            self.space.lock(m).history.learn_filled(size, 2 * pages > all);
+        }
     }
 
     /// Notes that `area` should be looked at.
@@ -544,12 +584,14 @@ impl<M: Machine> Vmalloc<M> {
         let size = area.size.get();
         Self::withdraw(m, &mut space, area);
         area.caller.set(Caller::Unknown);
-        if area.probe.get() != (0, 0) && may_block {
+        if (area.probe.get() != (0, 0) || area.zeroed.get() != (0, 0)) && may_block {
             drop(space);
+            self.judge_zeroed(m, area, size);
             self.judge(m, area, size);
             area.probe.set((0, 0));
             space = self.space.lock(m);
         }
+        area.zeroed.set((0, 0));
         if area.usage.get() == Usage::Sparse && may_block {
             // Of little use to anybody else, and the next such area would add to what is resident.
             drop(space);

@@ -46,6 +46,8 @@ pub struct Node {
     pub usage: Cell<Usage>,
     /// The part whose pages tell how the area is used, as offsets of whole slots; empty where none does, or it was looked at.
     pub probe: Cell<(usize, usize)>,
+    /// The part that its user was given as zeroes of the system's, to be looked at when it is freed, as offsets of whole slots.
+    pub zeroed: Cell<(usize, usize)>,
     pub(super) links: [Links; 2],
     /// Neighbours in the order of their freeing; `newer` also links the pool.
     pub(super) older: Cell<Option<Ref>>,
@@ -71,6 +73,7 @@ impl Node {
             caller: Cell::new(Caller::Unknown),
             usage: Cell::new(Usage::Unknown),
             probe: Cell::new((0, 0)),
+            zeroed: Cell::new((0, 0)),
             links: [Links::new(), Links::new()],
             older: Cell::new(None),
             newer: Cell::new(None),
@@ -154,6 +157,7 @@ impl Pool {
         node.charged.set(0);
         node.usage.set(Usage::Unknown);
         node.probe.set((0, 0));
+        node.zeroed.set((0, 0));
         node.older.set(None);
         node.newer.set(self.free);
         self.free = Some(node);

@@ -200,6 +200,7 @@ impl Space {
             spare.mapped.set(0);
             spare.usage.set(Usage::Unknown);
             spare.probe.set((0, 0));
+            spare.zeroed.set((0, 0));
             self.holes.insert(spare);
         }
     }
@@ -252,6 +253,8 @@ impl Space {
         rest.usage.set(area.usage.get());
         let (from, to) = area.probe.get();
         area.probe.set((from.min(len), to.min(len)));
+        let (zeroed, end) = area.zeroed.get();
+        area.zeroed.set((zeroed.min(len), end.min(len)));
         rest.probe.set((from.saturating_sub(len), to.saturating_sub(len)));
         rest.state.set(State::Transit);
         area.charged.set(front);
@@ -271,6 +274,7 @@ impl Space {
             area.usage.set(Usage::Unknown);
         }
         area.probe.set((0, 0));
+        area.zeroed.set((0, 0));
         self.areas.resized(area);
         self.pool.put(behind);
     }

@@ -7,7 +7,7 @@ use super::{World, pointer};
 use crate::gfp::Gfp;
 use crate::machine::sim::Hosted;
 use crate::types::PAGE_SIZE;
-use crate::vmalloc::usage::{Count, History, Usage, samples};
+use crate::vmalloc::usage::{Count, History, Usage, samples, spread};
 
 const SLOT: usize = 2 << 20;
 
@@ -152,16 +152,104 @@ fn left_small(pressure: u64, slots: usize, gfp: Gfp) -> usize {
     small
 }
 
-/// Nothing is known: all but a slot, by which it is learned, where what may be wasted is bearable and nobody asks for zeroes.
+/// Nothing is known: all but a slot, by which it is learned, where what may be wasted is bearable: less of it where zeroes are asked for.
 #[test]
 fn the_first_area_of_its_kind() {
     assert_eq!(left_small(u64::MAX, 8, Gfp::KERNEL), 1);
     assert_eq!(left_small(u64::MAX, 512, Gfp::KERNEL), 1);
     assert_eq!(left_small(u64::MAX, 513, Gfp::KERNEL), 513 - 1);
-    assert_eq!(left_small(u64::MAX, 8, Gfp::KERNEL | Gfp::ZERO), 8);
+    assert_eq!(left_small(u64::MAX, 16, Gfp::KERNEL | Gfp::ZERO), 1);
+    assert_eq!(left_small(u64::MAX, 17, Gfp::KERNEL | Gfp::ZERO), 17);
     let pages = (8 * SLOT / PAGE_SIZE) as u64;
     assert_eq!(left_small(16 * pages, 8, Gfp::KERNEL), 1);
     assert_eq!(left_small(16 * pages - 1, 8, Gfp::KERNEL), 8 - 1);
+}
+
+/// Pages of the slots at `at` that hold memory.
+fn backed(w: &World<Hosted>, at: usize, slots: usize) -> usize {
+    (0..slots).map(|slot| crate::machine::Mapping::backed_pages(&w.m, at + slot * SLOT).0).sum()
+}
+
+/// A zeroed area, every word of which is looked at, in as many slots as hold memory then.
+fn zeroed(w: &World<Hosted>, slots: usize) -> (usize, usize) {
+    let at = w.alloc(slots * SLOT, 1, Gfp::KERNEL | Gfp::ZERO).unwrap();
+    let held = backed(w, at, slots);
+    for word in (at..at + slots * SLOT).step_by(8) {
+        // SAFETY: a live area.
+        assert_eq!(unsafe { pointer(word).cast::<u64>().read() }, 0, "{word:#x}");
+    }
+    (at, held * PAGE_SIZE / SLOT)
+}
+
+/// Zeroed areas that are filled come out of memory that is there, but for a slot now and then; where those are no longer
+/// written to, they come from the system again.
+#[test]
+fn zeroed_areas_that_are_filled_take_old_memory() {
+    let w = world();
+    let (at, held) = zeroed(&w, 8);
+    assert_eq!(held, 0);
+    touch(at, 8 * SLOT, PAGE_SIZE);
+    w.free(at).unwrap();
+    let mut left = 0;
+    for _ in 0..72 {
+        let (at, held) = zeroed(&w, 8);
+        assert!((7..=8).contains(&held), "{held} slots");
+        left += 8 - held;
+        touch(at, 8 * SLOT, PAGE_SIZE);
+        w.free(at).unwrap();
+    }
+    assert_eq!(left, 3, "one slot in 64, and then in 256");
+    // A larger one: old memory is moved there.
+    let (at, held) = zeroed(&w, 12);
+    assert_eq!(held, 8);
+    w.free(at).unwrap();
+    // Reading counts as use.
+    let held: Vec<usize> = (0..48)
+        .map(|_| {
+            let at = w.alloc(8 * SLOT, 1, Gfp::KERNEL | Gfp::ZERO).unwrap();
+            let held = backed(&w, at, 8) * PAGE_SIZE / SLOT;
+            w.free(at).unwrap();
+            held
+        })
+        .collect();
+    assert!(held.iter().any(|held| *held >= 7) && held[40..].iter().all(|held| *held == 0), "{held:?}");
+    // And once more the other way: not every area is looked at.
+    let learned = (0..24).position(|_| {
+        let (at, held) = zeroed(&w, 8);
+        touch(at, 8 * SLOT, PAGE_SIZE);
+        w.free(at).unwrap();
+        held > 0
+    });
+    assert!(learned.is_some_and(|areas| areas >= 3), "{learned:?}");
+    w.end(vec![]);
+}
+
+/// Of what holds no memory none is written to, and what is hardly backed goes back to the system.
+#[test]
+fn zeroes_are_written_to_what_is_there_only() {
+    let w = world();
+    let (at, _) = zeroed(&w, 8);
+    touch(at, 8 * SLOT, PAGE_SIZE);
+    w.free(at).unwrap();
+    w.v.purge(&w.m, &w.pages);
+    let at = w.alloc(8 * SLOT, 1, Gfp::KERNEL).unwrap();
+    touch(at, 3 * SLOT, PAGE_SIZE);
+    touch(at + 5 * SLOT, SLOT / 4, PAGE_SIZE);
+    w.free(at).unwrap();
+    let (at, held) = zeroed(&w, 8);
+    assert_eq!(held, 3);
+    w.free(at).unwrap();
+    w.end(vec![]);
+}
+
+#[test]
+fn slots_that_are_looked_at_are_spread() {
+    for slots in 0..100 {
+        let chosen: Vec<usize> = spread(slots).collect();
+        assert_eq!(chosen.len(), slots.min(4));
+        assert!(chosen.windows(2).all(|two| two[0] < two[1]) && chosen.iter().all(|slot| *slot < slots), "{chosen:?}");
+    }
+    assert_eq!(spread(16).collect::<Vec<_>>(), [2, 6, 10, 14]);
 }
 
 /// However many areas are made before one is used, no more than 1 GiB of them get huge pages.

@@ -22,7 +22,7 @@ pub(super) struct Request {
     /// Pages it keeps.
     pub pages: u32,
     /// The highest zone that suits.
-    top: ZoneKind,
+    pub top: ZoneKind,
     /// The node it starts at.
     pub node: usize,
     pub list: MigrateType,

@@ -186,7 +186,7 @@ impl Rows {
     }
 
     /// A tight place on the grid of `align` ([`on_grid`]) for a run of `pages` pages; as for [`Rows::find`].
-    pub fn find_aligned(&self, map: &impl Map, pages: u32, align: u32, clean: bool) -> Option<Fit> {
+    pub fn find_aligned(&self, map: &impl Map, pages: u32, align: u32) -> Option<Fit> {
         let fit = |bins: &Bins| {
             let mut looks = LOOK;
             let mut at = bin(pages);
@@ -205,19 +205,18 @@ impl Rows {
             let row = bins.tightest(map, sure?)?;
             Some((row, on_grid(row, align) - row.0))
         };
-        let backed = if clean { None } else { fit(&self.backed) };
-        let (row, at) = backed.or_else(|| fit(&self.clean))?;
+        let (row, at) = fit(&self.backed).or_else(|| fit(&self.clean))?;
         let (at, fresh) = self.row_at(map, row)?.place_at(at, pages);
         Some(Fit { row, at, fresh })
     }
 
     /// The tightest place for a run of `pages` pages, in memory that is there, or else in fresh memory; in `either` where all of it will be
-    /// written to in the end. `clean` asks for fresh memory.
+    /// written to in the end.
     ///
     /// (60 blocks of 64 KiB to 2 MiB, every page written, at most 77 MiB in use: 98 to 102 MiB resident at most, 104 to 108 where memory that is there
     /// always comes first and its row is just of about the right length; 95 by a simulation of the very tightest rows.)
-    pub fn find(&self, map: &impl Map, pages: u32, clean: bool, either: bool) -> Option<Fit> {
-        let backed = if clean { None } else { self.backed.tightest(map, pages) };
+    pub fn find(&self, map: &impl Map, pages: u32, either: bool) -> Option<Fit> {
+        let backed = self.backed.tightest(map, pages);
         let fresh = if backed.is_none() || either { self.clean.tightest(map, pages) } else { None };
         let row = [backed, fresh].into_iter().flatten().min_by_key(|row| map.page(*row).word())?;
         let (at, fresh) = self.row_at(map, row)?.place(pages);

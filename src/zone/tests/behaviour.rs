@@ -498,3 +498,17 @@ fn what_is_filled_gets_huge_pages() {
         z.verify(&m).unwrap();
     }
 }
+
+/// Zeroed runs come out of memory that is there.
+#[test]
+fn zeroed_runs_take_old_memory() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 12).build();
+    let z = boot(&m);
+    for pages in [200, 17, 130, 64].into_iter().cycle().take(100) {
+        let run = z.alloc_run(&m, Gfp::KERNEL | Gfp::ZERO, pages, None).unwrap();
+        m.populate(PfnRange::new(run, pages));
+        assert!(z.free_run(&m, PfnRange::new(run, pages), true));
+    }
+    assert!(m.backed() < 600, "{} pages hold memory", m.backed());
+    z.verify(&m).unwrap();
+}

@@ -13,7 +13,7 @@
 //!   weighs more.
 //! * Whether zeroed areas are written to throughout is learned when they are freed, from four slots of what the system gave for them, by
 //!   size, too. Where they are, zeroes are written to old memory, which takes a third of the time of fresh pages, but for a slot in
-//!   64 to 256 that shows whether that is still right. Where they are not, one area in eight is looked at.
+//!   64 to 256 that shows whether that is still right. Where they are not, one area in 16 is looked at.
 //!
 //! Measured on 2 CPUs, the best of three runs in turn, each after a program that had the machine's host back as much memory (else
 //! that is all that is measured: a virtual machine that gives free memory back waits 2–3 ms for 2 MiB of it, whatever the page
@@ -196,10 +196,10 @@ impl History {
         self.filled.near(size) < 0
     }
 
-    /// Whether to look at how much of a zeroed area of `size` bytes was written to: one in eight where it is known not to be much.
+    /// Whether to look at how much of a zeroed area of `size` bytes was written to: one in 16 where it is known not to be much.
     pub fn looks_at_zeroed(&mut self, size: usize) -> bool {
         self.unfilled = self.unfilled.wrapping_add(1);
-        self.filled.near(size) > -Scores::MOST || self.unfilled.is_multiple_of(8)
+        self.filled.near(size) > -Scores::MOST || self.unfilled.is_multiple_of(16)
     }
 
     /// Which of the first `slots` slots of an area of `size` bytes, that zeroes are to be written to, is to be left to the system instead, to

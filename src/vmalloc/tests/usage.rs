@@ -214,7 +214,7 @@ fn zeroed_areas_that_are_filled_take_old_memory() {
         .collect();
     assert!(held.iter().any(|held| *held >= 7) && held[40..].iter().all(|held| *held == 0), "{held:?}");
     // And once more the other way: not every area is looked at.
-    let learned = (0..24).position(|_| {
+    let learned = (0..48).position(|_| {
         let (at, held) = zeroed(&w, 8);
         touch(at, 8 * SLOT, PAGE_SIZE);
         w.free(at).unwrap();

@@ -5,7 +5,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
-use slabwright::machine::linux::{LOW_PAGES, Linux};
+use slabwright::machine::linux::{HugePages, LOW_PAGES, Linux};
 use slabwright::machine::{Frames, Machine, Mapping, Report, ZoneKind};
 use slabwright::page::Kind;
 use slabwright::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
@@ -134,12 +134,17 @@ fn populating() {
 
 /// What the kernel knows of the mapping at `at` (`VmFlags`).
 fn knows(at: usize, flag: &str) -> bool {
+    mapping(at, "VmFlags:").split_whitespace().any(|f| f == flag)
+}
+
+/// What the kernel says of the mapping at `at` under `name`.
+fn mapping(at: usize, name: &str) -> String {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
     for line in maps.lines() {
-        if let Some(flags) = line.strip_prefix("VmFlags:") {
+        if let Some(said) = line.strip_prefix(name) {
             if inside {
-                return flags.split_whitespace().any(|f| f == flag);
+                return said.trim().to_string();
             }
         } else if let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
             let number = |text| usize::from_str_radix(text, 16).unwrap();
@@ -169,6 +174,27 @@ fn a_pageblock_that_goes_back_in_part_is_no_huge_page_from_then_on() {
     assert!(m.discard(PfnRange::new(blocks[2].start.add(7), 1)));
     m.advise_frames(blocks[1], true);
     assert_eq!(huge(), [false, true, false, true]);
+}
+
+#[test]
+fn a_pageblock_in_use_becomes_a_huge_page() {
+    let m = machine();
+    let range = m.grow(0, ZoneKind::Normal, 2 * PAGEBLOCK_PAGES).unwrap();
+    let block = PfnRange::new(range.start, PAGEBLOCK_PAGES);
+    m.populate(range);
+    let at = m.virt(block.start);
+    frame_bytes(&m, block)[5 * PAGE_SIZE] = 7;
+    m.gather_frames(block);
+    assert_eq!(frame_bytes(&m, block)[5 * PAGE_SIZE], 7);
+    if m.setup().huge_pages == HugePages::Never {
+        return;
+    }
+    assert!(knows(at.addr(), "hg"));
+    assert!(!knows(at.addr() + block.bytes(), "hg"), "the next one is left as it is");
+    // Since Linux 6.1, where there is a huge page to be had.
+    if unsafe { libc::madvise(at.add(block.bytes()).cast(), block.bytes(), 25) } == 0 {
+        assert_eq!(mapping(at.addr(), "AnonHugePages:"), "2048 kB");
+    }
 }
 
 #[test]

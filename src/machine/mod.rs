@@ -329,6 +329,9 @@ pub unsafe trait Frames {
     /// before. *Syscall.*
     fn advise_frames(&self, _block: PfnRange, _huge: bool) {}
 
+    /// Makes one huge page of a pageblock, most of whose pages are backed and in use. Best effort. *Syscall.*
+    fn gather_frames(&self, _block: PfnRange) {}
+
     /// Which frames of the pageblock at `block` are backed, a bit each; `None` where the system does not say. *Syscall.*
     fn backed(&self, _block: Pfn) -> Option<[u64; PAGEBLOCK_PAGES as usize / 64]> {
         Some([u64::MAX; PAGEBLOCK_PAGES as usize / 64])

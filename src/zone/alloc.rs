@@ -241,17 +241,23 @@ impl<M: Machine> PageAllocator<M> {
             let used = zone.used();
             let seen = seen.map(|(block, backed)| buddy::count_backed(&self.view(m), block, &backed));
             let phase = zone.phases.of(list);
+            let mut full = false;
             if let Some(seen) = seen {
-                phase.learn(list, seen);
+                full = phase.learn(list, seen);
                 if list == MigrateType::Movable {
                     let before = self.cost.swap(phase.cost() as u8, Relaxed);
                     self.dearer.fetch_or(before == Cost::Little as u8 && phase.cost() != Cost::Little, Relaxed);
                 }
             }
             // While the system makes a huge page of small ones they are away, and an atomic request would fault.
-            let huge = phase.open(at, used, !self.expects_atomic());
+            let may = !self.expects_atomic();
+            let huge = phase.open(at, used, may);
+            let gather = full && may && phase.gathers(used);
             drop(zone);
             m.advise_frames(PfnRange::block(at, Order::PAGEBLOCK), huge);
+            if let Some(block) = look.filter(|_| gather) {
+                m.gather_frames(PfnRange::block(block, Order::PAGEBLOCK));
+            }
         }
     }
 

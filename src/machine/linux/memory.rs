@@ -508,6 +508,17 @@ unsafe impl Frames for Linux {
         advise(self, block, |address, nth| advice::set(address, nth, huge));
     }
 
+    fn gather_frames(&self, block: PfnRange) {
+        // `MADV_COLLAPSE`, since Linux 6.1. It does not mind what the system's settings say.
+        const COLLAPSE: i32 = 25;
+        if super::setup::huge_pages() != super::setup::HugePages::Never {
+            advise(self, block, |address, nth| {
+                advice::say(address, nth, true);
+                let _ = sys::madvise(address, PAGEBLOCK_SIZE, COLLAPSE);
+            });
+        }
+    }
+
     fn backed(&self, block: Pfn) -> Option<[u64; PAGEBLOCK_PAGES as usize / 64]> {
         let pages = remap::resident(self.virt(block).expose_provenance())?;
         let word = |word: usize| (0..64).fold(0, |bits, bit| bits | u64::from(pages[word * 64 + bit] & 1) << bit);

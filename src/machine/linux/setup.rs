@@ -42,7 +42,7 @@ pub struct Setup {
     pub limit: u64,
 }
 
-fn huge_pages() -> HugePages {
+pub(super) fn huge_pages() -> HugePages {
     let mut buffer = [0; 64];
     let text = sys::read_file(c"/sys/kernel/mm/transparent_hugepage/enabled", &mut buffer).unwrap_or_default();
     // All are listed, the one that holds in brackets.

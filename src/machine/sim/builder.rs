@@ -195,6 +195,7 @@ impl<F: Flavour> Builder<F> {
             slots: Mutex::new(vec![Slot::Unmapped; self.window >> F::SLOT_SHIFT]),
             advised: Mutex::new(vec![false; self.window >> F::SLOT_SHIFT]),
             huge: Mutex::new(BTreeSet::new()),
+            gathered: Mutex::new(BTreeSet::new()),
             budget: self.budget,
             pressure: self.pressure,
             now: AtomicU64::new(1),

@@ -138,6 +138,8 @@ struct State {
     advised: Mutex<Vec<bool>>,
     /// Pageblocks for which huge pages were asked, by their first frames.
     huge: Mutex<BTreeSet<u32>>,
+    /// Those that became huge pages later, in use.
+    gathered: Mutex<BTreeSet<u32>>,
     budget: u64,
     pressure: u64,
     now: AtomicU64,
@@ -224,6 +226,11 @@ impl<F: Flavour> Simulated<F> {
     /// Whether huge pages were asked for at `address` of the window.
     pub fn is_advised(&self, address: usize) -> bool {
         locked(&self.state.advised)[self.slot(address)]
+    }
+
+    /// Pageblocks that became huge pages when they were in use.
+    pub fn gathered_blocks(&self) -> usize {
+        locked(&self.state.gathered).len()
     }
 
     /// Pageblocks that are to be huge pages.
@@ -402,6 +409,10 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
         } else {
             blocks.remove(&block.start.0);
         }
+    }
+
+    fn gather_frames(&self, block: PfnRange) {
+        locked(&self.state.gathered).insert(block.start.0);
     }
 
     fn backed(&self, block: Pfn) -> Option<[u64; PAGEBLOCK_PAGES as usize / 64]> {

@@ -512,3 +512,17 @@ fn zeroed_runs_take_old_memory() {
     assert!(m.backed() < 600, "{} pages hold memory", m.backed());
     z.verify(&m).unwrap();
 }
+
+/// A pageblock that stayed small to show how such are used becomes a huge page when it turned out full.
+#[test]
+fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
+    for touched in [1, 24] {
+        let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 15, 1 << 15, 1 << 12).build();
+        let z = boot(&m);
+        for _ in 0..900 {
+            let run = z.alloc_run(&m, Gfp::KERNEL, 24, None).unwrap();
+            m.populate(PfnRange::new(run, touched));
+        }
+        assert_eq!(m.gathered_blocks() > 0, touched == 24, "{touched} pages of each run: {}", m.gathered_blocks());
+    }
+}

@@ -44,8 +44,8 @@ use super::MigrateType;
 use super::buddy::Used;
 use crate::types::{PAGEBLOCK_PAGES, Pfn};
 
-/// A pageblock in so many stays small, to be looked at; where more than 128 are in use, one in an eighth of them.
-const PROBE_EVERY: u64 = 16;
+/// A pageblock in so many stays small, to be looked at; where more than 256 are in use, one in an eighth of them.
+const PROBE_EVERY: u64 = 32;
 const PROBE_PART: u64 = 8;
 /// Pageblocks that are opened after a probe before it is looked at.
 const SETTLED: u32 = 4;

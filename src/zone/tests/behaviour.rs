@@ -519,7 +519,7 @@ fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
     for touched in [1, 24] {
         let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 15, 1 << 15, 1 << 12).build();
         let z = boot(&m);
-        for _ in 0..900 {
+        for _ in 0..950 {
             let run = z.alloc_run(&m, Gfp::KERNEL, 24, None).unwrap();
             m.populate(PfnRange::new(run, touched));
         }

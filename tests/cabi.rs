@@ -340,6 +340,7 @@ programs! {
     short_threads: "short_threads.c";
     thread_keys: "thread_keys.c";
     fork_under_load: "fork.c";
+    fork_alone: "fork_alone.c";
     fork_in_handler: "fork_in_handler.c";
     fork_and_streams: "fork_and_streams.c";
     exit_in_handler: "exit_in_handler.c";

@@ -488,6 +488,11 @@ pub trait Context {
     fn preempt_count(&self) -> u32;
     /// Names the calling thread: a multiple of 32, not 0, and the same in the copy of it that a fork makes.
     fn thread(&self) -> usize;
+    /// Whether no other thread runs, as far as is known, nor will before the calling one makes one: the caller's fork finds no lock held by
+    /// another.
+    fn is_alone(&self) -> bool {
+        false
+    }
     /// Changes in a process that is a copy of another one, however it came about. Cheap.
     fn generation(&self) -> u32 {
         0

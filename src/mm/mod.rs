@@ -83,6 +83,8 @@ pub struct Mm<M: Machine> {
     returned: AtomicU64,
     /// What [`Context::generation`](crate::machine::Context::generation) said last.
     generation: AtomicU32,
+    /// The fork in progress that took no lock, by its token; 0 for none.
+    unlocked: AtomicUsize,
     /// The process lost the holder of a lock.
     crippled: AtomicBool,
     reserve: Reserve,
@@ -118,6 +120,7 @@ impl<M: Machine> Mm<M> {
             machine,
             hooks,
             generation: AtomicU32::new(0),
+            unlocked: AtomicUsize::new(0),
             crippled: AtomicBool::new(false),
             reserve: Reserve::new(),
             names: Lock::new(Names::new()),
@@ -707,11 +710,16 @@ impl<M: Machine> Mm<M> {
 
     /// Takes every lock before a `fork`, in lock order, so that the child finds whole structures and no lock of a thread
     /// that it does not have. In a handler that interrupted a slow path of this very thread, the locks that this one holds
-    /// are left to it: it goes on in the child, too.
+    /// are left to it: it goes on in the child, too. So where there is no other thread none is taken: each that is written to is on a page that parent
+    /// and child copy.
     pub fn fork_prepare(&self) {
         let m = &self.machine;
         m.enter();
         let fork = self.fork();
+        if m.is_alone() {
+            self.unlocked.store(fork.token, Ordering::Relaxed);
+            return;
+        }
         self.options.lock_for_fork(m, fork);
         self.names.lock_for_fork(m, fork);
         self.percpu.lock_for_fork(m, fork);
@@ -729,18 +737,26 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn fork_done(&self) {
         let m = &self.machine;
         let fork = self.fork();
-        // SAFETY: the caller's condition.
-        unsafe {
-            self.pages.unlock_all(m, fork);
-            self.vmalloc.unlock_all(m, fork);
-            self.slob.unlock_all(m, fork);
-            self.slab.unlock_all(m, fork);
-            self.highmem.pkmap.unlock_after_fork(m, fork);
-            self.percpu.unlock_after_fork(m, fork);
-            self.names.unlock_after_fork(m, fork);
-            self.options.unlock_after_fork(m, fork);
+        self.vmalloc.note_fork();
+        if self.unlocked.load(Ordering::Relaxed) == fork.token {
+            self.unlocked.store(0, Ordering::Relaxed);
+        } else {
+            // SAFETY: the caller's condition.
+            unsafe {
+                self.pages.unlock_all(m, fork);
+                self.vmalloc.unlock_all(m, fork);
+                self.slob.unlock_all(m, fork);
+                self.slab.unlock_all(m, fork);
+                self.highmem.pkmap.unlock_after_fork(m, fork);
+                self.percpu.unlock_after_fork(m, fork);
+                self.names.unlock_after_fork(m, fork);
+                self.options.unlock_after_fork(m, fork);
+            }
         }
-        self.generation.store(m.generation(), Ordering::Relaxed);
+        let generation = m.generation();
+        if self.generation.load(Ordering::Relaxed) != generation {
+            self.generation.store(generation, Ordering::Relaxed);
+        }
         m.leave();
     }
 

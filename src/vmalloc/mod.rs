@@ -833,13 +833,17 @@ impl<M: Machine> Vmalloc<M> {
         self.space.lock_for_fork(m, fork);
     }
 
-    /// Gives it back after the fork, in parent and child, and takes note that what is mapped now may be shared.
+    /// Takes note, in parent and child, that what is mapped now may be shared.
+    pub fn note_fork(&self) {
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Gives the lock back after a fork, in parent and child.
     ///
     /// # Safety
     /// As for [`Lock::unlock_after_fork`].
     #[allow(unsafe_code)]
     pub unsafe fn unlock_all(&self, m: &M, fork: Fork) {
-        self.generation.fetch_add(1, Relaxed);
         // SAFETY: as required of the caller.
         unsafe { self.space.unlock_after_fork(m, fork) }
     }

@@ -92,7 +92,9 @@ mod streams {
             // SAFETY: a recursive lock, given back by `unlock` or `reset` of this fork.
             unsafe { _IO_list_lock() };
         }
-        HELD.store(needed, Relaxed);
+        if HELD.load(Relaxed) != needed {
+            HELD.store(needed, Relaxed);
+        }
     }
 
     pub(super) fn unlock() {
@@ -135,6 +137,9 @@ fn this_fork() -> Fork {
 extern "C" fn prepare() {
     streams::lock();
     run(0);
+    if is_single() {
+        return;
+    }
     let fork = this_fork();
     device::TABLE.lock_for_fork(&Linux, fork);
     proc::PLACE.lock_for_fork(&Linux, fork);

@@ -140,6 +140,10 @@ impl Context for Linux {
         tls::base()
     }
 
+    fn is_alone(&self) -> bool {
+        fork::is_single()
+    }
+
     #[inline]
     fn generation(&self) -> u32 {
         fork::generation()

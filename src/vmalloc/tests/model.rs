@@ -117,6 +117,7 @@ pub fn step<F: Flavour>(w: &World<F>, live: &mut Vec<Live>, op: Op, seed: u64, m
         }
         Op::Fork => {
             w.v.lock_all(&w.m, FORK);
+            w.v.note_fork();
             // SAFETY: taken above.
             unsafe { w.v.unlock_all(&w.m, FORK) }
         }

@@ -136,6 +136,7 @@ impl Phase {
     }
 
     /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page, if it `may`.
+    #[inline]
     pub fn open(&mut self, block: Pfn, used: u64, may: bool) -> bool {
         let probe = u64::from(self.since) + 1 >= (used / u64::from(PAGEBLOCK_PAGES) / PROBE_PART).max(PROBE_EVERY);
         let huge = may && !probe && self.score > 0 && used >= WORTH * u64::from(PAGEBLOCK_PAGES);

@@ -270,25 +270,27 @@ impl<M: Machine> PageAllocator<M> {
         let mut zone = cell.lock.lock(m);
         zone.buddy.set_home(kind as usize, node);
         zone.rows.set_home(kind as usize, node);
-        let (mut at, mut added) = (range.start, 0);
+        let (mut end, mut added) = (range.end(), 0);
         let clean = zone.clean_pages();
-        while at < range.end() {
-            let block = Pfn(at.0 & !(Order::MAX.pages() - 1));
-            let end = block.add(Order::MAX.pages()).min(range.end());
+        // From the end on, as what is put back last is taken first: pageblocks that are opened one behind the other, and told alike to be huge
+        // pages, are one mapping.
+        while end > range.start {
+            let block = Pfn((end.0 - 1) & !(Order::MAX.pages() - 1));
+            let start = block.max(range.start);
             // A pageblock belongs to one zone: what lies in another's is lost.
-            let mut mine = PfnRange::new(at, end.since(at));
+            let mut mine = PfnRange::new(start, end.since(start));
             let middle = block.add(PAGEBLOCK_PAGES);
             let owner = Owner::new(kind as usize, node);
-            if at < middle && !self.blocks.claim(at, owner) {
-                at = middle.min(end);
-                mine = PfnRange::new(at, end.since(at));
+            if start < middle && !self.blocks.claim(start, owner) {
+                let first = middle.min(end);
+                mine = PfnRange::new(first, end.since(first));
             }
             if end > middle && !self.blocks.claim(middle, owner) {
                 mine.pages = middle.0.saturating_sub(mine.start.0);
             }
             zone.buddy.free_range(&self.view(m), mine, state);
             added += mine.pages;
-            at = end;
+            end = start;
         }
         zone.present += range.pages;
         let start = if zone.present > range.pages { zone.span.0.min(range.start) } else { range.start };

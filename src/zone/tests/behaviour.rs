@@ -9,7 +9,7 @@ use crate::gfp::Gfp;
 use crate::machine::sim::{Call, Flavour, Sim, SimBare, Simulated};
 use crate::machine::{Frames, ZoneKind};
 use crate::page::{Kind, flag};
-use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
+use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use crate::zone::lists::RESERVE;
 use crate::zone::rows::on_grid;
 use crate::zone::{MigrateType, PageAllocator, View};
@@ -525,4 +525,14 @@ fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
         }
         assert_eq!(m.gathered_blocks() > 0, touched == 24, "{touched} pages of each run: {}", m.gathered_blocks());
     }
+}
+
+/// Fresh pageblocks are opened one behind the other: those that are huge pages are one mapping then, not hundreds, each of which a fork copies.
+#[test]
+fn fresh_pageblocks_are_opened_in_the_order_of_their_addresses() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 15, 1 << 15, 1 << 13).build();
+    let z = boot(&m);
+    let runs: [Pfn; 40] = core::array::from_fn(|_| z.alloc_run(&m, Gfp::KERNEL, PAGEBLOCK_PAGES, None).unwrap());
+    let next = runs.windows(2).filter(|pair| pair[1] == pair[0].add(PAGEBLOCK_PAGES)).count();
+    assert!(next > 30, "{next} of 39: {runs:?}");
 }

@@ -8,8 +8,9 @@
 //! in [`PROBE_EVERY`], which stays small to be looked at a little later, and then becomes a huge page, too. If not, they have small pages.
 //!
 //! Those that stayed small were most of what a `fork` took its time for, and the child's end: 16 000 pages of a heap of 1 GiB, where all else is
-//! 500 huge ones (ten children of it 20.8 ms, and 18.5 with half as many; made huge pages when they were seen full 13.5; mimalloc 2 15.1). To make
-//! one takes 240 us, page faults for 512 small ones 310, for a huge one 110.
+//! 500 huge ones. Ten children of it take 26 ms with one in 16 that stays small; fewer, which become huge pages once they were seen full, 16.2;
+//! and as one mapping ([`PageAllocator::add`](super::PageAllocator::add)) 14.5 (mimalloc 2 and 3 16.6 and 18.2). To make one of small pages takes 240 us, page
+//! faults for 512 small ones 310, for a huge one 110: with one in 16 filling 400 MiB takes a twentieth longer, with one in 32 as long as without.
 //!
 //! No more pageblocks become huge pages once an atomic request was seen ([`PageAllocator::expects_atomic`](super::PageAllocator::expects_atomic)).
 //!

@@ -88,14 +88,14 @@ impl<M: Machine> Slab<M> {
     pub(super) unsafe fn free_foreign(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
         self.mark_all(id, &[object.expose_provenance()]);
         for _ in 0..TRIES {
+            // SAFETY: the object is the caller's to give.
+            if unsafe { m.push_again(Word::foreign(id), object) } {
+                return;
+            }
             if !gfp.may_io() && !m.is_attached() {
                 break;
             }
             let Some(old) = m.read(Word::Foreign(id)) else { break };
-            // SAFETY: the object is the caller's to give.
-            if !sheaf::is_full(old) && unsafe { m.push_again(Word::foreign(id), object) } {
-                return;
-            }
             if !sheaf::is_full(old) {
                 continue;
             }

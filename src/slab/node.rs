@@ -264,10 +264,16 @@ impl NodeSlabs {
         owner: Option<Owner>,
     ) -> usize {
         let mut got = 0;
+        let mut apart = owner.filter(|owner| owner.slabs_apart > 0);
         while got < out.len() && !fresh.is_full() {
-            let found = match owner {
-                Some(owner) if owner.slabs_apart > 0 => self.find_own(m, layout, owner),
-                _ => self.fullest().or_else(|| Some((None, self.empty.first()?))),
+            let found = match apart {
+                Some(owner) => self.find_own(m, owner).or_else(|| self.first_empty()).or_else(|| {
+                    // From here on others' are looked through no more.
+                    apart = None;
+                    let enough = u64::from(owner.slabs_apart) * u64::from(layout.objects);
+                    if self.free > enough { self.fullest() } else { None }
+                }),
+                None => self.fullest().or_else(|| self.first_empty()),
             };
             let Some((bucket, head)) = found else { break };
             if let Some(owner) = owner {
@@ -284,16 +290,16 @@ impl NodeSlabs {
         self.partial.iter().enumerate().rev().find_map(|(b, list)| Some((Some(b), list.first()?)))
     }
 
-    /// The slab that `owner` takes from next.
-    fn find_own<M: Machine>(&self, m: &M, layout: &SlabLayout, owner: Owner) -> Option<(Option<usize>, Pfn)> {
-        let find = |(b, list): (usize, &PageList)| {
+    fn first_empty(&self) -> Option<(Option<usize>, Pfn)> {
+        Some((None, self.empty.first()?))
+    }
+
+    /// The fullest partial slab of `owner`; only so many are looked at.
+    fn find_own<M: Machine>(&self, m: &M, owner: Owner) -> Option<(Option<usize>, Pfn)> {
+        self.partial.iter().enumerate().rev().find_map(|(b, list)| {
             let own = |head: &Pfn| m.class(*head).load(Relaxed) == owner.tag;
             Some((Some(b), list.iter(|p| m.page(p)).take(LOOK).find(own)?))
-        };
-        let own = self.partial.iter().enumerate().rev().find_map(find);
-        let own = own.or_else(|| Some((None, self.empty.first()?)));
-        let apart = u64::from(owner.slabs_apart) * u64::from(layout.objects);
-        own.or_else(|| if self.free > apart { self.fullest() } else { None })
+        })
     }
 
     /// [`NodeSlabs::take`] from the first slab that `suits`; only so many are looked at.

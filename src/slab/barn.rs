@@ -2,6 +2,14 @@
 //!
 //! Giving or taking a sheaf is O(1) under a short lock: a free on another CPU than the allocation's costs one exchange per
 //! sheaf, not one per object (arrays that are copied instead cost 2–4 ns an object).
+//!
+//! Objects of full sheaves come out again in the reverse order of their frees, wherever they lie; those of slabs lowest address first. Where what
+//! a program frees and makes goes up and down by less than the barn holds, as in a loop, that saves the way through the slabs. Where it
+//! frees more, as when it drops a large structure, what it makes next would lie scattered: a *flood*, in which all sheaves go back to the slabs,
+//! from the first for which there was no room to the next request for one. Measured (paired rounds in one process, ten times, time without floods
+//! in relation to that with them): `documents` 1.00 to 1.3, mostly 1.1, more where others use the caches, too, as it is the program's own code
+//! that waits less (a fifth); `tree` and blocks in turn 1.00. Rejected: one full sheaf at most, which does the same, but 1000 blocks in turn
+//! take 1.35 times as long; four of them (no difference).
 
 use super::sheaf::Sheaf;
 use crate::machine::no_sheaf;
@@ -21,6 +29,8 @@ struct Stack {
 pub struct Barn {
     full: Stack,
     empty: Stack,
+    /// More came back than there is room for, and nobody asked for a full sheaf since.
+    flood: bool,
 }
 
 impl Stack {
@@ -54,13 +64,18 @@ impl Stack {
 impl Barn {
     /// An empty barn.
     pub const fn new() -> Barn {
-        Barn { full: Stack::NEW, empty: Stack::NEW }
+        Barn { full: Stack::NEW, empty: Stack::NEW, flood: false }
     }
 
-    /// Keeps a sheaf with objects; gives it back where the barn has enough.
+    /// Keeps a sheaf with objects; gives it back where the barn has enough, and in a flood, which begins then.
     pub fn put_full(&mut self, sheaf: Sheaf) -> Result<(), Sheaf> {
         debug_assert!(!sheaf.is_empty());
-        self.full.push(sheaf)
+        if self.flood {
+            return Err(sheaf);
+        }
+        let kept = self.full.push(sheaf);
+        self.flood = kept.is_err();
+        kept
     }
 
     /// Keeps an empty sheaf; gives it back where the barn has enough.
@@ -69,9 +84,16 @@ impl Barn {
         self.empty.push(sheaf)
     }
 
-    /// A sheaf with objects.
+    /// A sheaf with objects. Where there is none a flood is over.
     pub fn take_full(&mut self, capacity: u16) -> Option<Sheaf> {
-        self.full.pop(capacity)
+        let sheaf = self.full.pop(capacity);
+        self.flood &= sheaf.is_some();
+        sheaf
+    }
+
+    /// A sheaf with objects that a flood is to take along.
+    pub fn take_flooded(&mut self, capacity: u16) -> Option<Sheaf> {
+        if self.flood { self.full.pop(capacity) } else { None }
     }
 
     /// An empty sheaf.

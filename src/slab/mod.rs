@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! empty: spare sheaf -> barn's full sheaf -> refill from partial slabs -> kept empty slab -> new slab from the buddy
-//! full:  spare sheaf -> barn's empty sheaf -> new sheaf; the full one becomes the spare, goes to the barn, or is flushed
+//! full:  spare sheaf -> barn's empty sheaf -> new sheaf; the full one becomes the spare, goes to the barn, or is flushed,
+//!        and those of the barn with it
 //! ```
 //!
 //! (Small objects that share cache lines with those of other CPUs go a way of their own: [`foreign`].)
@@ -396,11 +397,19 @@ impl<M: Machine> Slab<M> {
             Some(mut barn) => barn.put_full(sheaf),
         };
         let Err(mut sheaf) = put(sheaf) else { return };
-        // The next sheaf that fills up wants an empty one in its place.
-        self.free_objects(m, pages, sheaf.drain(), gfp);
-        if let Err(sheaf) = put(sheaf) {
-            self.dissolve(m, pages, sheaf, gfp);
+        // Slabs go back at the end: of an object that was freed twice the other copy may be in one of the next sheaves.
+        let mut release = PageList::new();
+        loop {
+            self.put_objects(m, pages, sheaf.drain(), &mut release, gfp);
+            // The next sheaf that fills up wants an empty one in its place.
+            if let Err(sheaf) = put(sheaf) {
+                self.dissolve(m, pages, sheaf, gfp);
+            }
+            let next = if gfp.may_block() { node.barn.lock(m).take_flooded(self.capacity(id)) } else { None };
+            let Some(next) = next else { break };
+            sheaf = next;
         }
+        self.release(m, pages, release, gfp);
     }
 
     /// Gives a sheaf's objects back to their slabs, and the sheaf's memory too.
@@ -633,11 +642,20 @@ impl<M: Machine> Slab<M> {
 
     /// Puts objects, of whatever caches, those of size classes marked, back into their slabs, and runs into their zones.
     fn free_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], gfp: Gfp) {
+        let mut release = PageList::new();
+        self.put_objects(m, pages, objects, &mut release, gfp);
+        self.release(m, pages, release, gfp);
+    }
+
+    /// [`Slab::free_objects`] that leaves it to the caller to give back the slabs that are empty then and not worth keeping.
+    fn put_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], release: &mut PageList, gfp: Gfp) {
         let mut rest = objects;
         while let Some((&first, others)) = rest.split_first() {
             let Some((mut head, _)) = slab_of(m, ptr::with_exposed_provenance(first)) else {
                 rest = others;
-                if !self.free_run(m, pages, first, gfp) {
+                if m.pfn(ptr::with_exposed_provenance(first)).is_some_and(|pfn| m.page(pfn).kind().heads_nothing()) {
+                    misuse(m, Defect::DoubleFree, first, "its slab went back");
+                } else if !self.free_run(m, pages, first, gfp) {
                     self.defer(0, first);
                 }
                 continue;
@@ -653,10 +671,9 @@ impl<M: Machine> Slab<M> {
                 }
                 continue;
             };
-            let mut release = PageList::new();
             // Slab by slab, as long as they are of this list.
             let defect = loop {
-                match slabs.put(m, layout, head, rest, &mut release) {
+                match slabs.put(m, layout, head, rest, release) {
                     Ok(done) => {
                         if done < SHORT_RUN {
                             // So is the next, as likely as not.
@@ -680,7 +697,6 @@ impl<M: Machine> Slab<M> {
             if let Some((defect, object)) = defect {
                 misuse(m, defect, object, self.name(id));
             }
-            self.release(m, pages, id, release, gfp);
         }
     }
 
@@ -694,8 +710,10 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    fn release(&self, m: &M, pages: &PageAllocator<M>, id: u8, mut slabs: PageList, gfp: Gfp) {
+    /// Gives empty slabs, which are on no list any more, back to the page allocator.
+    fn release(&self, m: &M, pages: &PageAllocator<M>, mut slabs: PageList, gfp: Gfp) {
         while let Some(head) = slabs.pop_front(|p| m.page(p)) {
+            let id = m.page(head).cache() as u8;
             let map = match self.layout(id).map {
                 MapPlace::OffSlab => ptr::with_exposed_provenance_mut(m.page(head).word() as usize),
                 _ => ptr::null_mut(),
@@ -859,7 +877,7 @@ impl<M: Machine> Slab<M> {
                 }
                 let mut release = PageList::new();
                 node.locked(m).age(m, layout, &mut release);
-                self.release(m, pages, id, release, Gfp::KERNEL);
+                self.release(m, pages, release, Gfp::KERNEL);
             }
         }
     }
@@ -907,7 +925,7 @@ impl<M: Machine> Slab<M> {
         for node in self.nodes_of(m, id) {
             let mut release = PageList::new();
             node.locked(m).shrink(m, self.layout(id), &mut release);
-            self.release(m, pages, id, release, Gfp::KERNEL);
+            self.release(m, pages, release, Gfp::KERNEL);
         }
     }
 
@@ -932,7 +950,7 @@ impl<M: Machine> Slab<M> {
                     gone += if m.discard(tail.pages) { u64::from(tail.pages.pages) } else { 0 };
                     let mut release = PageList::new();
                     node.locked(m).put_tail(m, layout, tail, &mut release);
-                    self.release(m, pages, id, release, Gfp::KERNEL);
+                    self.release(m, pages, release, Gfp::KERNEL);
                 }
             }
         }

@@ -388,7 +388,7 @@ fn an_object_that_its_slab_has_too_is_handed_out_once() {
 // rows: F2
 #[test]
 fn an_object_that_sheaves_hold_twice_is_handed_out_once() {
-    let mut seed = 7u64;
+    let (mut seed, mut held) = (7u64, 0);
     let mut below = |limit: usize| {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (seed >> 33) as usize % limit
@@ -409,6 +409,7 @@ fn an_object_that_sheaves_hold_twice_is_handed_out_once() {
             // Its slab went back: that is found by who looks for the class of what is freed.
             continue;
         }
+        held += 1;
         w.free(id, twice);
         out.extend((0..600).map(|_| w.alloc(id)));
         out.sort();
@@ -416,6 +417,7 @@ fn an_object_that_sheaves_hold_twice_is_handed_out_once() {
         let reports = w.m.take_reports();
         assert!(reports.len() == 1 && reports[0].contains("double free"), "round {round}: {reports:?}");
     }
+    assert!(held > 280, "{held} rounds of 300");
 }
 
 // rows: G18 G21

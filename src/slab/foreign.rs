@@ -10,7 +10,12 @@
 //! what another thread made. The slabs of a sheaf that comes from the barn become the CPU's, so that what moved for good
 //! is not foreign for ever; in a program of one thread that of an object does when it is freed.
 //!
-//! The check is part of that for the start of an object ([`super::tag`]): four instructions of `free`, which take no time that could be measured.
+//! The check is that for the start of an object ([`super::tag`]), whose limits each CPU has in its row: `free` takes no instruction more for it. (In front of
+//! the section, with the number of the CPU, it was five, and a pair of 64 bytes 7 % longer.) Four threads that write to blocks of their own
+//! (`sharing-active`, `sharing-passive`) took 0.2 to 0.9 s before, and take 0.09 s since, as with those who give a block back to its owner.
+//!
+//! Not kept apart: larger objects that are no multiple of a line, which share one with a neighbour at most; what a refill left to this CPU of a slab that is another
+//! one's since, a line or two; and more than a sheaf of foreign objects, which comes back by the barn to whoever asks.
 #![allow(unsafe_code)]
 
 use core::ptr::with_exposed_provenance;

@@ -203,7 +203,7 @@ pub unsafe trait PerCpu {
     /// [`PerCpu::push_marked`] for the cache in `tag`; false also where `place` is not below what `limits` says of this CPU and the tag.
     ///
     /// # Safety
-    /// As for [`PerCpu::push`] where the place is below, else nothing is asked of the object.
+    /// As for [`PerCpu::push`] where the place is below; else `object` need not be one, but its first word can be read if it is aligned.
     #[inline(always)]
     unsafe fn push_tagged(&self, tag: u8, place: u32, object: *mut u8, key: usize, limits: &'static Limits) -> bool {
         let cache = tag & ((1 << TAG_CACHE_BITS) - 1);

@@ -411,7 +411,8 @@ impl<M: Machine> Mm<M> {
         unsafe { self.slab.push_tagged(&self.machine, tag, block) }
     }
 
-    /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up.
+    /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up, unless CPUs
+    /// may share its cache lines.
     ///
     /// # Safety
     /// As for [`Mm::free`], and `size` and `align` are those of the allocation.
@@ -421,7 +422,7 @@ impl<M: Machine> Mm<M> {
         if is_dense(id) && !self.machine.looks_below() {
             // It may be another CPU's, which the page tells.
             // SAFETY: the caller's condition.
-            return id != 0 && unsafe { self.free_fast(block) };
+            return unsafe { self.free_fast(block) };
         }
         // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
         id != 0 && unsafe { self.slab.push(&self.machine, id, block) }

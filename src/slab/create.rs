@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use core::fmt::Write;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::Slab;
 use super::cache::{Constructor, FIRST_CREATED, Shape, SlabFlags, State};
@@ -26,8 +26,6 @@ impl CacheId {
 
 /// Most objects named in the report of a cache that is destroyed too early.
 const NAMED: usize = 6;
-/// How often the end of a cache waits for others to put down what they took out of sheaves.
-const FLUSH_TRIES: u32 = 10_000;
 
 impl<M: Machine> Slab<M> {
     /// Makes a cache of objects of `size` bytes at `align` (0, or a power of two up to a page). A constructor runs once
@@ -161,16 +159,11 @@ impl<M: Machine> Slab<M> {
             }
         }
         let mut remain = 0;
-        for _ in 0..FLUSH_TRIES {
-            let [began, done] = [0, 1].map(|at| self.flushes[at].load(Acquire));
+        self.flush_alone(m, || {
             self.shrink(m, pages, Some(cache.0));
             remain = self.objects_out(m, cache);
-            // Somebody else may have had some of its sheaves in hand.
-            if remain == 0 || began == done && self.flushes[0].load(Acquire) == began.wrapping_add(1) {
-                break;
-            }
-            m.nap(&self.flushes[1], done);
-        }
+            remain == 0
+        });
         if remain > 0 {
             self.report_remaining(m, pages, cache, remain);
             return Err(remain);

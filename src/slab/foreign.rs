@@ -18,7 +18,7 @@
 //! one's since, a line or two; and more than a sheaf of foreign objects, which comes back by the barn to whoever asks.
 #![allow(unsafe_code)]
 
-use core::ptr::with_exposed_provenance;
+use core::ptr::{null_mut, with_exposed_provenance};
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::node::Owner;
@@ -26,7 +26,7 @@ use super::sheaf::{self, Sheaf};
 use super::tag::{class_of_tag, is_dense, is_foreign, tag};
 use super::{Slab, TRIES};
 use crate::gfp::Gfp;
-use crate::machine::{Machine, OWNERS, Word, owner};
+use crate::machine::{Machine, OWNERS, Word, no_sheaf, owner};
 use crate::zone::PageAllocator;
 
 /// Of so many objects of a sheaf one has its slab looked at: as they were freed together, those beside it may well be of the same.
@@ -65,14 +65,15 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Makes the slab of an object of size class `id` this CPU's. The object is the caller's.
+    /// Makes the slab of an object of size class `id` this CPU's.
     fn adopt(&self, m: &M, id: u8, object: *const u8) {
-        // While the object is out, its slab stays one of the class.
-        if let Some(pfn) = m.pfn(object) {
-            let tag = tag(id, owner(m.cpu_guess()));
-            if m.class(pfn).load(Relaxed) != tag {
-                m.class(pfn).store(tag, Relaxed);
-            }
+        let Some(pfn) = m.pfn(object) else { return };
+        let (class, own) = (m.class(pfn), tag(id, owner(m.cpu_guess())));
+        let old = class.load(Relaxed);
+        // Of an object that was freed twice the slab may have gone back, and the page be another one's.
+        if class_of_tag(old) == id && old != own {
+            // Somebody else's change is as good.
+            let _ = class.compare_exchange(old, own, Relaxed, Relaxed);
         }
     }
 
@@ -83,6 +84,21 @@ impl<M: Machine> Slab<M> {
             let objects = unsafe { sheaf::objects(sheaf.word(), sheaf.capacity()) };
             objects.iter().step_by(ADOPTS).for_each(|object| self.adopt(m, id, with_exposed_provenance(*object)));
         }
+    }
+
+    /// Takes the current CPU's foreign sheaf of cache `id` if there is an object in it.
+    pub(super) fn take_foreign(&self, m: &M, id: u8) -> Option<Sheaf> {
+        if is_dense(id) { self.take_sheaf(m, id, Word::Foreign(id), |len, _| len > 0) } else { None }
+    }
+
+    /// An object of the current CPU's foreign sheaf, for a request that cannot be had otherwise; the others are handed out next.
+    #[cold]
+    pub(super) fn foreign_object(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
+        let Some(mut own) = self.take_foreign(m, id) else { return null_mut() };
+        self.adopt_all(m, id, &own);
+        let object = own.pop().unwrap_or(null_mut());
+        self.install(m, pages, id, no_sheaf(), own, gfp);
+        self.hand_out(m, id, object)
     }
 
     /// Frees a foreign object of size class `id` when the current CPU's foreign sheaf was full.

@@ -9,7 +9,7 @@
 //!        and those of the barn with it
 //! ```
 //!
-//! (Small objects that share cache lines with those of other CPUs go a way of their own: [`foreign`].)
+//! (Small objects that share cache lines with those of other CPUs go a way of their own: `foreign`.)
 //!
 //! While it exchanges sheaves a thread owns them privately; rows change only by [`crate::machine::PerCpu::replace`], which happens on one CPU or
 //! not at all, so being migrated in between costs at most a sheaf in the wrong CPU's barn.
@@ -75,6 +75,8 @@ const QUICK_MS: usize = 10;
 /// Where fewer objects than this in a row are of one slab, what will be looked at of the slab of one that comes so many later is fetched.
 const SHORT_RUN: usize = 4;
 const AHEAD: usize = 8;
+/// How often who has to know of every object waits for others to put down what they took out of sheaves.
+const FLUSH_TRIES: u32 = 10_000;
 /// So many full sheaves hold the objects of a cache that has few.
 const FEW_SHEAVES: usize = 8;
 
@@ -201,7 +203,7 @@ impl<M: Machine> Slab<M> {
             own.fill(size, |slots| self.take_objects(m, pages, id, slots, gfp, m.node()));
             let object = own.pop();
             self.install(m, pages, id, no_sheaf(), own, gfp);
-            let Some(object) = object else { return ptr::null_mut() };
+            let Some(object) = object else { return self.foreign_object(m, pages, id, gfp) };
             let object = self.hand_out(m, id, object);
             if !object.is_null() {
                 return object;
@@ -397,6 +399,7 @@ impl<M: Machine> Slab<M> {
             Some(mut barn) => barn.put_full(sheaf),
         };
         let Err(mut sheaf) = put(sheaf) else { return };
+        let _in_hand = InHand::new(&self.flushes);
         // Slabs go back at the end: of an object that was freed twice the other copy may be in one of the next sheaves.
         let mut release = PageList::new();
         loop {
@@ -640,6 +643,16 @@ impl<M: Machine> Slab<M> {
         self.free_objects(m, pages, &[object], gfp);
     }
 
+    /// Whether what came out of a sheaf, and lies in no slab, is no free run either: an object that was freed twice, whose page is
+    /// something else by now.
+    fn is_no_run(m: &M, address: usize) -> bool {
+        m.pfn(ptr::with_exposed_provenance(address)).is_some_and(|pfn| {
+            let kind = m.page(pfn).kind();
+            let in_use = kind == Kind::Run || m.class(pfn).load(Ordering::Relaxed) != 0;
+            kind.heads_nothing() || in_use || m.virt(pfn).addr() != address
+        })
+    }
+
     /// Puts objects, of whatever caches, those of size classes marked, back into their slabs, and runs into their zones.
     fn free_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], gfp: Gfp) {
         let mut release = PageList::new();
@@ -653,8 +666,8 @@ impl<M: Machine> Slab<M> {
         while let Some((&first, others)) = rest.split_first() {
             let Some((mut head, _)) = slab_of(m, ptr::with_exposed_provenance(first)) else {
                 rest = others;
-                if m.pfn(ptr::with_exposed_provenance(first)).is_some_and(|pfn| m.page(pfn).kind().heads_nothing()) {
-                    misuse(m, Defect::DoubleFree, first, "its slab went back");
+                if Self::is_no_run(m, first) {
+                    misuse(m, Defect::DoubleFree, first, "an object whose slab went back");
                 } else if !self.free_run(m, pages, first, gfp) {
                     self.defer(0, first);
                 }
@@ -787,9 +800,25 @@ impl<M: Machine> Slab<M> {
     /// For the rare free that looks like a second one.
     pub fn is_free(&self, m: &M, pages: &PageAllocator<M>, id: u8, address: *const u8) -> bool {
         self.drain_deferred(m, pages);
-        self.flush(m, pages, Some(id));
-        // Where the flush gave back its whole slab there is nothing left to find it in.
-        self.cache_of(m, address, true).is_err()
+        let mut free = false;
+        self.flush_alone(m, || {
+            self.flush(m, pages, Some(id));
+            // Where the flush gave back its whole slab there is nothing left to find it in.
+            free = self.cache_of(m, address, true).is_err();
+            free
+        });
+        free
+    }
+
+    /// Flushes until that was enough, or nobody else had sheaves in hand meanwhile.
+    fn flush_alone(&self, m: &M, mut flush: impl FnMut() -> bool) {
+        for _ in 0..FLUSH_TRIES {
+            let [began, done] = [0, 1].map(|at| self.flushes[at].load(Ordering::Acquire));
+            if flush() || began == done && self.flushes[0].load(Ordering::Acquire) == began.wrapping_add(1) {
+                break;
+            }
+            m.nap(&self.flushes[1], done);
+        }
     }
 
     /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.

@@ -433,7 +433,9 @@ impl<M: Machine> Slab<M> {
     #[cold]
     fn sheaf_object(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
         let spare = if m.is_attached() { self.take_spare(m, id, |len, _| len > 0) } else { None };
-        let Some(mut sheaf) = spare.or_else(|| self.barn_full(m, id, gfp)) else { return core::ptr::null_mut() };
+        let foreign = || if m.is_attached() { self.take_foreign(m, id) } else { None };
+        let sheaf = spare.or_else(foreign).or_else(|| self.barn_full(m, id, gfp));
+        let Some(mut sheaf) = sheaf else { return core::ptr::null_mut() };
         let object = sheaf.pop().unwrap_or(core::ptr::null_mut());
         self.stow(m, pages, id, sheaf, gfp);
         if object.is_null() || slab_of(m, object).is_some_and(|(head, _)| Self::is_populated(m, head)) {

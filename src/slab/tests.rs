@@ -674,3 +674,67 @@ fn slabs_of_others_are_taken_from_where_much_is_free() {
     w.m.run_on(3, || more.iter().for_each(|object| w.free(id, *object)));
     w.verify();
 }
+
+/// An object that was freed twice on two CPUs lies in main and foreign sheaf of one of them, after its slab changed hands.
+#[test]
+fn a_second_free_beside_a_foreign_one_is_found_at_the_end() {
+    let w = world(2, Hostile::default());
+    w.m.set_aborts(false);
+    let id = 2;
+    let (object, others) = w.m.run_on(0, || (w.alloc(id), (0..3).map(|_| w.alloc(id)).collect::<Vec<_>>()));
+    w.m.run_on(1, || {
+        let other = w.alloc(id);
+        w.free(id, other);
+        w.free(id, object);
+        assert!(w.slab.freed_twice(&w.m, &w.pages).is_none());
+        // The slab becomes this CPU's.
+        let pfn = w.m.pfn(ptr::with_exposed_provenance(object)).unwrap();
+        let own = w.m.class_at(ptr::with_exposed_provenance(other));
+        w.m.class(pfn).store(own, Ordering::Relaxed);
+        w.free(id, object);
+        assert_eq!(w.slab.freed_twice(&w.m, &w.pages), Some((id, object)));
+    });
+    drop(others);
+}
+
+#[test]
+fn foreign_objects_serve_where_there_is_no_other_memory() {
+    let w = world(2, Hostile::default());
+    let id = 2;
+    let all: Vec<usize> = w.m.run_on(0, || (0..100).map(|_| w.alloc(id)).collect());
+    w.m.run_on(1, || {
+        all.iter().for_each(|object| w.free(id, *object));
+        // Nothing else is left: neither slabs nor pages.
+        let mut rest = Vec::new();
+        while let Some(object) = Some(w.alloc(3)).filter(|object| *object != 0) {
+            rest.push(object);
+        }
+        let mut got: Vec<usize> = (0..10_000).map(|_| w.alloc(id)).take_while(|object| *object != 0).collect();
+        assert!(all.iter().all(|object| got.contains(object)), "{} objects", got.len());
+        got.iter().for_each(|object| w.free(id, *object));
+        got.clear();
+        rest.iter().for_each(|object| w.free(3, *object));
+    });
+    w.verify();
+}
+
+/// The slab of an object that is in two sheaves goes back by the one, and its page is another class's when the other is taken.
+#[test]
+fn a_page_that_is_something_else_by_now_is_not_adopted() {
+    let w = world(2, Hostile::default());
+    let object = w.alloc(1) as *const u8;
+    let pfn = w.m.pfn(object).unwrap();
+    let before = w.m.class(pfn).load(Ordering::Relaxed);
+    // SAFETY: only its address counts.
+    let sheaf = unsafe {
+        let memory = w.slab.alloc_direct(&w.m, &w.pages, SHEAF_CACHE, Gfp::KERNEL);
+        let mut sheaf = Sheaf::new(memory, w.slab.capacity(2));
+        sheaf.push(object.cast_mut()).unwrap();
+        sheaf
+    };
+    w.m.run_on(1, || w.slab.adopt_all(&w.m, 2, &sheaf));
+    assert_eq!(w.m.class(pfn).load(Ordering::Relaxed), before);
+    w.m.run_on(1, || w.slab.adopt_all(&w.m, 1, &sheaf));
+    assert_ne!(w.m.class(pfn).load(Ordering::Relaxed), before);
+    let _ = sheaf.into_memory();
+}

@@ -171,8 +171,8 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Makes `[from, to)`, in an area in transit, read zero; what lies behind `to` in the area is of no value. Whole slots
-    /// are cleaned by the system, and never written to: that a caller of `calloc` will touch all of it is not known, and where it is
-    /// likely, huge pages were asked for, which take as long to fault in as to be zeroed (100–150 µs for 2 MiB). Measured, `calloc`
+    /// are cleaned by the system, and never written to: that a caller of `calloc` will touch all of it is not known (where it is
+    /// likely see `wash`). Measured, `calloc`
     /// and free of 4–400 MiB with one byte touched: 90 µs with writing to up to 16 MiB, 11 µs without; jemalloc 11, glibc 50–60.
     pub(super) fn blank(&self, m: &M, from: usize, to: usize) {
         let mut at = from;

@@ -5,8 +5,9 @@
 //!   too old, or there is too much of it; then it is purged in batches.
 //! * A request that no retained range fits gets fresh addresses, into which old memory is *moved* where there is
 //!   some (retained ranges, free pageblocks of the buddy system): that costs 1–3 µs per 2 MiB against 250–350 µs for fresh pages.
-//! * Freed ranges stay as long as they may be wanted again ([`crate::zone::Demand`]). Where all of a calloc is fresh as much old memory is
-//!   given up, so that no more is resident than was in use at the peak.
+//! * Freed ranges stay as long as they may be wanted again ([`crate::zone::Demand`]). Where such zeroed areas were filled before
+//!   a calloc takes old memory, too, and writes zeroes to it; what is fresh of one has as much old memory given up, so that no more is resident than
+//!   was in use at the peak.
 //! * Which areas get huge pages is learned (`usage`).
 //! * `realloc` cuts, grows into the free addresses behind the area, or moves the memory to a larger range.
 //!
@@ -316,7 +317,9 @@ impl<M: Machine> Vmalloc<M> {
                 let fills = self.space.lock(m).history.fills(size);
                 if fills {
                     donated = self.donate(m, pages, start, area.mapped.get() & !(Self::SLOT - 1));
-                    self.wash(m, area, size, size.min(donated * Self::SLOT));
+                    if donated > 0 {
+                        self.wash(m, area, size, size.min(donated * Self::SLOT));
+                    }
                 }
                 // Old memory that is not used is more than is needed as soon as the new one is touched.
                 self.give_up(m, pages, size.saturating_sub(donated * Self::SLOT));

@@ -42,7 +42,7 @@
 //! part of an area and huge ones beyond it, regardless of use (a sparse area touches all of its slots); the first slot in place of the
 //! middle one to tell of an unknown area (a filled header, and sparse use behind it); advising huge pages whenever a freed range is used
 //! again (right for dense ranges, which are resident by then anyway, and wrong for those that were cleaned); one verdict for all sizes (a
-//! program with dense buffers of 64 MiB and a sparse table of 1 GiB: 1026 MiB resident instead of 126); `MADV_COLLAPSE` of what turned out
+//! program with dense buffers of 64 MiB and a sparse table of 1 GiB: 1026 MiB resident instead of 126); `MADV_COLLAPSE` of areas that turned out
 //! dense (it copies; the system's own scan does it later, unhurried); `MADV_POPULATE_WRITE` ahead of the user (resident though not touched).
 
 /// How many doublings away a size is that speaks for one that is not known.
@@ -203,10 +203,12 @@ impl History {
     }
 
     /// Which of the first `slots` slots of an area of `size` bytes, that zeroes are to be written to, is to be left to the system instead, to
-    /// show whether it is written to: one in [`PROBE_EVERY`], or in four times as many where that is known well, elsewhere each time.
+    /// show whether it is written to: one in [`PROBE_EVERY`], or in four times as many where that is known well.
     pub fn leaves(&mut self, size: usize, slots: usize) -> Option<usize> {
         self.washed += slots;
-        if self.washed < if self.filled.near(size) < Scores::MOST { PROBE_EVERY } else { 4 * PROBE_EVERY } {
+        // Counted for areas of all sizes: it may be due where there is no slot to leave.
+        if slots == 0 || self.washed < if self.filled.near(size) < Scores::MOST { PROBE_EVERY } else { 4 * PROBE_EVERY }
+        {
             return None;
         }
         self.washed = 0;

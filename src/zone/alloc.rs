@@ -252,7 +252,7 @@ impl<M: Machine> PageAllocator<M> {
             // While the system makes a huge page of small ones they are away, and an atomic request would fault.
             let may = !self.expects_atomic();
             let huge = phase.open(at, used, may);
-            let gather = full && may && phase.gathers(used);
+            let gather = full && may && !self.pressed() && phase.gathers(used);
             drop(zone);
             m.advise_frames(PfnRange::block(at, Order::PAGEBLOCK), huge);
             if let Some(block) = look.filter(|_| gather) {

@@ -11,6 +11,7 @@
 //! 500 huge ones. Ten children of it take 26 ms with one in 16 that stays small; fewer, which become huge pages once they were seen full, 16.2;
 //! and as one mapping ([`PageAllocator::add`](super::PageAllocator::add)) 14.5 (mimalloc 2 and 3 16.6 and 18.2). To make one of small pages takes 240 us, page
 //! faults for 512 small ones 310, for a huge one 110: with one in 16 filling 400 MiB takes a twentieth longer, with one in 32 as long as without.
+//! (The kernel has every CPU put down pages at hand for it, so that it waits where a thread of real-time priority never yields one.)
 //!
 //! No more pageblocks become huge pages once an atomic request was seen ([`PageAllocator::expects_atomic`](super::PageAllocator::expects_atomic)).
 //!

@@ -16,7 +16,7 @@ use core::sync::atomic::{
 };
 
 use super::reservation::{gate, map_at, open, sparse};
-use super::{Linux, advice, limits, remap, reservation, sys};
+use super::{Linux, advice, limits, remap, reservation, setup, sys};
 use crate::machine::{Frames, MAX_NODES, ZoneKind};
 use crate::page::Page;
 use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
@@ -89,6 +89,8 @@ static LOW_NEXT: [AtomicUsize; 3] = [
     AtomicUsize::new(LOW_RANGES[2].start),
 ];
 pub(super) static HUGE: AtomicBool = AtomicBool::new(true);
+/// Whether the system has huge pages; asked along with [`Frames::pressure`], as a program may have forbidden itself to open files later.
+static HUGE_SYSTEM: AtomicBool = AtomicBool::new(false);
 
 const fn round_up(value: usize, unit: usize) -> usize {
     value.next_multiple_of(unit)
@@ -512,7 +514,7 @@ unsafe impl Frames for Linux {
     fn gather_frames(&self, block: PfnRange) {
         // `MADV_COLLAPSE`, since Linux 6.1. It does not mind what the system's settings say.
         const COLLAPSE: i32 = 25;
-        if super::setup::huge_pages() != super::setup::HugePages::Never {
+        if HUGE_SYSTEM.load(Relaxed) {
             advise(self, block, |address, nth| {
                 advice::say(address, nth, true);
                 let _ = sys::madvise(address, PAGEBLOCK_SIZE, COLLAPSE);
@@ -531,6 +533,7 @@ unsafe impl Frames for Linux {
     }
 
     fn pressure(&self) -> u64 {
+        HUGE_SYSTEM.store(setup::huge_pages() != setup::HugePages::Never, Relaxed);
         limits::pressure()
     }
 

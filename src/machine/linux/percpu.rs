@@ -91,13 +91,14 @@ pub(super) fn me() -> u64 {
 
 /// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.)
 static DUMMY: Dummy =
-    Dummy { words: [const { AtomicUsize::new(0) }; ROW_WORDS], _limits: [const { AtomicU32::new(0) }; 256] };
+    Dummy { words: [const { AtomicUsize::new(0) }; ROW_WORDS], limits: [const { AtomicU32::new(0) }; 256] };
 
 /// A row as far as sections look. No place is below its limits.
 #[repr(C)]
 struct Dummy {
     words: [AtomicUsize; ROW_WORDS],
-    _limits: [AtomicU32; 256],
+    #[allow(dead_code)] // Sections read them.
+    limits: [AtomicU32; 256],
 }
 
 /// What [`PerCpu::set_limits`] said.
@@ -502,8 +503,8 @@ unsafe fn push_tagged_section(tag: u8, place: u32, object: *mut u8, key: usize) 
             "mov qword ptr [{object}], {key}",
             "mov qword ptr [{top}], {object}",
             "mov qword ptr [{t}], {top}";
-            // The mark is taken back where it was written; where it was not there may be no object.
-            abort "cmp qword ptr [{object}], {key}", "jne {none}", "mov qword ptr [{object}], 0", "jmp {none}";
+            // The mark is taken back where it was written; where it was not there may be no object, nor all of a word at its end.
+            abort "test {object:l}, 7", "jnz {none}", "cmp qword ptr [{object}], {key}", "jne {none}", "mov qword ptr [{object}], 0", "jmp {none}";
             tag = inout(reg) tag as usize => _,
             place = in(reg) place,
             object = in(reg) object,

@@ -224,6 +224,28 @@ fn zeroed_areas_that_are_filled_take_old_memory() {
     w.end(vec![]);
 }
 
+/// Areas of several sizes, of which some find no old memory: what is counted for all of them is due where there is nothing to leave.
+#[test]
+fn zeroed_areas_of_several_sizes() {
+    let w = world();
+    let (at, _) = zeroed(&w, 2);
+    touch(at, 2 * SLOT, PAGE_SIZE);
+    w.free(at).unwrap();
+    // The range that is known of stays in use.
+    let mut kept = vec![w.alloc(2 * SLOT, 1, Gfp::KERNEL).unwrap()];
+    for _ in 0..60 {
+        let (large, _) = zeroed(&w, 8);
+        touch(large, 8 * SLOT, PAGE_SIZE);
+        kept.push(zeroed(&w, 2).0);
+        w.free(large).unwrap();
+    }
+    kept.into_iter().for_each(|at| w.free(at).unwrap());
+    let mut history = History::new();
+    history.learn_filled(SLOT, true);
+    assert!((0..1000).all(|slots| history.leaves(SLOT, slots % 3).is_none_or(|slot| slot < slots % 3)));
+    w.end(vec![]);
+}
+
 /// Of what holds no memory none is written to, and what is hardly backed goes back to the system.
 #[test]
 fn zeroes_are_written_to_what_is_there_only() {

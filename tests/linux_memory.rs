@@ -184,6 +184,10 @@ fn a_pageblock_in_use_becomes_a_huge_page() {
     m.populate(range);
     let at = m.virt(block.start);
     frame_bytes(&m, block)[5 * PAGE_SIZE] = 7;
+    // Until limits were asked for it is not known whether the system has huge pages.
+    m.gather_frames(block);
+    assert!(!knows(at.addr(), "hg"));
+    m.pressure();
     m.gather_frames(block);
     assert_eq!(frame_bytes(&m, block)[5 * PAGE_SIZE], 7);
     if m.setup().huge_pages == HugePages::Never {

@@ -89,8 +89,10 @@ static LOW_NEXT: [AtomicUsize; 3] = [
     AtomicUsize::new(LOW_RANGES[2].start),
 ];
 pub(super) static HUGE: AtomicBool = AtomicBool::new(true);
-/// Whether the system has huge pages; asked along with [`Frames::pressure`], as a program may have forbidden itself to open files later.
-static HUGE_SYSTEM: AtomicBool = AtomicBool::new(false);
+/// Whether the system has huge pages: [`UNKNOWN`], or 0 or 1. Asked along with the first [`Frames::pressure`], as a program may have forbidden itself
+/// to open files later.
+static HUGE_SYSTEM: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 2;
 
 const fn round_up(value: usize, unit: usize) -> usize {
     value.next_multiple_of(unit)
@@ -514,7 +516,7 @@ unsafe impl Frames for Linux {
     fn gather_frames(&self, block: PfnRange) {
         // `MADV_COLLAPSE`, since Linux 6.1. It does not mind what the system's settings say.
         const COLLAPSE: i32 = 25;
-        if HUGE_SYSTEM.load(Relaxed) {
+        if HUGE_SYSTEM.load(Relaxed) == 1 {
             advise(self, block, |address, nth| {
                 advice::say(address, nth, true);
                 let _ = sys::madvise(address, PAGEBLOCK_SIZE, COLLAPSE);
@@ -533,7 +535,9 @@ unsafe impl Frames for Linux {
     }
 
     fn pressure(&self) -> u64 {
-        HUGE_SYSTEM.store(setup::huge_pages() != setup::HugePages::Never, Relaxed);
+        if HUGE_SYSTEM.load(Relaxed) == UNKNOWN {
+            HUGE_SYSTEM.store((setup::huge_pages() != setup::HugePages::Never).into(), Relaxed);
+        }
         limits::pressure()
     }
 

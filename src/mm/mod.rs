@@ -479,7 +479,12 @@ impl<M: Machine> Mm<M> {
         // SAFETY: where an object starts is the word of its mark; the caller gives the object up.
         unsafe {
             let m = &self.machine;
-            let suspect = !starts_object(tag, block.addr()) || mark_of(block).read() == self.slab.key();
+            let starts = starts_object(tag, block.addr());
+            // As in the fast path without a look at the mark, which would wait for its line.
+            if starts && self.slab.push_foreign(m, tag, block) {
+                return;
+            }
+            let suspect = !starts || mark_of(block).read() == self.slab.key();
             if suspect || self.slab.is_fresh(m, block) {
                 return self.free_suspect(id, block);
             }

@@ -43,6 +43,18 @@ impl<M: Machine> Slab<M> {
         })
     }
 
+    /// Frees an object that is foreign; false, and nothing done, where it is not, or the slow path has to be asked.
+    ///
+    /// # Safety
+    /// As for [`Slab::push`].
+    #[inline]
+    pub unsafe fn push_foreign(&self, m: &M, tag: u8, object: *mut u8) -> bool {
+        // SAFETY: rows hold valid sheaves; the rest is the caller's condition.
+        is_foreign(tag, m.cpu_guess())
+            && !m.looks_below()
+            && unsafe { m.push_marked(Word::foreign(class_of_tag(tag)), object, self.key()) }
+    }
+
     /// [`Slab::push_tagged`] for slow paths, of an object, on whichever sheaf of the current CPU it belongs.
     ///
     /// # Safety
@@ -53,7 +65,7 @@ impl<M: Machine> Slab<M> {
         unsafe {
             if is_foreign(tag, m.cpu_guess()) {
                 if !m.looks_below() {
-                    return m.push_marked(Word::foreign(id), object, self.key());
+                    return self.push_foreign(m, tag, object);
                 }
                 self.adopt(m, id, object);
             }

@@ -89,10 +89,10 @@ impl Word {
         }
     }
 
-    /// What stands for a cache in [`PerCpu::push_marked`] so that it pushes on the foreign sheaf of `id`.
+    /// What stands for a cache where one is asked for ([`PerCpu::push`]), so that this sheaf is used. Not for a spare one.
     #[inline]
-    pub const fn foreign(id: u8) -> u8 {
-        Word::Foreign(id).index() as u8
+    pub const fn as_cache(self) -> u8 {
+        self.index() as u8
     }
 
     /// Words that a cache has at most.

@@ -21,10 +21,10 @@
 use core::ptr::{null_mut, with_exposed_provenance};
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::Slab;
 use super::node::Owner;
 use super::sheaf::{self, Sheaf};
 use super::tag::{class_of_tag, is_dense, is_foreign, tag};
-use super::{Slab, TRIES};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, OWNERS, Word, no_sheaf, owner};
 use crate::zone::PageAllocator;
@@ -52,10 +52,10 @@ impl<M: Machine> Slab<M> {
         // SAFETY: rows hold valid sheaves; the rest is the caller's condition.
         is_foreign(tag, m.cpu_guess())
             && !m.looks_below()
-            && unsafe { m.push_marked(Word::foreign(class_of_tag(tag)), object, self.key()) }
+            && unsafe { m.push_marked(Word::Foreign(class_of_tag(tag)).as_cache(), object, self.key()) }
     }
 
-    /// [`Slab::push_tagged`] for slow paths, of an object, on whichever sheaf of the current CPU it belongs.
+    /// [`Slab::push_tagged`] for slow paths, of an object that [`Slab::push_foreign`] did not take.
     ///
     /// # Safety
     /// As for [`Slab::push`].
@@ -65,7 +65,7 @@ impl<M: Machine> Slab<M> {
         unsafe {
             if is_foreign(tag, m.cpu_guess()) {
                 if !m.looks_below() {
-                    return self.push_foreign(m, tag, object);
+                    return false;
                 }
                 self.adopt(m, id, object);
             }
@@ -111,33 +111,5 @@ impl<M: Machine> Slab<M> {
         let object = own.pop().unwrap_or(null_mut());
         self.install(m, pages, id, no_sheaf(), own, gfp);
         self.hand_out(m, id, object)
-    }
-
-    /// Frees a foreign object of size class `id` when the current CPU's foreign sheaf was full.
-    ///
-    /// # Safety
-    /// As for [`Slab::free_slow`].
-    #[cold]
-    pub(super) unsafe fn free_foreign(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
-        self.mark_all(id, &[object.expose_provenance()]);
-        for _ in 0..TRIES {
-            // SAFETY: the object is the caller's to give.
-            if unsafe { m.push_again(Word::foreign(id), object) } {
-                return;
-            }
-            if !gfp.may_io() && !m.is_attached() {
-                break;
-            }
-            let Some(old) = m.read(Word::Foreign(id)) else { break };
-            if !sheaf::is_full(old) {
-                continue;
-            }
-            let Some(mut own) = self.empty_sheaf(m, pages, id, gfp) else { break };
-            if own.push(object).is_ok() {
-                self.put_in_row(m, Word::Foreign(id), old, own, |full| self.store(m, pages, id, full, gfp));
-                return;
-            }
-        }
-        self.free_one(m, pages, object.expose_provenance(), gfp);
     }
 }

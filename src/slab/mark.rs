@@ -39,7 +39,7 @@ use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
 use super::node::slab_of;
 use super::sheaf;
-use super::tag::{LIMITS, is_dense, place};
+use super::tag::{LIMITS, place};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, SHEAF_SLOTS, Word, misuse, no_sheaf};
@@ -223,7 +223,7 @@ impl<M: Machine> Slab<M> {
         }
         (1..=NR_CLASSES as u8).find_map(|id| {
             let (mut all, mut len) = ([0; 2 * SHEAF_SLOTS], 0);
-            for which in [Word::Main(id), Word::Foreign(id)].into_iter().take(1 + usize::from(is_dense(id))) {
+            for which in Word::all(id).filter(|which| *which != Word::Spare(id)) {
                 let Some(own) = self.take_sheaf(m, id, which, |len, _| len > 0) else { continue };
                 // SAFETY: our own sheaf.
                 let objects = unsafe { sheaf::objects(own.word(), own.capacity()) };

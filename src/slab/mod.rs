@@ -246,29 +246,32 @@ impl<M: Machine> Slab<M> {
         if gfp.may_block() {
             self.drain_deferred(m, pages);
         }
-        if is_dense(id) && is_foreign(m.class_at(object), m.cpu_guess()) {
-            // SAFETY: the caller's condition.
-            return unsafe { self.free_foreign(m, pages, id, object, gfp) };
-        }
+        let foreign = is_dense(id) && is_foreign(m.class_at(object), m.cpu_guess());
+        let which = if foreign { Word::Foreign(id) } else { Word::Main(id) };
         for _ in 0..TRIES {
+            self.mark_all(id, &[object.expose_provenance()]);
             // SAFETY: the object is the caller's to give.
-            if unsafe { self.push_again(m, id, object) } {
+            if unsafe { m.push_again(which.as_cache(), object) } {
                 return;
             }
             if !gfp.may_io() && !m.is_attached() {
                 break;
             }
-            let Some(main) = m.read(Word::Main(id)) else { break };
-            if !sheaf::is_full(main) {
+            let Some(old) = m.read(which) else { break };
+            if !sheaf::is_full(old) {
                 continue;
             }
-            let own = self.take_spare(m, id, |_, full| !full).or_else(|| self.empty_sheaf(m, pages, id, gfp));
+            let spare = if foreign { None } else { self.take_spare(m, id, |_, full| !full) };
+            let own = spare.or_else(|| self.empty_sheaf(m, pages, id, gfp));
             let Some(mut own) = own else { break };
             if own.push(object).is_err() {
                 self.stow(m, pages, id, own, gfp);
                 continue;
             }
-            self.install(m, pages, id, main, own, gfp);
+            self.put_in_row(m, which, old, own, |lost| match which {
+                Word::Foreign(_) => self.store(m, pages, id, lost, gfp),
+                _ => self.stow(m, pages, id, lost, gfp),
+            });
             return;
         }
         self.free_one(m, pages, object.expose_provenance(), gfp);

@@ -448,15 +448,12 @@ unsafe fn push_section(cache: u8, object: *mut u8) -> bool {
     true
 }
 
-/// One section: [`push_section`] that writes `key` to the object's first word, unless `object` lies on top already.
-///
-/// # Safety
-/// As [`PerCpu::push_marked`].
-#[inline(always)]
-unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
-    // SAFETY: as in `push_section`. An aborted section may have written the mark: the object is the caller's to write to.
-    unsafe {
+/// Text of a section that pushes on the sheaf of the cache in `cache` and writes `key` to the object's first word, unless `object` lies on top already;
+/// `before` comes first. Aborted, the mark is taken back where it was written; where it was not there may be no object, nor all of a word at its end.
+macro_rules! push_marked_section {
+    ($($before:literal),* ; $($operands:tt)*) => {
         section!(
+            $($before,)*
             "lea {t}, [{t} + {cache}*8]",
             "mov {top}, qword ptr [{t}]",
             "cmp qword ptr [{top}], {object}",
@@ -467,16 +464,25 @@ unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
             "mov qword ptr [{object}], {key}",
             "mov qword ptr [{top}], {object}",
             "mov qword ptr [{t}], {top}";
-            abort "mov qword ptr [{object}], 0", "jmp {none}";
-            cache = in(reg) cache as usize,
-            object = in(reg) object,
-            key = in(reg) key,
+            abort "test {object:l}, 7", "jnz {none}", "cmp qword ptr [{object}], {key}", "jne {none}",
+                "mov qword ptr [{object}], 0", "jmp {none}";
             top = out(reg) _,
             mask = const SHEAF_BYTES - 1,
             none = label { return false },
+            $($operands)*
             options(nostack)
-        );
-    }
+        )
+    };
+}
+
+/// One section: [`push_section`] that writes `key` to the object's first word, unless `object` lies on top already.
+///
+/// # Safety
+/// As [`PerCpu::push_marked`].
+#[inline(always)]
+unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
+    // SAFETY: as in `push_section`. An aborted section may have written the mark: the object is the caller's to write to.
+    unsafe { push_marked_section!(; cache = in(reg) cache as usize, object = in(reg) object, key = in(reg) key,) };
     true
 }
 
@@ -488,33 +494,17 @@ unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
 unsafe fn push_tagged_section(tag: u8, place: u32, object: *mut u8, key: usize) -> bool {
     // SAFETY: as in `push_marked_section`; a tag has a limit in every row, the dummy included.
     unsafe {
-        section!(
-            "cmp {place:e}, dword ptr [{t} + {tag}*4 + {limits}]",
+        push_marked_section!(
+            "cmp {place:e}, dword ptr [{t} + {cache}*4 + {limits}]",
             "jae {none}",
             // Where this is aborted the tag is not looked at again.
-            "and {tag:e}, {cache}",
-            "lea {t}, [{t} + {tag}*8]",
-            "mov {top}, qword ptr [{t}]",
-            "cmp qword ptr [{top}], {object}",
-            "je {none}",
-            "add {top}, 8",
-            "test {top:e}, {mask}",
-            "jz {none}",
-            "mov qword ptr [{object}], {key}",
-            "mov qword ptr [{top}], {object}",
-            "mov qword ptr [{t}], {top}";
-            // The mark is taken back where it was written; where it was not there may be no object, nor all of a word at its end.
-            abort "test {object:l}, 7", "jnz {none}", "cmp qword ptr [{object}], {key}", "jne {none}", "mov qword ptr [{object}], 0", "jmp {none}";
-            tag = inout(reg) tag as usize => _,
+            "and {cache:e}, {bits}";
+            cache = inout(reg) tag as usize => _,
             place = in(reg) place,
             object = in(reg) object,
             key = in(reg) key,
-            top = out(reg) _,
             limits = const core::mem::offset_of!(Row, limits),
-            cache = const (1 << TAG_CACHE_BITS) - 1,
-            mask = const SHEAF_BYTES - 1,
-            none = label { return false },
-            options(nostack)
+            bits = const (1 << TAG_CACHE_BITS) - 1,
         );
     }
     true

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::classes::{NR_CLASSES, class_size};
+use super::classes::{NR_CLASSES, class_of, class_size};
 use core::sync::atomic::AtomicUsize;
 
 use super::*;
@@ -450,6 +450,15 @@ unsafe extern "C" fn construct(object: *mut u8) {
 }
 
 // rows: G8
+/// A program that has a block or two of each of many sizes has them in different sets of the CPU's cache, not all at the start of a page.
+#[test]
+fn first_objects_of_caches_are_spread_over_a_page() {
+    let world = world(1, Hostile::default());
+    let ids = 1..=class_of(1024);
+    let starts = ids.clone().filter(|id| world.alloc(*id).is_multiple_of(PAGE_SIZE)).count();
+    assert!(starts * 4 <= ids.count(), "{starts} at the start of a page");
+}
+
 #[test]
 fn constructors_run_once_per_object_and_state_is_kept() {
     let w = world(2, Hostile::default());

@@ -18,7 +18,9 @@
 //! Of a call of `malloc` and one of `free` (Zen 5, in a model of the two: 3.9 ns, of which two empty functions take 2.3) the sections take 0.3 ns,
 //! the class map 0.5, the check for the start of an object 0.35, marks and the look at the top 0.45. Instructions are not what counts: both
 //! written in assembly throughout (57 in place of 64), with the word naming the next free slot and changed by one instruction (51), take as
-//! long, and a list through the objects in place of the sheaf gains a tenth. Rejected, too: the spare sheaf taken before anything
+//! long, and a list through the objects in place of the sheaf gains a tenth. In the library, with 10 000 live blocks of 16 to 64 bytes, 60 instead
+//! of 66 instructions take 0 to 2 % less; left out, the comparison of marks is 7 % of the time, the check for the start 6.5, the
+//! CPU's row 2, the descriptor of the section and the look at the top nothing, and all of them 17, which makes it as fast as snmalloc. Rejected, too: the spare sheaf taken before anything
 //! else of a slow path is done (400 blocks in turn 6 % less, 1000 blocks the same).
 //!
 //! Without restartable sequences `ROWTAB` stays all dummies, and the cold paths do the same work under a lock in the row, which

@@ -46,7 +46,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::classes::NR_CLASSES;
 use super::layout::SlabLayout;
 use super::tag::is_spare;
-use super::{SHEAF_CACHE, Slab};
+use super::{SHEAF_CACHE, Slab, sheaf};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, ZoneKind, no_sheaf};
 use crate::page::{Kind, Page, flag};
@@ -73,6 +73,8 @@ const KEPT_PART: u64 = 4;
 const BARE_PART: u64 = 16;
 /// Pages that they may have room for in any case: what memory there is is not known of a small process.
 const KEPT_UNASKED: u64 = 4096;
+/// Such a part of all memory is much to keep where more is begun.
+const MUCH_PART: u64 = 4;
 /// Pages of room that are not worth closing the fast path for, so that somebody looks at the clock.
 const KEPT_IDLE: u32 = 1024;
 /// Runs in a sheaf of larger ones.
@@ -427,6 +429,24 @@ impl<M: Machine> Slab<M> {
     /// Whether the sheaves of runs have room for more than may lie idle in a program that takes no slow path.
     pub fn keeps_many(&self) -> bool {
         self.kept.load(Relaxed) > KEPT_IDLE
+    }
+
+    /// Whether a large part of `committed` pages lies in sheaves of runs.
+    pub(super) fn keeps_much(&self, m: &M, committed: u64) -> bool {
+        let much = |pages: u64| pages >= committed / MUCH_PART;
+        if !much(self.kept.load(Relaxed).into()) {
+            return false;
+        }
+        let mut kept = 0;
+        for cpu in 0..m.nr_cpus() {
+            m.drain_row(cpu, &mut |row| {
+                for id in FIRST_RUN..LAST_RUN {
+                    let runs = sheaf::len(row[Word::Main(id).index()], self.capacity(id));
+                    kept += runs as u64 * u64::from(run_pages(id));
+                }
+            });
+        }
+        much(kept)
     }
 
     /// Gives the run at `address`, which was in a sheaf, back to the zone; false where the lock was not to be had.

@@ -215,3 +215,20 @@ fn sheaves_are_gathered_while_memory_grows() {
     mm.verify().unwrap();
     drop(grown);
 }
+
+#[cfg(not(feature = "slob"))]
+#[test]
+fn runs_in_sheaves_go_back_before_much_more_is_begun() {
+    let mm = heap(&machine());
+    for size in (12..=60).step_by(4).map(|kib| kib << 10) {
+        let blocks: Vec<_> = (0..24).map(|_| mm.alloc(size)).collect();
+        // SAFETY: live blocks, each freed once.
+        blocks.iter().for_each(|block| unsafe { mm.free(*block) });
+    }
+    let kept = mm.stats().slab.in_sheaves_runs;
+    assert!(kept > 2 << 20, "{kept} bytes");
+    let blocks: Vec<_> = (0..80).map(|_| mm.alloc(200 << 10)).collect();
+    let stats = mm.stats().slab;
+    assert!(!blocks.contains(&core::ptr::null_mut()) && stats.in_sheaves_runs < kept / 4, "{stats:?}");
+    mm.verify().unwrap();
+}

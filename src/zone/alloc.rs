@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::buddy::{self, Need, STATE, Want};
 use super::lists::Extra;
 use super::percpu::Bin;
-use super::phase::Cost;
+use super::phase::{self, Cost};
 use super::watermark::{self, Mark, Watermarks};
 use super::{Cell, MigrateType, PageAllocator, Zone, raw};
 use crate::gfp::Gfp;
@@ -241,9 +241,9 @@ impl<M: Machine> PageAllocator<M> {
             let used = zone.used();
             let seen = seen.map(|(block, backed)| buddy::count_backed(&self.view(m), block, &backed));
             let phase = zone.phases.of(list);
-            let mut full = false;
+            let mut full = None;
             if let Some(seen) = seen {
-                full = phase.learn(list, seen);
+                full = look.filter(|_| phase.learn(list, seen));
                 if list == MigrateType::Movable {
                     let before = self.cost.swap(phase.cost() as u8, Relaxed);
                     self.dearer.fetch_or(before == Cost::Little as u8 && phase.cost() != Cost::Little, Relaxed);
@@ -252,13 +252,21 @@ impl<M: Machine> PageAllocator<M> {
             // While the system makes a huge page of small ones they are away, and an atomic request would fault.
             let may = !self.expects_atomic();
             let huge = phase.open(at, used, may);
-            let gather = full && may && !self.pressed() && phase.gathers(used);
+            let gather = if may && !self.pressed() { phase.gather(full, used) } else { None };
             drop(zone);
             m.advise_frames(PfnRange::block(at, Order::PAGEBLOCK), huge);
-            if let Some(block) = look.filter(|_| gather) {
+            let Some(block) = gather else { continue };
+            // One that was looked at a while ago may be something else by now.
+            if full.is_some() || self.is_full_still(m, block, list) {
                 m.gather_frames(PfnRange::block(block, Order::PAGEBLOCK));
             }
         }
+    }
+
+    /// Whether the pageblock at `block`, which was full, is, and still of type `list`.
+    fn is_full_still(&self, m: &M, block: Pfn, list: MigrateType) -> bool {
+        let full = |backed: [u64; _]| phase::is_full(backed.iter().map(|word| word.count_ones()).sum());
+        self.blocks.get(block) == list && m.backed(block).is_some_and(full)
     }
 
     /// Takes frames from a zone that keeps its low mark, without trying harder.

@@ -513,7 +513,7 @@ fn zeroed_runs_take_old_memory() {
     z.verify(&m).unwrap();
 }
 
-/// A pageblock that stayed small to show how such are used becomes a huge page when it turned out full.
+/// A pageblock that stayed small to show how such are used becomes a huge page when it turned out full, and the first ones once the heap is large.
 #[test]
 fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
     for touched in [1, 24] {
@@ -523,7 +523,8 @@ fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
             let run = z.alloc_run(&m, Gfp::KERNEL, 24, None).unwrap();
             m.populate(PfnRange::new(run, touched));
         }
-        assert_eq!(m.gathered_blocks() > 0, touched == 24, "{touched} pages of each run: {}", m.gathered_blocks());
+        let most = if touched == 24 { 3..=8 } else { 0..=0 };
+        assert!(most.contains(&m.gathered_blocks()), "{touched} pages of each run: {}", m.gathered_blocks());
     }
 }
 

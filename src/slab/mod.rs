@@ -202,11 +202,11 @@ impl<M: Machine> Slab<M> {
             let size = self.refill_size(m, pages, id, gfp);
             own.fill(size, |slots| {
                 let got = self.take_objects(m, pages, id, slots, gfp, m.node());
-                // The first objects of slabs are those of pages, which share a set of the CPU's cache. A cache of which few are wanted hands out
-                // those behind them first, how many says its number (blocks of 20 sizes, one at a time: 5 % less, and of 300 misses 17).
-                if got <= FIRST_REFILL as usize {
-                    let first = slots.len() - got;
-                    slots[first..].rotate_right(id as usize % got.max(1));
+                // The first objects of slabs are those of pages, which share a set of the CPU's cache: a cache of which few are wanted begins with
+                // another one, which its number says (blocks of 20 sizes, one at a time: 5 % less, and of 300 misses 17).
+                if (1..=FIRST_REFILL as usize).contains(&got) {
+                    let last = slots.len() - 1;
+                    slots.swap(last, last - id as usize % got);
                 }
                 got
             });

@@ -86,8 +86,13 @@ static size_t replaced(Allocator *a, size_t count, size_t (*size)(Random *))
     return steps;
 }
 
+static size_t page_size(Random *random) { return between(random, 4 * KIB, 64 * KIB); }
+static size_t large_size(Random *random) { return between(random, 64 * KIB, 2 * MIB); }
+
 static size_t live(Allocator *a, size_t count) { return replaced(a, count, small_size); }
 static size_t random_sizes(Allocator *a, size_t count) { return replaced(a, count, common_size); }
+static size_t pages(Allocator *a, size_t count) { return replaced(a, count, page_size); }
+static size_t large(Allocator *a, size_t count) { return replaced(a, count, large_size); }
 
 typedef struct Node {
     struct Node *left, *right;
@@ -150,6 +155,8 @@ static const struct {
     {"live-1m", live, 1000000, 1000000},
     {"random-10k", random_sizes, 10000, 10000},
     {"random-100k", random_sizes, 100000, 100000},
+    {"pages", pages, 500, 500},
+    {"large", large, 60, 60},
     {"tree", tree, 17, 0},
     {"strings", strings, 65536, 65536},
 };

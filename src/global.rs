@@ -40,7 +40,7 @@ use crate::config::{self, Options};
 use crate::gfp::Gfp;
 use crate::machine::linux::{self, Linux};
 use crate::machine::{Frames, Owner, Report as _};
-use crate::mm::{MAX_RUN, Mm, RUN_STEP, Report, Stats, Violation};
+use crate::mm::{Left, MAX_RUN, Mm, RUN_STEP, Report, Stats, Violation};
 use crate::page::Page;
 use crate::slab::classes::{MAX_SMALL, class_of, class_size};
 use crate::types::{PAGE_SIZE, Pfn};
@@ -160,10 +160,30 @@ fn aligned_slow(align: usize, size: usize) -> *mut u8 {
 pub unsafe fn free(block: *mut u8) {
     // SAFETY: the caller's condition.
     unsafe {
-        if !MM.free_fast(block) {
-            free_slow(block);
+        match MM.free_fast(block) {
+            Left::Nothing => {}
+            Left::Run(head, tag) => free_run(block, head, tag),
+            Left::Rest => free_rest(block),
         }
     }
+}
+
+/// # Safety
+/// As for [`Mm::free_run_at`].
+#[cold]
+#[inline(never)]
+unsafe fn free_run(block: *mut u8, head: Pfn, tag: u8) {
+    // SAFETY: the caller's condition.
+    unsafe { MM.free_run_at(block, head, tag) }
+}
+
+/// # Safety
+/// As for [`free`].
+#[cold]
+#[inline(never)]
+unsafe fn free_rest(block: *mut u8) {
+    // SAFETY: the caller's condition.
+    unsafe { MM.free_rest(block) }
 }
 
 /// # Safety

@@ -22,6 +22,7 @@ const TRAP_FLAG: u64 = 1 << 8;
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Call {
     Pop,
+    PopRun,
     Push,
     PopMarked,
     PopMarkedBelow,
@@ -32,8 +33,9 @@ enum Call {
     Replace,
 }
 
-const CALLS: [Call; 9] = [
+const CALLS: [Call; 10] = [
     Call::Pop,
+    Call::PopRun,
     Call::Push,
     Call::PopMarked,
     Call::PopMarkedBelow,
@@ -116,6 +118,7 @@ fn perform(call: Call) -> Vec<usize> {
     let (mut got, mut pushed) = (std::ptr::null_mut(), false);
     match call {
         Call::Pop => got = unsafe { Linux.pop(CACHE) },
+        Call::PopRun => got = unsafe { Linux.pop_run(CACHE) },
         Call::PopMarked | Call::PopMarkedBelow => got = unsafe { Linux.pop_marked(CACHE, KEY) },
         Call::PushMarked => pushed = unsafe { Linux.push_marked(CACHE, object(0), KEY) },
         Call::PushTagged => pushed = unsafe { Linux.push_tagged(TAG, 5, object(0), KEY, &LIMITS) },

@@ -293,6 +293,18 @@ pub unsafe trait Frames {
         Some(self.class_at(address))
     }
 
+    /// [`Frames::mapped_class_at`] and the frame, for those that go on with it; the frame is any where no class is mapped.
+    #[inline(always)]
+    fn mapped_page_at(&self, address: *const u8) -> Option<(Pfn, u8)> {
+        Some((self.known_pfn(address), self.mapped_class_at(address)?))
+    }
+
+    /// The frame that holds `address`, of which it is known that [`Frames::mapped_class_at`] reaches there.
+    #[inline(always)]
+    fn known_pfn(&self, address: *const u8) -> Pfn {
+        self.pfn(address).unwrap_or(Pfn(0))
+    }
+
     /// The frame that holds `address`, if that is where [`Frames::mapped_class_at`] reaches.
     #[inline(always)]
     fn mapped_pfn(&self, address: *const u8) -> Option<Pfn> {

@@ -5,7 +5,7 @@ use core::fmt::Write;
 use core::ptr;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use super::{Mm, TINY};
+use super::{Left, Mm, TINY};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::{MAX_SMALL, NR_CLASSES, class_align, class_of, class_size};
@@ -129,7 +129,7 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn kfree(&self, block: *mut u8) {
         // SAFETY: the caller's condition.
         unsafe {
-            if self.free_fast(block) {
+            if self.free_fast(block) == Left::Nothing {
                 return;
             }
             match self.machine.class_at(block) {

@@ -9,10 +9,9 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::page::{Kind, Page};
-use crate::slab::classes::MAX_SMALL;
 use crate::slab::runs::{
-    EXACT, LAST_RUN, MAX_CACHED, MAX_TAGGED, block_start, class_of_run, is_tagged, kind_kept, last_serves,
-    near_classes, pages_of, run_class, run_pages, starts_run, tag_run, tagged_block, tagged_class, tagged_start,
+    EXACT, Fit, LAST_RUN, MAX_CACHED, block_start, class_of_run, is_tagged, kind_kept, last_serves, near_classes,
+    pages_of, run_class, run_pages, starts_run, tag_run, tagged_block, tagged_start,
 };
 use crate::slab::slob::Slob;
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
@@ -103,13 +102,10 @@ impl<M: Machine> Mm<M> {
     #[inline(always)]
     pub fn alloc_run_fast(&self, size: usize) -> *mut u8 {
         let m = &self.machine;
-        if !(MAX_SMALL + 1..=MAX_TAGGED).contains(&size) || self.small.load(Acquire) == 0 {
-            return ptr::null_mut();
-        }
-        let id = tagged_class(size);
+        let Some(fit) = Fit::of(size).filter(|_| self.small.load(Acquire) != 0) else { return ptr::null_mut() };
         // SAFETY: rows hold valid sheaves.
-        let run = unsafe { m.pop_run(id) };
-        m.mapped_pfn(run).map_or(ptr::null_mut(), |head| tagged_block(m, id, head, run, size))
+        let run = unsafe { m.pop_run(fit.class()) };
+        if run.is_null() { run } else { fit.block(m, m.known_pfn(run), run) }
     }
 
     /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to be asked.
@@ -184,10 +180,16 @@ impl<M: Machine> Mm<M> {
     /// Frees the block at `block`; false, and nothing done, where that is no block of a run that the map tells.
     #[inline(always)]
     pub(super) fn free_tagged(&self, block: *mut u8, gfp: Gfp) -> bool {
+        let page = self.machine.mapped_page_at(block);
+        page.is_some_and(|(head, tag)| self.free_tagged_at(block, head, tag, gfp))
+    }
+
+    /// The same where the block lies in the page `head`, of which the map says `tag`.
+    #[inline(always)]
+    pub(super) fn free_tagged_at(&self, block: *mut u8, head: Pfn, tag: u8, gfp: Gfp) -> bool {
         let m = &self.machine;
-        let Some(head) = m.mapped_pfn(block) else { return false };
         let start = block.addr() % PAGE_SIZE;
-        let Some(id) = starts_run(head, m.class(head).load(Relaxed), start) else { return false };
+        let Some(id) = starts_run(head, tag, start) else { return false };
         // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not told
         // apart here; one after the other they are.)
         m.class(head).store(0, Relaxed);

@@ -52,10 +52,10 @@ use crate::slab::classes::{
     MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_of_small, class_size,
 };
 use crate::slab::slob::{self, Slob};
-use crate::slab::{LIMITS, Slab, class_of_tag, clear_mark, is_dense, mark_of, run_of_tag, starts_object};
+use crate::slab::{LIMITS, Slab, class_of_tag, clear_mark, is_dense, mark_of, place, run_of_tag, starts_object};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Fork, Lock, Phase, Startup};
-use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
+use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
 use crate::vmalloc::Vmalloc;
 use crate::zone::PageAllocator;
 
@@ -98,6 +98,17 @@ pub struct Mm<M: Machine> {
     owners: Lock<migrate::Owners>,
     shrinkers: shrinker::Shrinkers,
     slob: Slob<M>,
+}
+
+/// What [`Mm::free_fast`] leaves to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// [`Mm::free_run_at`], of what lies in that page with that tag.
+    Run(Pfn, u8),
+    /// [`Mm::free_rest`].
+    Rest,
 }
 
 /// What the owner of an instance wants to do at its start, beyond what its machine's [`Owner`](crate::machine::Owner) does.
@@ -394,21 +405,36 @@ impl<M: Machine> Mm<M> {
     pub unsafe fn free(&self, block: *mut u8) {
         // SAFETY: the caller's condition.
         unsafe {
-            if !self.free_fast(block) {
-                self.free_slow(block);
+            match self.free_fast(block) {
+                Left::Nothing => {}
+                Left::Run(head, tag) => self.free_run_at(block, head, tag),
+                Left::Rest => self.free_rest(block),
             }
         }
     }
 
-    /// [`Mm::free`] as far as the current CPU's main sheaf takes the block; false where [`Mm::free_slow`] has to be asked.
+    /// [`Mm::free`] as far as the current CPU's main sheaf takes the block, and what has to be asked where it does not.
     ///
     /// # Safety
     /// As for [`Mm::free`].
     #[inline(always)]
-    pub unsafe fn free_fast(&self, block: *mut u8) -> bool {
-        let Some(tag) = self.machine.mapped_class_at(block) else { return false };
+    pub unsafe fn free_fast(&self, block: *mut u8) -> Left {
+        let Some((head, tag)) = self.machine.mapped_page_at(block) else { return Left::Rest };
+        let Some(place) = place(tag, block.addr()) else { return Left::Run(head, tag) };
         // SAFETY: the caller's condition.
-        unsafe { self.slab.push_tagged(&self.machine, tag, block) }
+        if unsafe { self.slab.push_tagged(&self.machine, tag, place, block) } { Left::Nothing } else { Left::Rest }
+    }
+
+    /// [`Mm::free`] of a block in the page `head`, of which the map says `tag`: that of no slab.
+    ///
+    /// # Safety
+    /// As for [`Mm::free`].
+    #[inline(always)]
+    pub unsafe fn free_run_at(&self, block: *mut u8, head: Pfn, tag: u8) {
+        if !self.free_tagged_at(block, head, tag, Gfp::MALLOC) {
+            // SAFETY: the caller's condition.
+            unsafe { self.free_rest(block) }
+        }
     }
 
     /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up, unless CPUs
@@ -422,7 +448,7 @@ impl<M: Machine> Mm<M> {
         if is_dense(id) && !self.machine.looks_below() {
             // It may be another CPU's, which the page tells.
             // SAFETY: the caller's condition.
-            return unsafe { self.free_fast(block) };
+            return matches!(unsafe { self.free_fast(block) }, Left::Nothing);
         }
         // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
         id != 0 && unsafe { self.slab.push(&self.machine, id, block) }
@@ -461,7 +487,7 @@ impl<M: Machine> Mm<M> {
     /// # Safety
     /// As for [`Mm::free`].
     #[inline(never)]
-    unsafe fn free_rest(&self, block: *mut u8) {
+    pub unsafe fn free_rest(&self, block: *mut u8) {
         let tag = self.machine.class_at(block);
         if tag == 0 || run_of_tag(tag).is_some() {
             return self.free_other(block);

@@ -39,7 +39,7 @@ use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
 use super::node::slab_of;
 use super::sheaf;
-use super::tag::{LIMITS, place};
+use super::tag::LIMITS;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, SHEAF_SLOTS, Word, misuse, no_sheaf};
@@ -144,13 +144,12 @@ impl<M: Machine> Slab<M> {
         unsafe { m.push_marked(id, object, self.key()) }
     }
 
-    /// [`Slab::push`] of what lies in a page of `tag`, if an object starts there, and is no foreign one.
+    /// [`Slab::push`] of what lies at [`place`] `place` of a page of `tag`, if an object starts there, and is no foreign one.
     ///
     /// # Safety
     /// As for [`Slab::push`], if it is one.
     #[inline(always)]
-    pub unsafe fn push_tagged(&self, m: &M, tag: u8, object: *mut u8) -> bool {
-        let Some(place) = place(tag, object.addr()) else { return false };
+    pub unsafe fn push_tagged(&self, m: &M, tag: u8, place: u32, object: *mut u8) -> bool {
         // SAFETY: rows hold valid sheaves; the rest is the caller's condition.
         unsafe { m.push_tagged(tag, place, object, self.key(), &LIMITS) }
     }

@@ -53,7 +53,7 @@ pub use report::{CacheStats, SlabStats};
 pub use runs::run_of_tag;
 use sheaf::Sheaf;
 use tag::is_foreign;
-pub use tag::{LIMITS, class_of_tag, is_dense, starts_object};
+pub use tag::{LIMITS, class_of_tag, is_dense, place, starts_object};
 
 use crate::error::Defect;
 use crate::gfp::Gfp;

@@ -40,7 +40,9 @@ impl World {
         // SAFETY: the object is the test's.
         unsafe {
             let tag = self.m.class_at(object);
-            if !self.slab.push_tagged(&self.m, tag, object) && !self.slab.push_slow(&self.m, tag, object) {
+            let pushed =
+                place(tag, object.addr()).is_some_and(|place| self.slab.push_tagged(&self.m, tag, place, object));
+            if !pushed && !self.slab.push_slow(&self.m, tag, object) {
                 self.slab.free_slow(&self.m, &self.pages, id, object, Gfp::KERNEL);
             }
         }

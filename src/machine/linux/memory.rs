@@ -408,8 +408,13 @@ unsafe impl Frames for Linux {
 
     #[inline(always)]
     fn mapped_class_at(&self, address: *const u8) -> Option<u8> {
+        self.mapped_page_at(address).map(|(_, class)| class)
+    }
+
+    #[inline(always)]
+    fn mapped_page_at(&self, address: *const u8) -> Option<(Pfn, u8)> {
         let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
-        let class: u32;
+        let class: u64;
         // Two loads that the compiler, from atomics, would not make operands of what it does with them.
         // SAFETY: the class bytes of the first `online` bytes of the arena are open. Loads are Acquire here, pairs with the Release in
         // `grow_arena`.
@@ -433,9 +438,14 @@ unsafe impl Frames for Linux {
                 options(nostack, readonly, preserves_flags)
             );
             // So that it is not extended once more.
-            core::hint::assert_unchecked(class <= u8::MAX as u32);
+            core::hint::assert_unchecked(class <= u8::MAX as u64);
         }
-        Some(class as u8)
+        Some((Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32), class as u8))
+    }
+
+    #[inline(always)]
+    fn known_pfn(&self, address: *const u8) -> Pfn {
+        Pfn(LOW_PAGES + (address.addr().wrapping_sub(MAP.arena.load(Relaxed)) >> PAGE_SHIFT) as u32)
     }
 
     #[inline(always)]

@@ -287,12 +287,12 @@ macro_rules! section {
 }
 
 /// One section: the top object of this CPU's main sheaf of `cache`; null where there is none or the section was aborted. The object
-/// below it is fetched `AHEAD`, if that is worth it.
+/// below it is fetched.
 ///
 /// # Safety
 /// As [`PerCpu::pop`].
 #[inline(always)]
-unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
+unsafe fn pop_section(cache: u8) -> *mut u8 {
     let object: *mut u8;
     let next: *mut u8;
     // SAFETY: the words of rows are tops of valid sheaves (caller's), or of the zero sheaf; the section has the row to itself
@@ -316,11 +316,36 @@ unsafe fn pop_section<const AHEAD: bool>(cache: u8) -> *mut u8 {
             options(nostack)
         );
     }
-    if AHEAD {
-        // SAFETY: a hint; it faults on no address.
-        unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(next.cast()) };
-    }
+    // SAFETY: a hint; it faults on no address.
+    unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(next.cast()) };
     object
+}
+
+/// One section: [`pop_section`] that fetches nothing.
+///
+/// # Safety
+/// As [`PerCpu::pop_run`].
+#[inline(always)]
+unsafe fn pop_run_section(cache: u8) -> *mut u8 {
+    let run: *mut u8;
+    // SAFETY: as in `pop_section`.
+    unsafe {
+        section!(
+            "lea {t}, [{t} + {cache}*8]",
+            "mov {top}, qword ptr [{t}]",
+            "mov {run}, qword ptr [{top}]",
+            "test {run}, {run}",
+            "jz 4f",
+            "sub {top}, 8",
+            "mov qword ptr [{t}], {top}";
+            abort "xor {run:e}, {run:e}", "jmp 4b";
+            cache = in(reg) cache as usize,
+            top = out(reg) _,
+            run = out(reg) run,
+            options(nostack)
+        );
+    }
+    run
 }
 
 /// There were several threads: what lies on top in rows was not compared, so it is not begun with again.
@@ -401,7 +426,7 @@ pub(super) unsafe fn pop_cold(cache: u8) -> *mut u8 {
         return locked(row, pop).unwrap_or(core::ptr::null_mut());
     }
     // SAFETY: the caller's.
-    again(|| unsafe { pop_section::<true>(cache) }, |object| !object.is_null()).unwrap_or(core::ptr::null_mut())
+    again(|| unsafe { pop_section(cache) }, |object| !object.is_null()).unwrap_or(core::ptr::null_mut())
 }
 
 /// Repeats a section that answered "none", if that was because it was aborted. (A thread that is not registered is by
@@ -592,13 +617,13 @@ unsafe impl PerCpu for Linux {
     #[inline(always)]
     unsafe fn pop(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
-        unsafe { pop_section::<true>(cache) }
+        unsafe { pop_section(cache) }
     }
 
     #[inline(always)]
     unsafe fn pop_run(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
-        unsafe { pop_section::<false>(cache) }
+        unsafe { pop_run_section(cache) }
     }
 
     #[inline(always)]
@@ -610,7 +635,7 @@ unsafe impl PerCpu for Linux {
     unsafe fn pop_again(&self, cache: u8) -> *mut u8 {
         // SAFETY: the caller's.
         unsafe {
-            let object = pop_section::<true>(cache);
+            let object = pop_section(cache);
             if object.is_null() { pop_cold(cache) } else { object }
         }
     }

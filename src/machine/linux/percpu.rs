@@ -35,7 +35,6 @@ use core::sync::atomic::{
 use super::rseq::{self, Mode};
 use super::{Linux, limits, membarrier, sys, tls};
 use crate::machine::{Limits, PerCpu, ROW_WORDS, SHEAF_BYTES, TAG_CACHE_BITS, Word, no_sheaf, owner};
-use crate::types::PAGE_SIZE;
 
 /// CPUs the table has room for. On a machine with more, locks are used and CPUs share rows.
 const MAX_CPUS: usize = 4096;
@@ -44,23 +43,24 @@ const TRIES: u32 = 8;
 /// Attempts at a row's lock: longer than its sections last, far shorter than a time slice.
 const LOCK_TRIES: u32 = 200;
 
-/// The words of a row.
-#[repr(C, align(4096))]
-struct Words([AtomicUsize; ROW_WORDS]);
-
-/// A CPU's row. Sections write to the words only, and read the limits; the rest lies in a page of its own.
+/// What sections see of a row: they write to the words and read the limits.
 #[repr(C)]
-struct Row {
-    words: Words,
+struct Seen {
+    words: [AtomicUsize; ROW_WORDS],
     /// The CPU's part of [`Limits`], so that a section has it from where it has the row.
     limits: [AtomicU32; 256],
-    /// Guards `words` where there are no restartable sequences: 0 free, else [`me`] of its holder.
+}
+
+/// A CPU's row. The words fill a page; the rest lies in another.
+#[repr(C, align(4096))]
+struct Row {
+    seen: Seen,
+    /// Guards the words where there are no restartable sequences: 0 free, else [`me`] of its holder.
     lock: AtomicU64,
     /// One of the `ROW_` values; the passing ones with [`me`] of the thread that is at it.
     state: AtomicU64,
     /// Who uses the CPU's copies of per-CPU data ([`super::local`]): 0 or [`me`].
     local: AtomicU64,
-    _pad: [u64; PAGE_SIZE / 8 - 3 - 128],
 }
 
 /// log2 of the distance of rows.
@@ -91,17 +91,10 @@ pub(super) fn me() -> u64 {
     tls::base() as u64
 }
 
-/// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.)
-static DUMMY: Dummy =
-    Dummy { words: [const { AtomicUsize::new(0) }; ROW_WORDS], limits: [const { AtomicU32::new(0) }; 256] };
-
-/// A row as far as sections look. No place is below its limits.
-#[repr(C)]
-struct Dummy {
-    words: [AtomicUsize; ROW_WORDS],
-    #[allow(dead_code)] // Sections read them.
-    limits: [AtomicU32; 256],
-}
+/// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.) No place is
+/// below its limits.
+static DUMMY: Seen =
+    Seen { words: [const { AtomicUsize::new(0) }; ROW_WORDS], limits: [const { AtomicU32::new(0) }; 256] };
 
 /// What [`PerCpu::set_limits`] said.
 static LIMITS: AtomicPtr<Limits> = AtomicPtr::new(core::ptr::null_mut());
@@ -112,8 +105,8 @@ struct RowTab {
     /// All bits where a pop compares the mark of the object *below* the one it hands out (`slab::mark` says why); 0 where that of the latter.
     below: AtomicUsize,
     /// Entries -2 and -1.
-    unregistered: [AtomicPtr<Row>; 2],
-    cpus: [AtomicPtr<Row>; MAX_CPUS],
+    unregistered: [AtomicPtr<Seen>; 2],
+    cpus: [AtomicPtr<Seen>; MAX_CPUS],
 }
 
 /// Where each CPU's sections find their row, from [`init`] on; none runs before.
@@ -126,8 +119,8 @@ static ROWTAB: RowTab = RowTab {
 /// The first of `nr_cpus` rows; 0 where there is no memory for them. A row is made when its CPU first needs it.
 static ROWS: AtomicUsize = AtomicUsize::new(0);
 
-const fn dummy() -> *mut Row {
-    (&raw const DUMMY).cast_mut().cast()
+const fn dummy() -> *mut Seen {
+    (&raw const DUMMY).cast_mut()
 }
 
 /// Shows where the rows are.
@@ -164,7 +157,7 @@ fn row(cpu: usize) -> Option<&'static Row> {
 /// The row of `cpu`, made if it was not.
 fn live_row(cpu: usize) -> Option<&'static Row> {
     let row = row(cpu)?;
-    if core::ptr::eq(ROWTAB.cpus[cpu].load(Acquire), row) {
+    if core::ptr::eq(ROWTAB.cpus[cpu].load(Acquire), &raw const row.seen) {
         return Some(row);
     }
     // Not read first: a page that was never touched would fault twice.
@@ -173,12 +166,12 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
         Err(ROW_LIVE) => return Some(row),
         Err(_) => return None,
     }
-    for word in &row.words.0 {
+    for word in &row.seen.words {
         word.store(no_sheaf(), Relaxed);
     }
     // SAFETY: null, or a static.
     if let Some(limits) = unsafe { LIMITS.load(Acquire).as_ref() } {
-        row.limits.iter().zip(&limits[owner(cpu)]).for_each(|(to, limit)| to.store(*limit, Relaxed));
+        row.seen.limits.iter().zip(&limits[owner(cpu)]).for_each(|(to, limit)| to.store(*limit, Relaxed));
     }
     // Published before it is live: a drain that takes a live row out of the table must not find it put in again.
     publish(cpu, row);
@@ -196,7 +189,7 @@ pub(super) fn make_rows() {
 
 fn publish(cpu: usize, row: &'static Row) {
     if rseq::mode() != Mode::Lock {
-        ROWTAB.cpus[cpu].store((&raw const *row).cast_mut(), Release);
+        ROWTAB.cpus[cpu].store((&raw const row.seen).cast_mut(), Release);
     }
 }
 
@@ -214,7 +207,7 @@ pub(super) fn after_fork() {
             ROW_NONE => continue,
             ROW_MAKING if state & !ROW_BITS != me() => {
                 // Sections may have used it already.
-                let published = core::ptr::eq(ROWTAB.cpus[cpu].load(Relaxed), row);
+                let published = core::ptr::eq(ROWTAB.cpus[cpu].load(Relaxed), &raw const row.seen);
                 row.state.store(if published { ROW_LIVE } else { ROW_NONE }, Relaxed);
             }
             ROW_DRAINED if state & !ROW_BITS != me() => {
@@ -229,12 +222,12 @@ pub(super) fn after_fork() {
     }
 }
 
-/// Runs `f` on the words of `row` under its lock; `None` where the lock is not to be had.
-fn locked<R>(row: &Row, f: impl FnOnce(&Words) -> R) -> Option<R> {
+/// Runs `f` on what `row` shows under its lock; `None` where the lock is not to be had.
+fn locked<R>(row: &Row, f: impl FnOnce(&Seen) -> R) -> Option<R> {
     for _ in 0..LOCK_TRIES {
         // Acquire, pairs with the Release below.
         if row.lock.load(Relaxed) == 0 && row.lock.compare_exchange(0, me(), Acquire, Relaxed).is_ok() {
-            let result = f(&row.words);
+            let result = f(&row.seen);
             row.lock.store(0, Release);
             return Some(result);
         }
@@ -413,8 +406,8 @@ pub(super) unsafe fn pop_cold(cache: u8) -> *mut u8 {
         let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else {
             return core::ptr::null_mut();
         };
-        let pop = |words: &Words| {
-            let word = &words.0[cache as usize];
+        let pop = |seen: &Seen| {
+            let word = &seen.words[cache as usize];
             let top = core::ptr::with_exposed_provenance::<*mut u8>(word.load(Relaxed));
             // SAFETY: as in `pop_section`; the lock gives this thread the row.
             let object = unsafe { *top };
@@ -530,7 +523,7 @@ unsafe fn push_tagged_section(tag: u8, place: u32, object: *mut u8, key: usize) 
             place = in(reg) place,
             object = in(reg) object,
             key = in(reg) key,
-            limits = const core::mem::offset_of!(Row, limits),
+            limits = const core::mem::offset_of!(Seen, limits),
             bits = const (1 << TAG_CACHE_BITS) - 1,
         );
     }
@@ -543,8 +536,8 @@ unsafe fn push_tagged_section(tag: u8, place: u32, object: *mut u8, key: usize) 
 pub(super) unsafe fn push_cold(cache: u8, object: *mut u8) -> bool {
     if rseq::mode() == Mode::Lock {
         let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else { return false };
-        let push = |words: &Words| {
-            let word = &words.0[cache as usize];
+        let push = |seen: &Seen| {
+            let word = &seen.words[cache as usize];
             let slot = word.load(Relaxed) + size_of::<usize>();
             if slot.is_multiple_of(SHEAF_BYTES) {
                 return false;
@@ -699,14 +692,14 @@ unsafe impl PerCpu for Linux {
             Err(_) if rseq::register_thread() => usize::try_from(rseq::cpu_id()).ok()?,
             Err(_) => return None,
         };
-        Some(live_row(cpu)?.words.0[word.index()].load(Relaxed))
+        Some(live_row(cpu)?.seen.words[word.index()].load(Relaxed))
     }
 
     unsafe fn replace(&self, word: Word, old: usize, new: usize) -> bool {
         if rseq::mode() == Mode::Lock {
             let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else { return false };
-            let replace = |words: &Words| {
-                let word = &words.0[word.index()];
+            let replace = |seen: &Seen| {
+                let word = &seen.words[word.index()];
                 let same = word.load(Relaxed) == old;
                 if same {
                     word.store(new, Relaxed);
@@ -743,7 +736,7 @@ unsafe impl PerCpu for Linux {
         if taken {
             // SAFETY: 1. no section finds the row any more and none is left in it (or: the lock is held); 2. other drains and
             // `live_row` see its state; 3. an atomic has the layout of its value.
-            let words = unsafe { &mut *(&raw const row.words).cast_mut().cast::<[usize; ROW_WORDS]>() };
+            let words = unsafe { &mut *(&raw const row.seen.words).cast_mut().cast::<[usize; ROW_WORDS]>() };
             f(words);
         }
         if rseq::mode() == Mode::Lock && taken {

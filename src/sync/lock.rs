@@ -102,14 +102,15 @@ impl<T> Lock<T> {
 
     /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. Where the
     /// caller may hold it itself (a signal handler that interrupted a slow path) the fork may not block: the lock is tried for
-    /// a while, and if it is not to be had it is left to its holder.
-    pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) {
+    /// a while, and if it is not to be had it is left to its holder. Whether it was taken.
+    pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) -> bool {
         if fork.may_block {
             self.raw_lock(park);
         } else if !(0..FORK_TRIES).any(|_| self.try_word(HELD) || self.spin::<P>(HELD)) {
-            return;
+            return false;
         }
         self.fork.store(fork.token, Ordering::Relaxed);
+        true
     }
 
     /// Gives the lock back after a `fork`, in parent and child, if [`Lock::lock_for_fork`] took it.

@@ -66,8 +66,9 @@ pub(super) fn gate() -> Option<Guard<'static, (), Linux>> {
 
 /// Takes the gate before a `fork`, as the last lock of all.
 pub(super) fn fork_prepare(fork: Fork) {
-    GATE.lock_for_fork(&Linux, fork);
-    HOLDER.store(tls::base(), Relaxed);
+    if GATE.lock_for_fork(&Linux, fork) {
+        HOLDER.store(tls::base(), Relaxed);
+    }
 }
 
 /// Gives it back after a `fork`, in parent and child.
@@ -171,6 +172,7 @@ fn hexadecimal(text: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Context;
 
     #[test]
     fn lines_of_closed_addresses() {
@@ -180,6 +182,28 @@ mod tests {
         assert_eq!(closed(b"7f0000000000-7f0000200000 ---p 00001000 fe:00 77   /lib/libc.so.6"), None);
         assert_eq!(closed(b""), None);
         assert_eq!(closed(b"7f00"), None);
+    }
+
+    #[test]
+    fn a_fork_that_has_to_leave_the_gate_to_another_thread_does_not_lock_the_child_out() {
+        let (held, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let gate = gate();
+                held.wait();
+                done.wait();
+                drop(gate);
+            });
+            held.wait();
+            // As in a handler that interrupted a slow path.
+            Linux.enter();
+            fork_prepare(Fork { token: tls::base() + 2, may_block: false });
+            after_fork();
+            let held = GATE.is_held();
+            Linux.leave();
+            done.wait();
+            assert!(!held);
+        });
     }
 
     #[test]

@@ -181,22 +181,25 @@ fn zeroed(w: &World<Hosted>, slots: usize) -> (usize, usize) {
     (at, held * PAGE_SIZE / SLOT)
 }
 
+/// A [`zeroed`] area that is filled and freed; the slots that held memory.
+fn filled(w: &World<Hosted>, slots: usize) -> usize {
+    let (at, held) = zeroed(w, slots);
+    touch(at, slots * SLOT, PAGE_SIZE);
+    w.free(at).unwrap();
+    held
+}
+
 /// Zeroed areas that are filled come out of memory that is there, but for a slot now and then; where those are no longer
 /// written to, they come from the system again.
 #[test]
 fn zeroed_areas_that_are_filled_take_old_memory() {
     let w = world();
-    let (at, held) = zeroed(&w, 8);
-    assert_eq!(held, 0);
-    touch(at, 8 * SLOT, PAGE_SIZE);
-    w.free(at).unwrap();
+    assert_eq!(filled(&w, 8), 0);
     let mut left = 0;
     for _ in 0..72 {
-        let (at, held) = zeroed(&w, 8);
+        let held = filled(&w, 8);
         assert!((7..=8).contains(&held), "{held} slots");
         left += 8 - held;
-        touch(at, 8 * SLOT, PAGE_SIZE);
-        w.free(at).unwrap();
     }
     assert_eq!(left, 3, "one slot in 64, and then in 256");
     // A larger one: old memory is moved there.
@@ -214,12 +217,7 @@ fn zeroed_areas_that_are_filled_take_old_memory() {
         .collect();
     assert!(held.iter().any(|held| *held >= 7) && held[40..].iter().all(|held| *held == 0), "{held:?}");
     // And once more the other way: not every area is looked at.
-    let learned = (0..48).position(|_| {
-        let (at, held) = zeroed(&w, 8);
-        touch(at, 8 * SLOT, PAGE_SIZE);
-        w.free(at).unwrap();
-        held > 0
-    });
+    let learned = (0..48).position(|_| filled(&w, 8) > 0);
     assert!(learned.is_some_and(|areas| areas >= 3), "{learned:?}");
     w.end(vec![]);
 }
@@ -228,9 +226,7 @@ fn zeroed_areas_that_are_filled_take_old_memory() {
 #[test]
 fn zeroed_areas_of_several_sizes() {
     let w = world();
-    let (at, _) = zeroed(&w, 2);
-    touch(at, 2 * SLOT, PAGE_SIZE);
-    w.free(at).unwrap();
+    filled(&w, 2);
     // The range that is known of stays in use.
     let mut kept = vec![w.alloc(2 * SLOT, 1, Gfp::KERNEL).unwrap()];
     for _ in 0..60 {
@@ -250,9 +246,7 @@ fn zeroed_areas_of_several_sizes() {
 #[test]
 fn zeroes_are_written_to_what_is_there_only() {
     let w = world();
-    let (at, _) = zeroed(&w, 8);
-    touch(at, 8 * SLOT, PAGE_SIZE);
-    w.free(at).unwrap();
+    filled(&w, 8);
     w.v.purge(&w.m, &w.pages);
     let at = w.alloc(8 * SLOT, 1, Gfp::KERNEL).unwrap();
     touch(at, 3 * SLOT, PAGE_SIZE);

@@ -2,6 +2,9 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
+#[path = "linux/smaps.rs"]
+mod smaps;
+
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,6 +12,7 @@ use slabwright::machine::linux::{HugePages, LOW_PAGES, Linux};
 use slabwright::machine::{Frames, Machine, Mapping, Report, ZoneKind};
 use slabwright::page::Kind;
 use slabwright::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
+use smaps::{has_flag, mapping};
 
 fn machine() -> Linux {
     static INIT: std::sync::Once = std::sync::Once::new();
@@ -132,35 +136,13 @@ fn populating() {
     assert_eq!(resident(m.virt(part.start).expose_provenance(), part.bytes()), 0);
 }
 
-/// What the kernel knows of the mapping at `at` (`VmFlags`).
-fn knows(at: usize, flag: &str) -> bool {
-    mapping(at, "VmFlags:").split_whitespace().any(|f| f == flag)
-}
-
-/// What the kernel says of the mapping at `at` under `name`.
-fn mapping(at: usize, name: &str) -> String {
-    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-    let mut inside = false;
-    for line in maps.lines() {
-        if let Some(said) = line.strip_prefix(name) {
-            if inside {
-                return said.trim().to_string();
-            }
-        } else if let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
-            let number = |text| usize::from_str_radix(text, 16).unwrap();
-            inside = (number(start)..number(end)).contains(&at);
-        }
-    }
-    panic!("nothing is mapped there");
-}
-
 #[test]
 fn a_pageblock_that_goes_back_in_part_is_no_huge_page_from_then_on() {
     let m = machine();
     let range = m.grow(0, ZoneKind::Normal, 4 * PAGEBLOCK_PAGES).unwrap();
     let blocks: [PfnRange; 4] =
         std::array::from_fn(|nth| PfnRange::new(range.start.add(nth as u32 * PAGEBLOCK_PAGES), PAGEBLOCK_PAGES));
-    let huge = || blocks.map(|block| knows(m.virt(block.start).addr(), "hg"));
+    let huge = || blocks.map(|block| has_flag(m.virt(block.start).addr(), "hg"));
     blocks.iter().for_each(|block| m.advise_frames(*block, true));
     if huge() != [true; 4] {
         // The kernel has none.
@@ -186,15 +168,15 @@ fn a_pageblock_in_use_becomes_a_huge_page() {
     frame_bytes(&m, block)[5 * PAGE_SIZE] = 7;
     // Until limits were asked for it is not known whether the system has huge pages.
     m.gather_frames(block);
-    assert!(!knows(at.addr(), "hg"));
+    assert!(!has_flag(at.addr(), "hg"));
     m.pressure();
     m.gather_frames(block);
     assert_eq!(frame_bytes(&m, block)[5 * PAGE_SIZE], 7);
     if m.setup().huge_pages == HugePages::Never {
         return;
     }
-    assert!(knows(at.addr(), "hg"));
-    assert!(!knows(at.addr() + block.bytes(), "hg"), "the next one is left as it is");
+    assert!(has_flag(at.addr(), "hg"));
+    assert!(!has_flag(at.addr() + block.bytes(), "hg"), "the next one is left as it is");
     // Since Linux 6.1, where there is a huge page to be had.
     if unsafe { libc::madvise(at.add(block.bytes()).cast(), block.bytes(), 25) } == 0 {
         assert_eq!(mapping(at.addr(), "AnonHugePages:"), "2048 kB");

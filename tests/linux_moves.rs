@@ -2,12 +2,16 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64", feature = "sim"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
+#[path = "linux/smaps.rs"]
+mod smaps;
+
 use std::sync::Mutex;
 
 use slabwright::machine::linux::{self, Linux};
 use slabwright::machine::{Frames, Machine, Mapping};
 use slabwright::mm::Mm;
 use slabwright::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
+use smaps::has_flag;
 
 /// The counts are the process's.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -110,18 +114,7 @@ fn zeroing_an_old_range_gives_its_memory_back() {
 
 /// Whether the mapping at `at` counts among the memory that the system has promised.
 fn accounted(at: usize) -> bool {
-    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-    let mut inside = false;
-    for line in maps.lines() {
-        let first = line.split_whitespace().next().unwrap_or("");
-        if let Some((start, end)) = first.split_once('-') {
-            let number = |text| usize::from_str_radix(text, 16).unwrap();
-            inside = (number(start)..number(end)).contains(&at);
-        } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
-            return flags.split_whitespace().any(|flag| flag == "ac");
-        }
-    }
-    panic!("nothing is mapped there");
+    has_flag(at, "ac")
 }
 
 #[test]

@@ -45,6 +45,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// Refuses what says two things at once.
+    fn check(&self) -> Result<()> {
+        if self.paired && self.minutes > 0 {
+            return Err("--paired takes --rounds, and no --minutes".into());
+        }
+        Ok(())
+    }
+
     /// Rounds, where `usual` many are without options, and `quick` many where it is to be quick.
     fn rounds(&self, usual: usize, quick: usize) -> usize {
         match self.rounds {
@@ -151,6 +159,7 @@ fn machine() -> String {
 
 /// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
+    options.check()?;
     peers::check(&options.peers)?;
     if options.paired {
         return paired::paired(options);
@@ -238,6 +247,13 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paired_rounds_have_no_minutes() {
+        let options = |paired, minutes| Options { paired, minutes, ..Options::default() };
+        assert!(options(true, 5).check().is_err());
+        assert!(options(true, 0).check().is_ok() && options(false, 5).check().is_ok());
+    }
 
     #[test]
     fn reads_what_a_workload_prints() {

@@ -2,6 +2,7 @@
 #ifndef CHECK_H
 #define CHECK_H
 
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +54,14 @@ __attribute__((unused)) static uint64_t next_random(uint64_t *state) {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     return *state;
+}
+
+// Binds the thread to a CPU.
+__attribute__((unused)) static void run_on(int cpu) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    CHECK(!sched_setaffinity(0, sizeof one, &one));
 }
 
 // A number in kB out of a file of /proc/self; -1 where there is none.

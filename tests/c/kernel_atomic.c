@@ -217,10 +217,8 @@ static void *urgent(void *unused) {
 
 // One thread takes the processor from others that may hold anything, and keeps it until it has what it wants.
 static void preempting(void) {
-    cpu_set_t first;
-    CPU_ZERO(&first);
-    CPU_SET(sched_getcpu(), &first);
-    CHECK(!sched_setaffinity(0, sizeof first, &first) && !sem_init(&go, 0, 0) && !sem_init(&gone, 0, 0));
+    run_on(sched_getcpu());
+    CHECK(!sem_init(&go, 0, 0) && !sem_init(&gone, 0, 0));
     pthread_t others[2], thread;
     for (uintptr_t n = 0; n < 2; n++)
         CHECK(!pthread_create(&others[n], NULL, churn, (void *)(n * 1000 + 77)));

@@ -9,7 +9,6 @@
 #include <slabwright.h>
 
 #include <errno.h>
-#include <sched.h>
 
 #include "check.h"
 
@@ -43,10 +42,7 @@ int main(int argc, char **argv) {
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &all))
             continue;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        CHECK(!sched_setaffinity(0, sizeof one, &one));
+        run_on(cpu);
         struct page *page = alloc_page(GFP_KERNEL);
         CHECK(page && page_to_nid(page) == cpu % nodes);
         __free_page(page);

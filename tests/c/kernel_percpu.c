@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/time.h>
 
@@ -44,7 +43,7 @@ static void handler(int signal) {
 
 static void *add(void *seed) {
     uint64_t random = (uint64_t)(uintptr_t)seed * 77 + 1;
-    cpu_set_t all, one;
+    cpu_set_t all;
     CHECK(!sched_getaffinity(0, sizeof all, &all));
     for (int n = 0; n < ROUNDS; n++) {
         if (n % 500 == 0) {
@@ -53,11 +52,9 @@ static void *add(void *seed) {
             do {
                 cpu = (int)(next_random(&random) % (unsigned)num_possible_cpus());
             } while (!CPU_ISSET(cpu, &all));
-            CPU_ZERO(&one);
-            CPU_SET(cpu, &one);
             struct pair *held = &get_cpu_var(pairs);
             held->low++;
-            CHECK(!sched_setaffinity(0, sizeof one, &one));
+            run_on(cpu);
             held->high++;
             CHECK(&get_cpu_var(pairs) == held);
             put_cpu_var(pairs);

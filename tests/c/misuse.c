@@ -29,7 +29,6 @@
 //: run: SLABWRIGHT_ABORT=0 stack 1 => says never allocated
 #include <malloc.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/mman.h>
@@ -46,7 +45,6 @@ static atomic_int turn;
 /* Binds the thread to the `nth` of the CPUs that the program may use, or to the last of fewer. */
 static void bind_to(int nth) {
     static cpu_set_t all;
-    cpu_set_t one;
     if (CPU_COUNT(&all) == 0)
         CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
     int cpu = 0;
@@ -55,9 +53,7 @@ static void bind_to(int nth) {
             cpu = i;
             nth--;
         }
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    run_on(cpu);
 }
 
 static void wait_for(int what) {

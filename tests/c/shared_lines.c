@@ -1,24 +1,15 @@
 //: modes: preload so archive static
-//: flags: -D_GNU_SOURCE -pthread
 //: run: SLABWRIGHT_VERIFY=1
 //: run: SLABWRIGHT_VERIFY=1 alone
 // Small blocks of threads on different CPUs share no cache line, whoever made them and wherever the threads were before.
 #include "check.h"
 #include <pthread.h>
-#include <sched.h>
 
 enum { SIZES = 6, EACH = 100, BLOCKS = SIZES * EACH };
 static const size_t sizes[SIZES] = {8, 16, 24, 32, 40, 48};
 
 static int cpus[2];
 static char *kept[BLOCKS], *given[BLOCKS];
-
-static void run_on(int cpu) {
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    CHECK(!sched_setaffinity(0, sizeof one, &one));
-}
 
 // Neighbours are kept and given away.
 static void make(void) {

@@ -58,9 +58,18 @@ impl Startup {
     /// Returns the phase at the end, and whether this call was the starter.
     pub fn run<P: Park>(&self, park: &P, nested: impl Fn() -> bool, start: impl FnOnce() -> bool) -> (Phase, bool) {
         loop {
+            // Not read first: a page that was never touched would fault twice.
+            let (down, starting) = (Phase::Down as u32, Phase::Starting as u32);
+            if self.word.compare_exchange(down, starting, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                let phase = if start() { Phase::Up } else { Phase::Failed };
+                // Release, pairs with the Acquire in `phase`.
+                self.word.store(phase as u32, Ordering::Release);
+                park.wake(&self.word);
+                return (phase, true);
+            }
             match self.phase() {
                 phase @ (Phase::Up | Phase::Failed) => return (phase, false),
-                Phase::Starting => {
+                Phase::Down | Phase::Starting => {
                     if nested() {
                         return (Phase::Starting, false);
                     }
@@ -69,16 +78,6 @@ impl Startup {
                     }
                     // The starter wakes one, and each who was woken the next.
                     park.wake(&self.word);
-                }
-                Phase::Down => {
-                    let (down, starting) = (Phase::Down as u32, Phase::Starting as u32);
-                    if self.word.compare_exchange(down, starting, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                        let phase = if start() { Phase::Up } else { Phase::Failed };
-                        // Release, pairs with the Acquire in `phase`.
-                        self.word.store(phase as u32, Ordering::Release);
-                        park.wake(&self.word);
-                        return (phase, true);
-                    }
                 }
             }
         }

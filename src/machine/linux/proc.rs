@@ -143,6 +143,9 @@ pub(super) fn after_fork() {
 
 /// Removes the files; those of a process that ends in a handler which interrupted their making stay.
 pub fn end() {
+    if FILES.load(Relaxed).is_null() {
+        return;
+    }
     let nested = Linux.enter() > 0;
     if let Some(mut place) = PLACE.acquire(&Linux, !nested) {
         // SAFETY: `serve` stored a `&'static`.

@@ -38,6 +38,10 @@ fn the_setup_is_what_the_system_says() {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) }, 0);
     Linux.configure(&Options { limit_bytes: 8 << 30, ..Options::DEFAULT });
     assert!(Linux.init());
+    let calls = Linux.system_calls();
+    assert!(Linux.known_cpus() <= Linux.nr_cpus());
+    assert!(Linux.system_calls() > calls, "a start does not read how many CPUs there can be");
+    assert_eq!(Linux.known_cpus(), Linux.nr_cpus());
     let setup = Linux.setup();
     println!("{setup}");
     assert_eq!(setup.page_size as i64, unsafe { libc::sysconf(libc::_SC_PAGESIZE) });

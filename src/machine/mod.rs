@@ -144,8 +144,18 @@ pub fn no_sheaf() -> usize {
 /// included (a section they interrupt is restarted or was finished first); 2. a row taken by [`PerCpu::drain_row`]
 /// is touched by nobody else until it is given back; 3. a row's words start out as [`no_sheaf`].
 pub unsafe trait PerCpu {
-    /// CPUs that can ever run (rows that can exist), at least 1.
+    /// CPUs that can ever run (rows that can exist), at least 1. *Syscall* at first.
     fn nr_cpus(&self) -> usize;
+
+    /// As many as are known of by now, to share something among: never more.
+    fn known_cpus(&self) -> usize {
+        self.nr_cpus()
+    }
+
+    /// Rows are those of CPUs below this.
+    fn rows_end(&self) -> usize {
+        self.nr_cpus()
+    }
 
     /// The CPU the caller is on at this moment: a hint, outdated at once.
     fn cpu(&self) -> usize;
@@ -237,7 +247,14 @@ pub unsafe trait PerCpu {
         true
     }
 
-    /// A chance to see that there are several threads by now, for [`PerCpu::pop_marked`]: where their memory may be asked for.
+    /// Whether there are several threads by now, which [`PerCpu::notice_threads`] wants to know: for next to nothing, where a new one's memory may be
+    /// asked for.
+    #[inline(always)]
+    fn sees_threads(&self) -> bool {
+        false
+    }
+
+    /// A chance to see that there are several threads by now, for [`PerCpu::pop_marked`] and who looks after forks. *Syscall.*
     #[inline]
     fn notice_threads(&self) {}
 

@@ -322,10 +322,18 @@ impl<M: Machine> Mm<M> {
         block
     }
 
-    /// See [`PerCpu::notice_threads`](crate::machine::PerCpu::notice_threads).
+    /// See [`PerCpu::sees_threads`](crate::machine::PerCpu::sees_threads).
     #[inline(always)]
-    pub fn notice_threads(&self) {
+    pub fn sees_threads(&self) -> bool {
+        self.machine.sees_threads()
+    }
+
+    /// [`Mm::alloc_zeroed`] where several threads were just seen.
+    #[cold]
+    #[inline(never)]
+    fn alloc_for_threads(&self, size: usize) -> *mut u8 {
         self.machine.notice_threads();
+        self.alloc_zeroed(size)
     }
 
     /// `size` zeroed bytes, aligned as by [`Mm::alloc`]. Memory that is known to read zero is not written to.
@@ -334,7 +342,9 @@ impl<M: Machine> Mm<M> {
         if size > MAX_SMALL {
             return self.alloc_slow(size, Gfp::MALLOC | Gfp::ZERO);
         }
-        self.notice_threads();
+        if self.sees_threads() {
+            return self.alloc_for_threads(size);
+        }
         let object = self.alloc(size);
         if !object.is_null() {
             // All that `usable_size` admits to, as other allocators do it.
@@ -564,6 +574,7 @@ impl<M: Machine> Mm<M> {
         let gfp = if nested || self.is_crippled() { gfp.without(Gfp::DIRECT_RECLAIM) } else { gfp };
         let may_enter = gfp.may_block() && gfp.may_io();
         if may_enter {
+            self.machine.notice_threads();
             self.drain_deferred();
             self.age();
             self.fill_reserve(Gfp::NOIO);

@@ -37,7 +37,7 @@ impl<M: Machine> Slab<M> {
     pub(super) fn owner(&self, m: &M, id: u8) -> Option<Owner> {
         is_dense(id).then(|| {
             // A single thread shares lines with nobody.
-            let apart = if m.looks_below() { 0 } else { m.nr_cpus().min(OWNERS) as u32 };
+            let apart = if m.looks_below() { 0 } else { m.known_cpus().min(OWNERS) as u32 };
             let owner = owner(m.cpu_guess());
             Owner { tag: tag(id, owner), slabs_apart: apart }
         })

@@ -842,7 +842,7 @@ impl<M: Machine> Slab<M> {
     fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) {
         self.drain_deferred(m, pages);
         let _in_hand = InHand::new(&self.flushes);
-        for cpu in 0..m.nr_cpus() {
+        for cpu in 0..m.rows_end() {
             if until != u64::MAX && m.now_ms() > until {
                 break;
             }
@@ -934,7 +934,7 @@ impl<M: Machine> Slab<M> {
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
         let committed = pages.committed();
-        let worth = (committed / GATHER_PART).max(m.nr_cpus() as u64 * GATHER_CPU);
+        let worth = (committed / GATHER_PART).max(m.known_cpus() as u64 * GATHER_CPU);
         // A small program begins its first memory, and there is nothing to gather.
         if u64::from(opened) < worth || committed < worth {
             return;

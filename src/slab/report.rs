@@ -90,7 +90,7 @@ impl<M: Machine> Slab<M> {
     /// Objects in the CPUs' sheaves, by cache.
     pub fn objects_in_rows(&self, m: &M) -> [u32; MAX_CACHES] {
         let mut in_rows = [0u32; MAX_CACHES];
-        for cpu in 0..m.nr_cpus() {
+        for cpu in 0..m.rows_end() {
             m.drain_row(cpu, &mut |row| {
                 for id in self.ids() {
                     for word in Word::all(id) {
@@ -188,7 +188,7 @@ impl<M: Machine> Slab<M> {
             }
         }
         let mut result = Ok(());
-        for cpu in 0..m.nr_cpus() {
+        for cpu in 0..m.rows_end() {
             m.drain_row(cpu, &mut |row| {
                 for id in self.ids() {
                     for word in Word::all(id) {

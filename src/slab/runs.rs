@@ -503,7 +503,7 @@ impl<M: Machine> Slab<M> {
             return false;
         }
         let mut kept = 0;
-        for cpu in 0..m.nr_cpus() {
+        for cpu in 0..m.rows_end() {
             m.drain_row(cpu, &mut |row| {
                 for id in FIRST_RUN..LAST_RUN {
                     let runs = sheaf::len(row[Word::Main(id).index()], self.capacity(id));

@@ -103,7 +103,7 @@ impl<M: Machine> PageAllocator<M> {
     fn widen(&self, m: &M, pcp: &mut Guard<'_, Pcp, M>, kind: usize, pages: u32) -> bool {
         let node = pcp.node();
         let Some(cell) = self.zones.get(node).map(|zones| &zones[kind]) else { return false };
-        pcp.set_up(node, percpu::high(cell.managed.load(Relaxed), m.nr_cpus()));
+        pcp.set_up(node, percpu::high(cell.managed.load(Relaxed), m.known_cpus()));
         pcp.takes(pages)
     }
 
@@ -126,7 +126,7 @@ impl<M: Machine> PageAllocator<M> {
         let node = pcp.node();
         // By what is in use, not by what there is: after a fall the lists are not to keep a part of the peak.
         let used = u32::try_from(zone.used()).unwrap_or(u32::MAX);
-        pcp.set_up(node, percpu::high(used, m.nr_cpus()));
+        pcp.set_up(node, percpu::high(used, m.known_cpus()));
     }
 
     /// What a request that the lists did not serve should bring along for them. Makes the lists, if there are none.
@@ -156,7 +156,7 @@ impl<M: Machine> PageAllocator<M> {
         let Some(taken) = self.try_low(m, &own) else { return false };
         let page = m.page(taken.range.start);
         let making = self.making.lock(m);
-        let made = self.pcps.give(m, cpu, kind, &taken, node, percpu::high(managed, m.nr_cpus()));
+        let made = self.pcps.give(m, cpu, kind, &taken, node, percpu::high(managed, m.known_cpus()));
         drop(making);
         if made {
             page.set_kind(Kind::Reserved, order);

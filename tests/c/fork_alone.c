@@ -2,7 +2,9 @@
 // their children, memory is as usable as ever.
 //: modes: preload norseq so archive static
 #include <pthread.h>
+#include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "check.h"
@@ -55,7 +57,31 @@ static void use(int depth) {
     }
 }
 
+// A fork that the C library knows nothing of.
+static void use_in_clone(void) {
+    pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    if (pid == 0) {
+        use(0);
+        _exit(0);
+    }
+    int status;
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+// Whether there is a page by which such a child sees that it is one.
+static int watched(void) {
+    char line[256];
+    int found = 0;
+    FILE *file = fopen("/proc/self/smaps", "r");
+    CHECK(file);
+    while (fgets(line, sizeof line, file))
+        found |= strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " wf");
+    fclose(file);
+    return found;
+}
+
 static void *in_thread(void *unused) {
+    CHECK(watched());
     CHECK(copied() > 0);
     use(1);
     return unused;
@@ -69,9 +95,12 @@ int main(void) {
     CHECK(copied() > 0);
     CHECK(copied() < 20);
     use(3);
+    use_in_clone();
+    CHECK(getenv("SLABWRIGHT_RSEQ") || !watched());
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);
     use(3);
+    use_in_clone();
     for (int i = 0; i < BLOCKS; i++)
         free(blocks[i]);
     return 0;

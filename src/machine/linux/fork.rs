@@ -1,13 +1,14 @@
 //! `fork`, and children that came about without it.
 //!
 //! `fork` runs the handlers of [`install`]. A raw `clone` does not: its child finds out by [`generation`], which
-//! reads a word that the kernel wipes in children.
+//! reads a word that the kernel wipes in children. A process of one thread has no such word: its child lacks nothing.
 
 use core::sync::atomic::{
     AtomicBool, AtomicU32, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use super::rseq::{self, Mode};
 use super::{Linux, device, percpu, proc, reservation, sys, tls};
 use crate::sync::Fork;
 use crate::types::PAGE_SIZE;
@@ -15,13 +16,22 @@ use crate::types::PAGE_SIZE;
 static HANDLERS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static GENERATION: AtomicU32 = AtomicU32::new(1);
-/// Address of a word that reads 0 in a child that has not looked yet; 0 where the kernel (before 4.14) cannot wipe.
+/// Address of a word that reads 0 in a child that has not looked yet; 0 where there is none, as the kernel (before 4.14) cannot wipe or there is one
+/// thread only.
 static WORD: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets up the word; without memory for it, raw children are not noticed.
+/// Sets up the word, where there may be several threads.
 pub(super) fn init() {
+    if !is_single() || rseq::mode() == Mode::Lock {
+        watch();
+    }
+}
+
+/// Sets up the word, once; without memory for it, raw children are not noticed. (At the start of every program it would be 4 µs of 200.)
+pub(super) fn watch() {
     const WIPEONFORK: i32 = libc::MADV_WIPEONFORK;
-    if WORD.load(Relaxed) != 0 {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Relaxed) {
         return;
     }
     if let Ok(page) = sys::mmap(0, PAGE_SIZE, libc::PROT_READ | libc::PROT_WRITE, 0) {
@@ -45,11 +55,16 @@ fn word(at: usize) -> &'static AtomicU32 {
 pub fn generation() -> u32 {
     let at = WORD.load(Acquire);
     if at != 0 && word(at).load(Relaxed) == 0 && word(at).swap(1, Relaxed) == 0 {
-        percpu::after_fork();
-        reservation::after_fork();
-        GENERATION.fetch_add(1, Relaxed);
+        begin();
     }
     GENERATION.load(Relaxed)
+}
+
+/// This is another process than before.
+fn begin() {
+    percpu::after_fork();
+    reservation::after_fork();
+    GENERATION.fetch_add(1, Relaxed);
 }
 
 pub(super) use streams::is_single;
@@ -163,7 +178,11 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
-    generation();
+    if WORD.load(Relaxed) == 0 {
+        begin();
+    } else {
+        generation();
+    }
     done();
     run(2);
     streams::reset();

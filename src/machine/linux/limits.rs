@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 use core::num::NonZero;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use once_cell::race::OnceNonZeroUsize;
 
@@ -16,6 +16,10 @@ static LIMIT: AtomicU64 = AtomicU64::new(0);
 static SYSTEM: OnceNonZeroUsize = OnceNonZeroUsize::new();
 static ABORTS: AtomicBool = AtomicBool::new(Options::DEFAULT.abort);
 static CPUS: OnceNonZeroUsize = OnceNonZeroUsize::new();
+/// What [`table_cpus`] says.
+static TABLE_CPUS: OnceNonZeroUsize = OnceNonZeroUsize::new();
+/// One more than the highest CPU that the process might use when it began.
+static ALLOWED: AtomicUsize = AtomicUsize::new(1);
 static NODES: OnceNonZeroUsize = OnceNonZeroUsize::new();
 /// Nodes to pretend to have (option), 0 for none.
 static FAKE_NODES: AtomicU32 = AtomicU32::new(0);
@@ -37,22 +41,46 @@ pub(super) fn aborts() -> bool {
     ABORTS.load(Relaxed)
 }
 
-/// CPUs that can ever run, at least 1 and at most `most`.
+/// CPUs that can ever run, at least 1 and at most `most`. Asked along with the other limits, or before: opening the file takes 10 µs, a twentieth of
+/// the life of a small program.
 pub(super) fn cpus(most: usize) -> usize {
     once(&CPUS, || {
         let mut buffer = [0; 64];
         let possible = sys::read_file(c"/sys/devices/system/cpu/possible", &mut buffer).and_then(sys::list_max);
         // Where that is not to be read: as many as the kernel's CPU masks have bits.
-        possible.map_or_else(mask_bits, |highest| highest as usize + 1).clamp(1, most)
+        let possible = possible.map(|highest| highest as usize + 1);
+        possible.or_else(|| masks().0).unwrap_or(usize::MAX).clamp(1, most)
     })
 }
 
-fn mask_bits() -> usize {
-    let mut mask = [0u64; 1024 / 8];
+/// No fewer than [`cpus`], and cheap: what a table of all CPUs needs room for.
+pub(super) fn table_cpus(most: usize) -> usize {
+    once(&TABLE_CPUS, || {
+        let (bits, allowed) = masks();
+        ALLOWED.store(allowed, Relaxed);
+        bits.unwrap_or_else(|| cpus(most))
+    })
+}
+
+/// As many CPUs as [`cpus`] says, if that was asked; else as many as the process might use when it began.
+pub(super) fn known_cpus() -> usize {
+    CPUS.get().map_or_else(|| ALLOWED.load(Relaxed), NonZero::get)
+}
+
+/// How many bits the kernel's CPU masks have, if that is no more than 512, of which a table is small; and one more than the highest that is set in the
+/// process's.
+fn masks() -> (Option<usize>, usize) {
+    let mut mask = [0u64; 8];
     let address = (&raw mut mask).expose_provenance();
     // SAFETY: the buffer is as long as said.
     let bytes = unsafe { sys::call(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address, 0, 0, 0]) };
-    bytes.map_or(usize::MAX, |bytes| bytes * 8)
+    (bytes.ok().map(|bytes| bytes * 8), highest(&mask).map_or(1, |cpu| cpu + 1))
+}
+
+/// The highest bit that is set.
+fn highest(mask: &[u64]) -> Option<usize> {
+    let (nth, word) = mask.iter().enumerate().rev().find(|(_, word)| **word != 0)?;
+    Some(nth * 64 + 63 - word.leading_zeros() as usize)
 }
 
 /// Memory nodes, folded to [`MAX_NODES`].
@@ -68,8 +96,7 @@ pub(super) fn nodes() -> usize {
         let at = (&raw mut mask).expose_provenance();
         // SAFETY: the kernel writes at most as many bits as said.
         let done = unsafe { sys::call(libc::SYS_get_mempolicy, [0, at, size_of_val(&mask) * 8, 0, MEMS_ALLOWED, 0]) };
-        let highest = mask.iter().rposition(|word| done.is_ok() && *word != 0);
-        highest.map_or(1, |word| word * 64 + mask[word].ilog2() as usize + 1).min(MAX_NODES)
+        highest(&mask).filter(|_| done.is_ok()).map_or(1, |node| node + 1).min(MAX_NODES)
     })
 }
 
@@ -221,7 +248,18 @@ mod tests {
         assert!((1..=8192).contains(&cpus(8192)));
         assert!((1..=MAX_NODES).contains(&nodes()));
         assert_eq!(cpus(8192), cpus(1 << 20));
-        assert!(mask_bits() >= cpus(8192));
+        assert!(masks().0.is_none_or(|bits| bits >= cpus(8192)));
+        assert!(table_cpus(8192) >= cpus(8192));
+        assert!((1..=cpus(8192)).contains(&masks().1));
+        assert_eq!(known_cpus(), cpus(8192));
+    }
+
+    #[test]
+    fn highest_bits() {
+        assert_eq!(highest(&[0, 0]), None);
+        assert_eq!(highest(&[1, 0]), Some(0));
+        assert_eq!(highest(&[!0, 5, 0]), Some(66));
+        assert_eq!(highest(&[1, 1 << 63]), Some(127));
     }
 
     #[test]

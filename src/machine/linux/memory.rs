@@ -16,8 +16,8 @@ use core::sync::atomic::{
 };
 
 use super::reservation::{gate, map_at, open, sparse};
-use super::{Linux, advice, limits, remap, reservation, setup, sys};
-use crate::machine::{Frames, MAX_NODES, ZoneKind};
+use super::{Linux, advice, limits, percpu, remap, reservation, setup, sys};
+use crate::machine::{Frames, MAX_NODES, PerCpu, ZoneKind};
 use crate::page::Page;
 use crate::types::{MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
 
@@ -201,6 +201,7 @@ pub(super) fn retreat(limit: u64) {
 /// From now on the program locks what it maps; it may lock `limit` bytes.
 pub(super) fn lock(limit: u64) {
     retreat(limit);
+    percpu::trim_rows();
     LOCKED.store(true, Relaxed);
 }
 
@@ -258,7 +259,10 @@ fn claim(bytes: usize) -> Option<usize> {
 
 /// Opens `bytes` more of the arena; their offset.
 fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
-    reservation::check_ration();
+    // The start has looked just before it grows.
+    if NEXT.load(Relaxed) > 0 {
+        reservation::check_ration();
+    }
     let _gate = gate()?;
     // Chunks that something else sits in (sparse only) are passed by, not too many.
     for _ in 0..64 {
@@ -548,6 +552,8 @@ unsafe impl Frames for Linux {
         if HUGE_SYSTEM.load(Relaxed) == UNKNOWN {
             HUGE_SYSTEM.store((setup::huge_pages() != setup::HugePages::Never).into(), Relaxed);
         }
+        // For the same reason.
+        self.nr_cpus();
         limits::pressure()
     }
 

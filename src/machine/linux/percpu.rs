@@ -35,6 +35,7 @@ use core::sync::atomic::{
 use super::rseq::{self, Mode};
 use super::{Linux, limits, membarrier, sys, tls};
 use crate::machine::{Limits, PerCpu, ROW_WORDS, SHEAF_BYTES, TAG_CACHE_BITS, Word, no_sheaf, owner};
+use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
 
 /// CPUs the table has room for. On a machine with more, locks are used and CPUs share rows.
 const MAX_CPUS: usize = 4096;
@@ -116,8 +117,15 @@ static ROWTAB: RowTab = RowTab {
     cpus: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS],
 };
 
-/// The first of `nr_cpus` rows; 0 where there is no memory for them. A row is made when its CPU first needs it.
+/// The first of [`table_cpus`] rows; 0 where there is no memory for them. A row is made when its CPU first needs it.
 static ROWS: AtomicUsize = AtomicUsize::new(0);
+/// One more than the highest CPU whose row is, or is being, made.
+static ROWS_END: AtomicUsize = AtomicUsize::new(0);
+
+/// Entries of the table that are used: no fewer than there can be CPUs.
+fn table_cpus() -> usize {
+    limits::table_cpus(MAX_CPUS)
+}
 
 const fn dummy() -> *mut Seen {
     (&raw const DUMMY).cast_mut()
@@ -127,30 +135,46 @@ const fn dummy() -> *mut Seen {
 pub(super) fn region(each: &mut dyn FnMut(&'static str, core::ops::Range<u64>)) {
     let start = ROWS.load(Relaxed) as u64;
     if start != 0 {
-        each("Per-CPU rows", start..start + (limits::cpus(MAX_CPUS) * size_of::<Row>()) as u64);
+        each("Per-CPU rows", start..start + (table_cpus() * size_of::<Row>()) as u64);
     }
 }
 
 /// Prepares table and rows. Rows are address space until they are made.
 pub(super) fn init() {
-    let cpus = limits::cpus(MAX_CPUS);
+    let cpus = table_cpus();
     for word in &DUMMY.words {
         word.store(no_sheaf(), Relaxed);
     }
     for entry in ROWTAB.unregistered.iter().chain(&ROWTAB.cpus[..cpus]) {
         entry.store(dummy(), Relaxed);
     }
+    // A page more than they take: the system aligns what has the size of huge pages, which takes a page table of its own.
+    let len = cpus * size_of::<Row>() + PAGE_SIZE;
     if ROWS.load(Relaxed) == 0
-        && let Ok(rows) = sys::mmap(0, cpus * size_of::<Row>(), libc::PROT_READ | libc::PROT_WRITE, 0)
+        && let Ok(rows) = sys::mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, 0)
     {
+        if len > PAGEBLOCK_SIZE {
+            // Few of them are ever touched.
+            let _ = sys::madvise(rows, len, libc::MADV_NOHUGEPAGE);
+        }
         ROWS.store(rows, Relaxed);
     }
     rseq::init(cpus < MAX_CPUS);
 }
 
+/// Gives the addresses of rows back that no CPU will have: before the program locks its memory, and would have them backed.
+pub(super) fn trim_rows() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let rows = ROWS.load(Relaxed);
+    let unused = limits::cpus(MAX_CPUS) * size_of::<Row>()..table_cpus() * size_of::<Row>() + PAGE_SIZE;
+    if rows != 0 && !DONE.swap(true, Relaxed) {
+        sys::munmap(rows + unused.start, unused.len());
+    }
+}
+
 fn row(cpu: usize) -> Option<&'static Row> {
     let rows = core::ptr::with_exposed_provenance::<Row>(ROWS.load(Relaxed));
-    // SAFETY: `nr_cpus` rows are mapped there for ever; all fields are atomics, valid when zero.
+    // SAFETY: `table_cpus` rows are mapped there for ever; all fields are atomics, valid when zero.
     (!rows.is_null()).then(|| unsafe { &*rows.add(cpu) })
 }
 
@@ -160,6 +184,7 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
     if core::ptr::eq(ROWTAB.cpus[cpu].load(Acquire), &raw const row.seen) {
         return Some(row);
     }
+    ROWS_END.fetch_max(cpu + 1, Relaxed);
     // Not read first: a page that was never touched would fault twice.
     match row.state.compare_exchange(ROW_NONE, ROW_MAKING | me(), Acquire, Acquire) {
         Ok(_) => {}
@@ -197,7 +222,7 @@ fn publish(cpu: usize, row: &'static Row) {
 /// more. The single commits leave every row whole. What this thread was itself at, before the handler that forked
 /// interrupted it, it will finish.
 pub(super) fn after_fork() {
-    for cpu in 0..limits::cpus(MAX_CPUS) {
+    for cpu in 0..ROWS_END.load(Relaxed) {
         let Some(row) = row(cpu) else { return };
         if ![0, me()].contains(&row.local.load(Relaxed)) {
             row.local.store(0, Relaxed);
@@ -240,7 +265,7 @@ fn locked<R>(row: &Row, f: impl FnOnce(&Seen) -> R) -> Option<R> {
 pub(super) fn lock_cpu() -> usize {
     // SAFETY: no arguments. Answered by the vDSO; it can only fail where there is no such call.
     let cpu = unsafe { libc::sched_getcpu() };
-    usize::try_from(cpu).unwrap_or(0) % limits::cpus(MAX_CPUS)
+    usize::try_from(cpu).unwrap_or(0) % table_cpus()
 }
 
 /// Text of a section's start: descriptor, `rseq_cs`, row of this CPU in `t`. Labels: 2 descriptor, 3 first instruction,
@@ -347,13 +372,17 @@ static SEVERAL: AtomicBool = AtomicBool::new(false);
 /// Sees whether the process has one thread only. (The C library does not know before it has started.)
 fn count_threads() {
     Linux.notice_threads();
-    if ROWTAB.below.load(Relaxed) == 0
-        && super::fork::is_single()
-        && rseq::mode() != Mode::Lock
-        && !SEVERAL.load(Relaxed)
-    {
+    if ROWTAB.below.load(Relaxed) == 0 && !SEVERAL.load(Relaxed) && rseq::mode() != Mode::Lock {
         ROWTAB.below.store(usize::MAX, Relaxed);
     }
+}
+
+/// The process has, or is about to have, another thread.
+#[cold]
+fn several() {
+    ROWTAB.below.store(0, Relaxed);
+    SEVERAL.store(true, Relaxed);
+    super::fork::watch();
 }
 
 /// Says what pops compare, until threads are counted again.
@@ -588,6 +617,14 @@ unsafe impl PerCpu for Linux {
         limits::cpus(MAX_CPUS)
     }
 
+    fn known_cpus(&self) -> usize {
+        limits::known_cpus()
+    }
+
+    fn rows_end(&self) -> usize {
+        ROWS_END.load(Relaxed)
+    }
+
     #[inline]
     fn cpu(&self) -> usize {
         usize::try_from(rseq::cpu_id()).unwrap_or_else(|_| lock_cpu())
@@ -667,10 +704,14 @@ unsafe impl PerCpu for Linux {
     }
 
     #[inline(always)]
+    fn sees_threads(&self) -> bool {
+        ROWTAB.below.load(Relaxed) != 0 && !super::fork::is_single()
+    }
+
+    #[inline]
     fn notice_threads(&self) {
-        if ROWTAB.below.load(Relaxed) != 0 && !super::fork::is_single() {
-            ROWTAB.below.store(0, Relaxed);
-            SEVERAL.store(true, Relaxed);
+        if !SEVERAL.load(Relaxed) && !super::fork::is_single() {
+            several();
         }
     }
 
@@ -714,7 +755,7 @@ unsafe impl PerCpu for Linux {
     }
 
     fn drain_row(&self, cpu: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool {
-        let Some(row) = (cpu < self.nr_cpus()).then(|| row(cpu)).flatten() else { return false };
+        let Some(row) = (cpu < table_cpus()).then(|| row(cpu)).flatten() else { return false };
         // Somebody else may be draining it. They are soon done, unless a handler interrupted them on this thread.
         let mut tries = 0;
         loop {

@@ -202,6 +202,10 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
     let is_terminal = std::io::stderr().is_terminal();
     let begin = Instant::now();
     for round in 0..rounds {
+        let laid = |round: usize| dir.join(format!("libraries.{}", round % 2));
+        let allocators = peers::lay_anew(&allocators, &laid(round))?;
+        // Only now, so that the new files do not get its pages.
+        let _ = fs::remove_dir_all(laid(round + 1));
         if options.minutes > 0 && round >= LEAST_ROUNDS {
             let time = Duration::from_secs(60 * options.minutes).saturating_sub(begin.elapsed());
             let ended = course::fit(&mut courses, round, rounds, time);

@@ -52,6 +52,27 @@ impl Allocator {
     }
 }
 
+/// The allocators, with libraries in new files of the folder `dir`: how fast a program is depends on the pages of memory that the file happens to lie in, as
+/// long as it lies there. (`server` took half as long again with one of two equal files, whatever its name.)
+pub fn lay_anew(allocators: &[Allocator], dir: &Path) -> Result<Vec<Allocator>> {
+    fs::create_dir_all(dir)?;
+    let lay = |allocator: &Allocator| {
+        let Allocator { name, library, variable } = allocator;
+        let copy = dir.join(library.file_name().ok_or("a library has a name")?);
+        // Of the C library a program has one.
+        if !is_libc(name) {
+            fs::copy(library, &copy)?;
+        }
+        let library = if is_libc(name) { library.clone() } else { copy };
+        Ok(Allocator { name, library, variable: variable.clone() })
+    };
+    allocators.iter().map(lay).collect()
+}
+
+fn is_libc(name: &str) -> bool {
+    PEERS.iter().any(|(peer, from)| *peer == name && matches!(from, From::Libc))
+}
+
 /// Whether there are peers of these names.
 pub fn check(wanted: &[String]) -> Result {
     let Some(unknown) = wanted.iter().find(|name| !PEERS.iter().any(|(peer, _)| peer == name)) else { return Ok(()) };
@@ -173,7 +194,7 @@ fn libc() -> Result<PathBuf> {
 /// Whether every function is `allocator`'s where it is preloaded. (The C library leaves C++'s operators to another one, which calls it.)
 pub fn probe(allocator: &Allocator) -> Result {
     let served = served(allocator.serve(&mut Command::new(super::compile("probe.cc")?)))?;
-    let operators = !matches!(PEERS.iter().find(|(name, _)| *name == allocator.name), Some((_, From::Libc)));
+    let operators = !is_libc(allocator.name);
     let other =
         |(name, file): &&(String, PathBuf)| *file != allocator.library && (operators || !name.starts_with("_Z"));
     match served.iter().find(other) {
@@ -191,6 +212,19 @@ mod tests {
         assert!(check(&["glibc".to_owned(), "jemalloc".to_owned()]).is_ok());
         let error = check(&["glibc".to_owned(), "malloc".to_owned()]).unwrap_err().to_string();
         assert!(error.starts_with("there is no peer `malloc`, only glibc, "), "{error}");
+    }
+
+    #[test]
+    fn libraries_are_laid_anew_but_the_c_library() {
+        let dir = std::env::temp_dir().join(format!("slabwright-bench-{}", std::process::id()));
+        let file = dir.join("of/libx.so");
+        fs::create_dir_all(dir.join("of")).unwrap();
+        fs::write(&file, "x").unwrap();
+        let all = lay_anew(&["x", "glibc"].map(|name| Allocator::new(name, file.clone())), &dir.join("new")).unwrap();
+        assert_eq!(all[0].library, dir.join("new/libx.so"));
+        assert_eq!(fs::read(&all[0].library).unwrap(), b"x");
+        assert_eq!(all[1].library, file);
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

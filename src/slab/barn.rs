@@ -6,8 +6,8 @@
 //! Objects of full sheaves come out again in the reverse order of their frees, wherever they lie; those of slabs lowest address first. Where what
 //! a program frees and makes goes up and down by less than the barn holds, as in a loop, that saves the way through the slabs. Where it
 //! frees more, as when it drops a large structure, what it makes next would lie scattered: a *flood*, in which all sheaves go back to the slabs,
-//! from the first for which there was no room to the next request that finds none. (Frees that may not block begin one, too, but take
-//! only their own sheaf along.) Measured (paired rounds in one process, ten times, time without floods
+//! from the first for which there was no room to the next request that finds none, some at a time ([`TOGETHER`]). (Frees that may not block begin one,
+//! too, but take only their own sheaf along.) Measured (paired rounds in one process, ten times, time without floods
 //! in relation to that with them): `documents` 1.00 to 1.3, mostly 1.1, more where others use the caches, too, as it is the program's own code
 //! that waits less (a fifth); `tree` and blocks in turn 1.00. Rejected: one full sheaf at most, which does the same, but 1000 blocks in turn
 //! take 1.35 times as long; four of them (no difference).
@@ -17,6 +17,8 @@ use crate::machine::no_sheaf;
 
 /// Full sheaves kept, and empty ones, at most (the kernel's `MAX_FULL_SHEAVES`).
 const LIMIT: u32 = 10;
+/// Sheaves that go back to the slabs together ([`super::window`]): in a flood the barn keeps one less.
+pub const TOGETHER: usize = 6;
 
 /// A stack of sheaves linked through their sentinel slots.
 struct Stack {
@@ -68,15 +70,20 @@ impl Barn {
         Barn { full: Stack::NEW, empty: Stack::NEW, flood: false }
     }
 
-    /// Keeps a sheaf with objects; gives it back where the barn has enough, and in a flood, which begins then.
+    /// Keeps a sheaf with objects; gives it back where the barn has enough: then a flood begins, in which that is less.
     pub fn put_full(&mut self, sheaf: Sheaf) -> Result<(), Sheaf> {
         debug_assert!(!sheaf.is_empty());
-        if self.flood {
+        if self.flood && self.full.len >= TOGETHER as u32 - 1 {
             return Err(sheaf);
         }
         let kept = self.full.push(sheaf);
-        self.flood = kept.is_err();
+        self.flood |= kept.is_err();
         kept
+    }
+
+    /// Whether sheaves with objects are to go back to the slabs.
+    pub fn is_flooded(&self) -> bool {
+        self.flood
     }
 
     /// Keeps an empty sheaf; gives it back where the barn has enough.

@@ -37,11 +37,13 @@ pub mod slob;
 mod tag;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
+use barn::TOGETHER;
 pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
 use cache::{Far, State};
 use classes::NR_CLASSES;
@@ -54,6 +56,7 @@ pub use runs::run_of_tag;
 use sheaf::Sheaf;
 use tag::is_foreign;
 pub use tag::{LIMITS, class_of_tag, is_dense, place, starts_object};
+use window::Window;
 
 use crate::error::Defect;
 use crate::gfp::Gfp;
@@ -179,7 +182,7 @@ impl<M: Machine> Slab<M> {
             if sheaf::len(main, self.capacity(id)) > 0 {
                 continue;
             }
-            let stored = || self.barn_full(m, id, gfp).inspect(|sheaf| self.adopt_all(m, id, sheaf));
+            let stored = || self.barn_full(m, pages, id, gfp).inspect(|sheaf| self.adopt_all(m, id, sheaf));
             if let Some(mut own) = self.take_spare(m, id, |len, _| len > 0).or_else(stored) {
                 let object = own.pop().unwrap_or(ptr::null_mut());
                 self.install(m, pages, id, main, own, gfp);
@@ -205,7 +208,7 @@ impl<M: Machine> Slab<M> {
                 // The first objects of slabs are those of pages, which share a set of the CPU's cache: a cache of which few are wanted begins with
                 // another one, which its number says (blocks of 20 sizes, one at a time: 5 % less, and of 300 misses 17).
                 if (1..=FIRST_REFILL as usize).contains(&got) {
-                    let last = slots.len() - 1;
+                    let last = got - 1;
                     slots.swap(last, last - id as usize % got);
                 }
                 got
@@ -343,9 +346,16 @@ impl<M: Machine> Slab<M> {
         unsafe { if m.replace(which, word, no_sheaf()) { Sheaf::from_word(word, self.capacity(id)) } else { None } }
     }
 
-    fn barn_full(&self, m: &M, id: u8, gfp: Gfp) -> Option<Sheaf> {
+    /// A sheaf with objects from the barn. A flood ends: what it was to take along goes back to the slabs.
+    fn barn_full(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<Sheaf> {
         let node = self.node(id, m.node());
-        node.barn.acquire(m, gfp.may_block())?.take_full(self.capacity(id))
+        let mut barn = node.barn.acquire(m, gfp.may_block())?;
+        if gfp.may_block() && barn.is_flooded() {
+            drop(barn);
+            self.put_flood(m, pages, id, None, gfp);
+            barn = node.barn.acquire(m, true)?;
+        }
+        barn.take_full(self.capacity(id))
     }
 
     /// An empty sheaf from the barn, or a new one.
@@ -384,7 +394,7 @@ impl<M: Machine> Slab<M> {
     /// Finds a place for a sheaf: spare, barn, or back to the slabs.
     fn stow(&self, m: &M, pages: &PageAllocator<M>, id: u8, sheaf: Sheaf, gfp: Gfp) {
         if runs::is_run(id) {
-            return self.dissolve(m, pages, sheaf, gfp);
+            return self.dissolve(m, pages, id, sheaf, gfp);
         }
         let word = sheaf.word();
         // SAFETY: the sheaf is of this cache and ours to give.
@@ -396,48 +406,79 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Finds a place for a sheaf that is not on this CPU: barn, or back to the slabs.
-    fn store(&self, m: &M, pages: &PageAllocator<M>, id: u8, sheaf: Sheaf, gfp: Gfp) {
+    fn store(&self, m: &M, pages: &PageAllocator<M>, id: u8, mut sheaf: Sheaf, gfp: Gfp) {
         let node = self.node(id, m.node());
-        if !sheaf.is_empty() && gfp.may_block() && node.locked(m).is_sparse(self.layout(id)) {
-            self.dissolve(m, pages, sheaf, gfp);
-            while let Some(sheaf) = self.barn_full(m, id, gfp) {
-                self.dissolve(m, pages, sheaf, gfp);
+        let mut asked = sheaf.is_empty() || !gfp.may_block();
+        while let Some(mut barn) = node.barn.acquire(m, gfp.may_block()) {
+            // What goes to the slabs in any case need not be asked about.
+            if asked || barn.is_flooded() {
+                match if sheaf.is_empty() { barn.put_empty(sheaf) } else { barn.put_full(sheaf) } {
+                    Ok(()) => return,
+                    Err(lost) => sheaf = lost,
+                }
+                break;
             }
-            return;
+            drop(barn);
+            if node.locked(m).is_sparse(self.layout(id)) {
+                self.dissolve(m, pages, id, sheaf, gfp);
+                while let Some(sheaf) = self.barn_full(m, pages, id, gfp) {
+                    self.dissolve(m, pages, id, sheaf, gfp);
+                }
+                return;
+            }
+            asked = true;
         }
-        let put = |sheaf: Sheaf| match node.barn.acquire(m, gfp.may_block()) {
-            None => Err(sheaf),
-            Some(mut barn) if sheaf.is_empty() => barn.put_empty(sheaf),
-            Some(mut barn) => barn.put_full(sheaf),
-        };
-        let Err(mut sheaf) = put(sheaf) else { return };
+        self.put_flood(m, pages, id, Some(sheaf), gfp);
+    }
+
+    /// Gives the objects of `sheaf`, and in a flood those of the barn's full sheaves, back to their slabs.
+    fn put_flood(&self, m: &M, pages: &PageAllocator<M>, id: u8, mut sheaf: Option<Sheaf>, gfp: Gfp) {
+        let (node, capacity) = (self.node(id, m.node()), self.capacity(id));
         let _in_hand = InHand::new(&self.flushes);
         // Slabs go back at the end: of an object that was freed twice the other copy may be in one of the next sheaves.
         let mut release = PageList::new();
         loop {
-            self.put_objects(m, pages, sheaf.drain(), &mut release, gfp);
-            // The next sheaf that fills up wants an empty one in its place.
-            if let Err(sheaf) = put(sheaf) {
-                self.dissolve(m, pages, sheaf, gfp);
+            let mut sheaves = [const { None }; TOGETHER];
+            sheaves[0] = sheaf.take();
+            if gfp.may_block() {
+                let mut barn = node.barn.lock(m);
+                let free = sheaves.iter_mut().filter(|sheaf| sheaf.is_none());
+                free.for_each(|sheaf| *sheaf = barn.take_flooded(capacity));
             }
-            let next = if gfp.may_block() { node.barn.lock(m).take_flooded(self.capacity(id)) } else { None };
-            let Some(next) = next else { break };
-            sheaf = next;
+            let more = sheaves.iter().all(Option::is_some);
+            let mut lists = sheaves.each_mut().map(|sheaf| sheaf.as_mut().map_or(&mut [][..], Sheaf::drain));
+            self.put_lists(m, pages, id, &mut lists, &mut release, gfp);
+            // The next sheaf that fills up wants an empty one in its place.
+            if let Some(mut barn) = node.barn.acquire(m, gfp.may_block()) {
+                for sheaf in &mut sheaves {
+                    *sheaf = sheaf.take().and_then(|sheaf| barn.put_empty(sheaf).err());
+                }
+            }
+            sheaves.into_iter().flatten().for_each(|sheaf| self.dissolve(m, pages, id, sheaf, gfp));
+            if !more {
+                break;
+            }
         }
         self.release(m, pages, release, gfp);
     }
 
     /// Gives a sheaf's objects back to their slabs, and the sheaf's memory too.
-    fn dissolve(&self, m: &M, pages: &PageAllocator<M>, mut sheaf: Sheaf, gfp: Gfp) {
-        self.free_objects(m, pages, sheaf.drain(), gfp);
+    fn dissolve(&self, m: &M, pages: &PageAllocator<M>, id: u8, mut sheaf: Sheaf, gfp: Gfp) {
+        let mut release = PageList::new();
+        self.put_lists(m, pages, id, &mut [sheaf.drain()], &mut release, gfp);
+        self.release(m, pages, release, gfp);
         let memory = sheaf.into_memory();
         self.free_objects(m, pages, &[memory.addr()], gfp);
     }
 
-    /// [`Slab::take_unmarked`], those never handed out before constructed, or marked.
+    /// [`Slab::take_unmarked`], those never handed out before constructed, or marked, and all at the start of `out`.
     fn take_objects(&self, m: &M, pages: &PageAllocator<M>, id: u8, out: &mut [usize], gfp: Gfp, here: usize) -> usize {
         let (size, mut fresh) = (self.layout(id).size as usize, Fresh::new());
         let got = self.take_unmarked(m, pages, id, out, &mut fresh, gfp, here);
+        let short = out.len() - got;
+        if short > 0 && fresh.lower(short) < got {
+            out.copy_within(short.., 0);
+        }
         if id as usize <= NR_CLASSES {
             let key = self.key();
             // SAFETY: objects of the class, just taken.
@@ -725,6 +766,59 @@ impl<M: Machine> Slab<M> {
         }
     }
 
+    /// [`Slab::put_objects`] of what came out of some sheaves of cache `id`; leaves them in another order.
+    fn put_lists(
+        &self,
+        m: &M,
+        pages: &PageAllocator<M>,
+        id: u8,
+        lists: &mut [&mut [usize]],
+        release: &mut PageList,
+        gfp: Gfp,
+    ) {
+        let mut left = [0; TOGETHER];
+        left.iter_mut().zip(lists.iter()).for_each(|(left, list)| *left = list.len());
+        // The frame is large: a kernel's stack may be small, and so may that of who may not block.
+        if M::LENT && gfp.may_block() {
+            self.put_windows(m, id, lists, &mut left, release);
+        }
+        for (list, left) in lists.iter().zip(left) {
+            self.put_objects(m, pages, &list[..left], release, gfp);
+        }
+    }
+
+    /// Puts the objects of `lists` that lie close together into their slabs; of each list `left` are left, at its start.
+    #[inline(never)]
+    fn put_windows(
+        &self,
+        m: &M,
+        id: u8,
+        lists: &mut [&mut [usize]],
+        left: &mut [usize; TOGETHER],
+        release: &mut PageList,
+    ) {
+        let (layout, home, mut from) = (self.layout(id), m.node(), 0);
+        while from < lists.len() {
+            let Some(mut window) = Window::of(layout, &lists[from][..left[from]]) else {
+                from += 1;
+                continue;
+            };
+            let (mut rest, mut inside) = (*left, 0);
+            for (list, left) in lists.iter_mut().zip(&mut rest).skip(from) {
+                if window.has_some(&list[..*left]) {
+                    let outside = window.take(&mut list[..*left]);
+                    inside += *left - outside;
+                    *left = outside;
+                }
+            }
+            let slabs = &mut self.node(id, home).locked(m);
+            if !window.is_dense(inside) || !slabs.put_window(m, (id, home), layout, &window, inside, release) {
+                return;
+            }
+            *left = rest;
+        }
+    }
+
     /// Fetches what [`node::NodeSlabs::put`] will look at of the slab of `object`.
     #[inline(always)]
     fn fetch_slab(m: &M, layout: &SlabLayout, object: usize) {
@@ -876,7 +970,7 @@ impl<M: Machine> Slab<M> {
                 for (id, word) in taken[..n].iter().copied() {
                     // SAFETY: it was taken out of the drained row.
                     if let Some(sheaf) = unsafe { Sheaf::from_word(word, self.capacity(id)) } {
-                        self.dissolve(m, pages, sheaf, Gfp::KERNEL);
+                        self.dissolve(m, pages, id, sheaf, Gfp::KERNEL);
                     }
                 }
             }
@@ -891,7 +985,7 @@ impl<M: Machine> Slab<M> {
                         break;
                     };
                     drop(barn);
-                    self.dissolve(m, pages, sheaf, Gfp::KERNEL);
+                    self.dissolve(m, pages, id, sheaf, Gfp::KERNEL);
                 }
             }
         }
@@ -914,7 +1008,7 @@ impl<M: Machine> Slab<M> {
                         if n < full { barn.take_full(layout.capacity) } else { barn.take_empty(layout.capacity) };
                     drop(barn);
                     let Some(sheaf) = sheaf else { continue };
-                    self.dissolve(m, pages, sheaf, Gfp::KERNEL);
+                    self.dissolve(m, pages, id, sheaf, Gfp::KERNEL);
                 }
                 let mut release = PageList::new();
                 node.locked(m).age(m, layout, &mut release);

@@ -14,9 +14,8 @@
 //! Rejected (`tree`, CPU seconds): more full sheaves in the barn, as many as slabs that went back have room for: 0.11 instead of 0.075, as objects that do not
 //! go through a free map come out in the order of their frees, and what the program makes next lies all over its memory. Empty slabs that stay with the
 //! cache: 0.070 instead of 0.066, as their marks are in no cache any more. Two slabs open while objects are put back, as the sheaves of a tree go back and forth
-//! nine times: no difference; it is the 20 instructions an object. Nor is there one where a byte is written for each object, of four slabs at a time, and
-//! bits are made of these in the end (no word of the map to change for, 17 instructions), or where one comparison says that an object is of the
-//! slab and of the word (18); nor where descriptors and maps of every eighth object's slab are fetched first, or of one to come at each change of slabs.
+//! nine times: no difference (sheaves together make one: [`window`](super::window)). Nor is there one where one comparison says that an object is of the
+//! slab and of the word; nor where descriptors and maps of every eighth object's slab are fetched first, or of one to come at each change of slabs.
 #![allow(unsafe_code)]
 
 mod tail;
@@ -27,6 +26,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::classes::NR_CLASSES;
 use super::layout::{LINE, MapPlace, SlabLayout};
 use super::tag::tag;
+use super::window::{PAGES, WORDS, Window};
 use crate::error::Defect;
 use crate::machine::Machine;
 use crate::page::{Kind, Page, PageList, flag};
@@ -64,6 +64,11 @@ impl Fresh {
     /// Whether no further slab's will be taken in.
     pub fn is_full(&self) -> bool {
         self.len == FRESH_RUNS
+    }
+
+    /// Moves their slots down by `by`. How many they are.
+    pub fn lower(&mut self, by: usize) -> usize {
+        self.runs[..self.len].iter_mut().map(|run| (run.end -= by, run.count).1).sum()
     }
 
     /// Writes the objects, `size` apart, into their slots of `out`, and shows each of them.
@@ -455,6 +460,55 @@ impl NodeSlabs {
             self.count_back(&slab, done as u32, release);
         }
         defect.map_or(Ok(done), |defect| Err((done, defect)))
+    }
+
+    /// Puts back the `count` objects of `window`, which are of this cache, `id`, and node; false, and nothing done, where that is not so of all, or
+    /// one is free.
+    pub fn put_window<M: Machine>(
+        &mut self,
+        m: &M,
+        (id, home): (u8, usize),
+        layout: &SlabLayout,
+        window: &Window,
+        count: usize,
+        release: &mut PageList,
+    ) -> bool {
+        let (mut heads, mut put) = ([Pfn::NONE; PAGES], [[0; WORDS]; PAGES]);
+        let (mut slabs, mut found) = (0, 0);
+        for (nth, address) in window.pages() {
+            let Some((head, _)) = slab_of(m, ptr::with_exposed_provenance(address)) else { return false };
+            let slab = SlabRef { m, layout, head };
+            let page = slab.page();
+            if page.cache() != u16::from(id) || page.node() != home {
+                return false;
+            }
+            for word in 0..layout.map_words() {
+                let bits = window.bits(layout, page.colour(), nth, word);
+                let free = slab.map_word(word);
+                if free & bits != 0 {
+                    return false;
+                }
+                put[slabs][word as usize] = free | bits;
+                found += bits.count_ones();
+            }
+            heads[slabs] = head;
+            slabs += 1;
+        }
+        // One is there twice, or lies where no object starts.
+        if found != count as u32 {
+            return false;
+        }
+        for (head, bits) in heads[..slabs].iter().zip(&put) {
+            let slab = SlabRef { m, layout, head: *head };
+            let mut free = 0;
+            for word in 0..layout.map_words() {
+                slab.set_map_word(word, bits[word as usize]);
+                free += bits[word as usize].count_ones();
+            }
+            let back = slab.page().refs() - (layout.objects - free);
+            self.count_back(&slab, back, release);
+        }
+        true
     }
 
     /// Counts `count` objects of a slab that came back, and has it change lists where that is due.

@@ -434,7 +434,7 @@ impl<M: Machine> Slab<M> {
     fn sheaf_object(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
         let spare = if m.is_attached() { self.take_spare(m, id, |len, _| len > 0) } else { None };
         let foreign = || if m.is_attached() { self.take_foreign(m, id) } else { None };
-        let sheaf = spare.or_else(foreign).or_else(|| self.barn_full(m, id, gfp));
+        let sheaf = spare.or_else(foreign).or_else(|| self.barn_full(m, pages, id, gfp));
         let Some(mut sheaf) = sheaf else { return core::ptr::null_mut() };
         let object = sheaf.pop().unwrap_or(core::ptr::null_mut());
         self.stow(m, pages, id, sheaf, gfp);

@@ -236,7 +236,7 @@ fn fresh_objects_of_many_slabs_are_marked_and_exclusive() {
         w.slab.free_one(&w.m, &w.pages, first, Gfp::KERNEL);
         let mut slots = std::vec![0; per_slab * 40];
         let got = w.slab.take_objects(&w.m, &w.pages, id, &mut slots, Gfp::KERNEL, 0);
-        let taken = &slots[slots.len() - got..];
+        let taken = &slots[..got];
         assert!(got >= per_slab * 16 && got < slots.len(), "class {id}: {got}");
         let unique: std::collections::BTreeSet<usize> = taken.iter().copied().collect();
         assert_eq!(unique.len(), got, "class {id}");
@@ -264,7 +264,7 @@ fn a_flood_takes_all_sheaves_along() {
     };
     let live: Vec<usize> = (0..20 * sheaf).map(|_| w.alloc(id)).collect();
     live.iter().for_each(|object| w.free(id, *object));
-    assert_eq!(in_barns(), 0, "there was a flood");
+    assert!(in_barns() < TOGETHER * sheaf, "there was a flood");
     let mut live: Vec<usize> = (0..20 * sheaf).map(|_| w.alloc(id)).collect();
     let rising = live[2 * sheaf..].windows(2).filter(|two| two[1] == two[0] + 64).count();
     assert!(rising > 17 * sheaf, "{rising}");
@@ -311,7 +311,7 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
             while w.slab.flushes[0].load(Ordering::Acquire) < 2 {
                 std::thread::yield_now();
             }
-            w.slab.dissolve(&w.m, &w.pages, sheaf, Gfp::KERNEL);
+            w.slab.dissolve(&w.m, &w.pages, id, sheaf, Gfp::KERNEL);
             drop(in_hand);
         });
         assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
@@ -363,6 +363,43 @@ fn a_second_free_is_found_wherever_the_object_lies() {
     w.slab.free_objects(&w.m, &w.pages, &[b + 8], Gfp::KERNEL);
     assert!(w.m.take_reports()[0].contains("middle of a block"));
     w.verify();
+}
+
+/// Objects that go back together, of each class whose objects may, in an order like that of a tree's; and with them one that is there twice, one
+/// that its slab has, one whose slab is of another class, and what is no object. Only these are reported.
+#[test]
+fn objects_that_go_back_together_are_looked_at() {
+    for id in 1..=NR_CLASSES as u8 {
+        let w = world(1, Hostile::default());
+        w.m.set_aborts(false);
+        let mut objects: Vec<usize> =
+            (0..600).map(|_| w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::KERNEL).expose_provenance()).collect();
+        objects.chunks_mut(7).for_each(<[usize]>::reverse);
+        let of_another = w.alloc(if id == 1 { 2 } else { 1 });
+        w.slab.mark_all(id, &objects);
+        let put = |list: &[usize]| {
+            let (mut first, mut second) = (list[..list.len() / 2].to_vec(), list[list.len() / 2..].to_vec());
+            let mut release = PageList::new();
+            let lists = &mut [&mut first[..], &mut second[..]];
+            w.slab.put_lists(&w.m, &w.pages, id, lists, &mut release, Gfp::KERNEL);
+            w.slab.release(&w.m, &w.pages, release, Gfp::KERNEL);
+            w.verify();
+            w.m.take_reports()
+        };
+        let rest = objects.split_off(300);
+        assert_eq!(put(&objects[..290]).len(), 0, "class {id}");
+        // None of their slabs goes back now, as one object of each stays.
+        let (mut odd, kept): (Vec<usize>, Vec<usize>) = (rest[..290].to_vec(), rest[290..].to_vec());
+        odd.insert(20, odd[200]);
+        odd.push(kept[0] + 4);
+        odd.push(of_another);
+        let reports = put(&odd);
+        let said = |what: &str| reports.iter().filter(|report| report.contains(what)).count();
+        assert_eq!((said("double free"), said("middle of a block")), (1, 1), "class {id}: {reports:?}");
+        assert_eq!(put(&kept).len() + put(&objects[290..]).len(), 0, "class {id}");
+        w.slab.shrink(&w.m, &w.pages, None);
+        assert_eq!(w.in_use(), 0, "class {id}");
+    }
 }
 
 // rows: F2

@@ -145,7 +145,7 @@ pub(super) fn init() {
     for word in &DUMMY.words {
         word.store(no_sheaf(), Relaxed);
     }
-    for entry in ROWTAB.unregistered.iter().chain(&ROWTAB.cpus[..cpus]) {
+    for entry in ROWTAB.unregistered.iter().chain(ROWTAB.cpus.iter().take(cpus)) {
         entry.store(dummy(), Relaxed);
     }
     // A page more than they take: the system aligns what has the size of huge pages, which takes a page table of its own.
@@ -213,8 +213,10 @@ pub(super) fn make_rows() {
 }
 
 fn publish(cpu: usize, row: &'static Row) {
-    if rseq::mode() != Mode::Lock {
-        ROWTAB.cpus[cpu].store((&raw const row.seen).cast_mut(), Release);
+    if rseq::mode() != Mode::Lock
+        && let Some(entry) = ROWTAB.cpus.get(cpu)
+    {
+        entry.store((&raw const row.seen).cast_mut(), Release);
     }
 }
 
@@ -265,7 +267,7 @@ fn locked<R>(row: &Row, f: impl FnOnce(&Seen) -> R) -> Option<R> {
 pub(super) fn lock_cpu() -> usize {
     // SAFETY: no arguments. Answered by the vDSO; it can only fail where there is no such call.
     let cpu = unsafe { libc::sched_getcpu() };
-    usize::try_from(cpu).unwrap_or(0) % table_cpus()
+    usize::try_from(cpu).unwrap_or(0).checked_rem(table_cpus()).unwrap_or(0)
 }
 
 /// Text of a section's start: descriptor, `rseq_cs`, row of this CPU in `t`. Labels: 2 descriptor, 3 first instruction,

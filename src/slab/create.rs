@@ -82,7 +82,7 @@ impl<M: Machine> Slab<M> {
         let _registry = self.registry.lock(m);
         if ctor.is_none() && flags.merges() {
             let twin = (FIRST_CREATED..MAX_CACHES as u8).find(|id| {
-                let cache = &self.caches[*id as usize];
+                let cache = self.cache(*id);
                 cache.state() == State::Live && {
                     let shape = cache.shape();
                     shape.ctor.is_none()
@@ -93,13 +93,13 @@ impl<M: Machine> Slab<M> {
                 }
             });
             if let Some(id) = twin {
-                self.caches[id as usize].users.fetch_add(1, Relaxed);
+                self.cache(id).users.fetch_add(1, Relaxed);
                 return Ok(CacheId(id));
             }
         }
-        let vacant = |id: &u8| self.caches[*id as usize].state() == State::Vacant;
+        let vacant = |id: &u8| self.cache(*id).state() == State::Vacant;
         let id = (FIRST_CREATED..MAX_CACHES as u8).find(vacant).ok_or(AllocError::NoMemory)?;
-        let cache = &self.caches[id as usize];
+        let cache = self.cache(id);
         cache.set_state(State::Changing);
         let mut text = [0; 32];
         let mut len = name.len().min(text.len());
@@ -127,13 +127,13 @@ impl<M: Machine> Slab<M> {
 
     /// Flags, bytes and alignment that a cache was made with, and whether it has a constructor.
     pub fn made_with(&self, cache: CacheId) -> (SlabFlags, usize, usize, bool) {
-        let shape = self.caches[cache.0 as usize].shape();
+        let shape = self.cache(cache.0).shape();
         (shape.flags, shape.layout.object_size as usize, shape.layout.align as usize, shape.ctor.is_some())
     }
 
     /// Pages of a cache's slab as orders, and of the least block that holds an object; and the zone modifier of both.
     pub fn slab_order(&self, cache: CacheId) -> (Order, Order, Gfp) {
-        let shape = self.caches[cache.0 as usize].shape();
+        let shape = self.cache(cache.0).shape();
         let least = Order::holding((shape.layout.size as usize).div_ceil(PAGE_SIZE)).unwrap_or(shape.layout.order);
         (shape.layout.order, least.min(shape.layout.order), shape.flags.gfp())
     }
@@ -141,7 +141,7 @@ impl<M: Machine> Slab<M> {
     /// One more user of a cache, who will [`Slab::destroy`] it, too.
     pub fn share(&self, m: &M, cache: CacheId) {
         let _registry = self.registry.lock(m);
-        self.caches[cache.0 as usize].users.fetch_add(1, Relaxed);
+        self.cache(cache.0).users.fetch_add(1, Relaxed);
     }
 
     /// Ends one user's share in a cache; with the last one its memory goes back.
@@ -149,7 +149,7 @@ impl<M: Machine> Slab<M> {
     /// # Errors
     /// The number of objects still out; they are reported, and the cache stays.
     pub fn destroy(&self, m: &M, pages: &PageAllocator<M>, cache: CacheId) -> Result<(), usize> {
-        let descriptor = &self.caches[cache.0 as usize];
+        let descriptor = self.cache(cache.0);
         {
             let _registry = self.registry.lock(m);
             let users = descriptor.users.load(Relaxed);

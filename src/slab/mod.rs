@@ -151,6 +151,11 @@ impl<M: Machine> Slab<M> {
         }
     }
 
+    #[inline]
+    fn cache(&self, id: u8) -> &Cache {
+        &self.caches[id as usize]
+    }
+
     fn layout(&self, id: u8) -> &SlabLayout {
         cache::layout(&self.caches, id)
     }
@@ -169,7 +174,7 @@ impl<M: Machine> Slab<M> {
     #[cold]
     #[inline(never)]
     pub fn alloc_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
-        self.caches[id as usize].slow_allocs.fetch_add(1, Ordering::Relaxed);
+        self.cache(id).slow_allocs.fetch_add(1, Ordering::Relaxed);
         if gfp.may_block() {
             self.drain_deferred(m, pages);
         }
@@ -254,7 +259,7 @@ impl<M: Machine> Slab<M> {
     #[cold]
     #[inline(never)]
     pub unsafe fn free_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
-        self.caches[id as usize].slow_frees.fetch_add(1, Ordering::Relaxed);
+        self.cache(id).slow_frees.fetch_add(1, Ordering::Relaxed);
         if gfp.may_block() {
             self.drain_deferred(m, pages);
         }
@@ -304,7 +309,7 @@ impl<M: Machine> Slab<M> {
 
     /// Objects to take for the next refill: few where the last one was long ago, and then none that other CPUs have too many of.
     fn refill_size(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> usize {
-        let (cache, layout) = (&self.caches[id as usize], self.layout(id));
+        let (cache, layout) = (self.cache(id), self.layout(id));
         let now = m.now_ms() as usize;
         let quick = now.wrapping_sub(cache.refilled_ms.swap(now, Ordering::Relaxed)) < QUICK_MS;
         if !quick && gfp.may_block() && gfp.may_io() {
@@ -584,7 +589,7 @@ impl<M: Machine> Slab<M> {
         } else {
             ptr::null_mut()
         };
-        let zone = if id >= FIRST_CREATED { self.caches[id as usize].shape().flags.gfp() } else { Gfp::NONE };
+        let zone = if id >= FIRST_CREATED { self.cache(id).shape().flags.gfp() } else { Gfp::NONE };
         let asked = gfp.without(Gfp::ZERO | Gfp::DMA | Gfp::DMA32 | Gfp::HIGHMEM | Gfp::MOVABLE) | zone;
         // Few large objects come back whole, as runs do, and of these, too, only the beginning may be written to.
         let asked = if M::LENT && layout.size as usize > PAGE_SIZE { asked | Gfp::MOVABLE } else { asked };
@@ -612,7 +617,7 @@ impl<M: Machine> Slab<M> {
     /// the stash.
     #[cold]
     fn new_full(&self, m: &M, id: u8, head: Pfn, map: *mut u8) -> usize {
-        let cache = &self.caches[id as usize];
+        let cache = self.cache(id);
         // First: a free of one of its objects finds it counted.
         self.node(id, m.page(head).node()).born.fetch_add(1, Ordering::Relaxed);
         let mut own = 0;
@@ -632,7 +637,7 @@ impl<M: Machine> Slab<M> {
 
     /// An object of the stash.
     fn unstash(&self, m: &M, id: u8) -> *mut u8 {
-        let stash = &self.caches[id as usize].stash;
+        let stash = &self.cache(id).stash;
         if stash.is_empty() {
             return ptr::null_mut();
         }
@@ -650,7 +655,7 @@ impl<M: Machine> Slab<M> {
 
     /// Gives the stash back to the slabs. The caller may block.
     fn drain_stash(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
-        let mut object = self.caches[id as usize].stash.take();
+        let mut object = self.cache(id).stash.take();
         while object != 0 {
             let next = self.link(id, object);
             self.free_one(m, pages, object, Gfp::KERNEL);
@@ -730,8 +735,8 @@ impl<M: Machine> Slab<M> {
             let layout = self.layout(id);
             let Some(mut slabs) = self.node(id, home).list(m, gfp.may_block()) else {
                 rest = others;
-                if self.caches[id as usize].atomic.load(Ordering::Relaxed) && Self::is_populated(m, head) {
-                    self.caches[id as usize].stash.push(first, |next| self.set_link(id, first, next));
+                if self.cache(id).atomic.load(Ordering::Relaxed) && Self::is_populated(m, head) {
+                    self.cache(id).stash.push(first, |next| self.set_link(id, first, next));
                 } else {
                     self.defer(id, first);
                 }
@@ -996,7 +1001,7 @@ impl<M: Machine> Slab<M> {
         self.flush_runs(m, pages);
         let _in_hand = InHand::new(&self.flushes);
         for id in self.ids() {
-            let (cache, layout) = (&self.caches[id as usize], self.layout(id));
+            let (cache, layout) = (self.cache(id), self.layout(id));
             if cache.slow_allocs.load(Ordering::Relaxed) == 0 && id != SHEAF_CACHE {
                 continue;
             }
@@ -1038,7 +1043,7 @@ impl<M: Machine> Slab<M> {
             return;
         }
         let used = |id: &u8| {
-            let cache = &self.caches[*id as usize];
+            let cache = self.cache(*id);
             let calls = [&cache.slow_allocs, &cache.slow_frees].map(|calls| calls.load(Ordering::Relaxed));
             let calls = calls[0].wrapping_add(calls[1]);
             cache.gathered.swap(calls, Ordering::Relaxed) != calls
@@ -1077,7 +1082,7 @@ impl<M: Machine> Slab<M> {
     pub fn give_back_tails(&self, m: &M, pages: &PageAllocator<M>, until: u64) -> u64 {
         let mut gone = 0;
         for id in 1..=NR_CLASSES as u8 {
-            let (cache, layout) = (&self.caches[id as usize], self.layout(id));
+            let (cache, layout) = (self.cache(id), self.layout(id));
             let since = (m.now_ms() as usize).wrapping_sub(cache.refilled_ms.load(Ordering::Relaxed));
             if layout.order == Order::ZERO || since < COLD_MS {
                 continue;
@@ -1104,12 +1109,12 @@ impl<M: Machine> Slab<M> {
     fn ids(&self) -> impl Iterator<Item = u8> {
         // Relaxed: who has objects of a cache got them from who made it.
         let created = FIRST_CREATED..=self.highest.load(Ordering::Relaxed);
-        (1..FIRST_CREATED).chain(created.filter(|id| self.caches[*id as usize].state() == State::Live))
+        (1..FIRST_CREATED).chain(created.filter(|id| self.cache(*id).state() == State::Live))
     }
 
     /// Node `node`'s part of cache `id`.
     fn node(&self, id: u8, node: usize) -> &CacheNode {
-        if node == 0 { &self.caches[id as usize].home } else { self.far.node(id, node) }
+        if node == 0 { &self.cache(id).home } else { self.far.node(id, node) }
     }
 
     /// The parts of cache `id` of the nodes in use.

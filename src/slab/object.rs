@@ -161,7 +161,7 @@ impl<M: Machine> Slab<M> {
     }
 
     fn parts(&self, id: u8, object: *mut u8) -> Parts<'_> {
-        Parts { object, shape: self.caches[id as usize].shape() }
+        Parts { object, shape: self.cache(id).shape() }
     }
 
     /// An object of a created cache as far as this CPU's main sheaf serves; null where it does not.
@@ -406,7 +406,7 @@ impl<M: Machine> Slab<M> {
     /// An object for a request that may not fault: only from slabs that were populated, and no sheaf is made for it.
     #[cold]
     pub fn alloc_atomic(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
-        let cache = &self.caches[id as usize];
+        let cache = self.cache(id);
         if !cache.atomic.load(Ordering::Relaxed) {
             cache.atomic.store(true, Ordering::Relaxed);
         }
@@ -452,7 +452,7 @@ impl<M: Machine> Slab<M> {
 
     /// The same for one.
     pub(super) fn touch_cache(&self, m: &M, id: u8) {
-        let cache = &self.caches[id as usize];
+        let cache = self.cache(id);
         cache.slow_allocs.fetch_add(0, Ordering::Relaxed);
         cache.stash.touch();
         for node in self.nodes_of(m, id) {
@@ -468,14 +468,14 @@ impl<M: Machine> Slab<M> {
 
     /// Whether new slabs of cache `id` are populated: somebody asked for its objects atomically.
     pub(super) fn populates(&self, id: u8, gfp: Gfp) -> bool {
-        M::LENT && gfp.may_io() && gfp.may_block() && self.caches[id as usize].atomic.load(Ordering::Relaxed)
+        M::LENT && gfp.may_io() && gfp.may_block() && self.cache(id).atomic.load(Ordering::Relaxed)
     }
 
     /// Where a free object of cache `id` may have a link: behind the mark where there is room, or behind a created cache's object, whose
     /// contents may be kept.
     pub(super) fn link_offset(&self, id: u8) -> usize {
         match id {
-            FIRST_CREATED.. => self.caches[id as usize].shape().meta as usize,
+            FIRST_CREATED.. => self.cache(id).shape().meta as usize,
             _ if self.layout(id).size as usize > WORD => WORD,
             _ => 0,
         }

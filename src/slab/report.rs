@@ -105,7 +105,7 @@ impl<M: Machine> Slab<M> {
     /// The numbers of live cache `id`; `None` for a size class that was never used.
     fn stats_of(&self, m: &M, id: u8, in_rows: u32) -> Option<CacheStats> {
         let layout = self.layout(id);
-        let cache = &self.caches[id as usize];
+        let cache = self.cache(id);
         let capacity = self.capacity(id);
         let mut stats = CacheStats {
             id,
@@ -141,7 +141,7 @@ impl<M: Machine> Slab<M> {
     pub fn node_pages(&self, m: &M, node: usize) -> (u64, u64) {
         let (mut reclaimable, mut unreclaimable) = (0, 0);
         for id in self.ids() {
-            let cache = &self.caches[id as usize];
+            let cache = self.cache(id);
             let slabs = self.node(id, node).locked(m).slabs;
             let pages = u64::from(slabs) * u64::from(self.layout(id).order.pages());
             match id >= FIRST_CREATED && cache.shape().flags.has(SlabFlags::RECLAIM_ACCOUNT) {

@@ -418,7 +418,7 @@ impl<M: Machine> Slab<M> {
     #[inline(never)]
     pub unsafe fn give_run(&self, m: &M, pages: &PageAllocator<M>, id: u8, run: *mut u8, gfp: Gfp) {
         // No atomic addition: it would wait for what the program just wrote to memory, and no count needs to be exact.
-        let count = &self.caches[id as usize].slow_frees;
+        let count = &self.cache(id).slow_frees;
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         let id = self.class_kept(m, pages, id, run);
         // SAFETY: the caller's condition.

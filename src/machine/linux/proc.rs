@@ -329,7 +329,7 @@ impl Events {
         const HEAD: usize = 19;
         let mut at = 0;
         while at + HEAD < len {
-            let entry = u16::from_ne_bytes([self.0[at + 16], self.0[at + 17]]) as usize;
+            let entry = self.0[at + 16..].first_chunk().map_or(0, |length| usize::from(u16::from_ne_bytes(*length)));
             if let Ok(name) = CStr::from_bytes_until_nul(&self.0[at + HEAD..(at + entry).min(len)]) {
                 f(name.to_bytes());
             }
@@ -340,7 +340,7 @@ impl Events {
     /// Shows the names in the first `len` bytes; `None` where events were lost.
     fn each(&self, len: usize, mut f: impl FnMut(Option<&[u8]>)) {
         const HEAD: usize = size_of::<libc::inotify_event>();
-        let word = |at: usize| u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]]);
+        let word = |at: usize| self.0[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
         let mut at = 0;
         while at + HEAD <= len {
             let (mask, name) = (word(at + 4), word(at + 12) as usize);

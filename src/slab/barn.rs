@@ -17,7 +17,7 @@ use crate::machine::no_sheaf;
 
 /// Full sheaves kept, and empty ones, at most (the kernel's `MAX_FULL_SHEAVES`).
 const LIMIT: u32 = 10;
-/// Sheaves that go back to the slabs together ([`super::window`]): in a flood the barn keeps one less.
+/// Sheaves that go back to the slabs together (`slab::window`): in a flood the barn keeps one less.
 pub const TOGETHER: usize = 6;
 
 /// A stack of sheaves linked through their sentinel slots.

@@ -144,7 +144,7 @@ impl<M: Machine> Slab<M> {
         unsafe { m.push_marked(id, object, self.key()) }
     }
 
-    /// [`Slab::push`] of what lies at [`place`] `place` of a page of `tag`, if an object starts there, and is no foreign one.
+    /// [`Slab::push`] of what lies at `place` (`tag::place`) of a page of `tag`, if an object starts there, and is no foreign one.
     ///
     /// # Safety
     /// As for [`Slab::push`], if it is one.

@@ -537,7 +537,7 @@ unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
     true
 }
 
-/// One section: [`push_marked_section`] on the main sheaf of the cache in `tag`, if `place` is below the limit.
+/// One section: [`push_marked_section()`] on the main sheaf of the cache in `tag`, if `place` is below the limit.
 ///
 /// # Safety
 /// As [`PerCpu::push_tagged`].

@@ -705,7 +705,8 @@ impl<F: Flavour> Park for Simulated<F> {
 
     fn nap(&self, _word: &AtomicU32, _seen: u32) {
         self.call(Call::Wait);
-        std::thread::yield_now();
+        // Who is waited for may be off the CPU for a while.
+        std::thread::sleep(std::time::Duration::from_micros(10));
     }
 
     fn wake(&self, _word: &AtomicU32) {

@@ -15,7 +15,7 @@
 //!
 //! One that allocates ten blocks, with the library preloaded: about 400 KiB of resident memory and 45 page faults beyond glibc's, and half as much time
 //! again. Of the memory 72 KiB are the library's code, 72 its constants and what the loader reads and writes, 40 words of this module and the machine,
-//! 60 arena, 28 descriptors, classes and rows, 150 pages of the C library, which the kernel maps by 64 KiB: the
+//! 60 arena, 28 descriptors, classes and rows, 150 the C library, whose pages the kernel maps by 64 KiB: the
 //! first handler of `fork` is registered with a constant that lies 64 KiB from all else that such a program touches.
 //! Of 304 µs from start to end (glibc 209, an empty library beside it 222, mimalloc 2 322) loading takes 27, of which the empty library's are 13, the start
 //! with its first growth 48, the ten blocks 19, the end 1.

@@ -526,6 +526,11 @@ pub trait Context {
     fn generation(&self) -> u32 {
         0
     }
+
+    /// Whether this process is a copy of the one that began with the machine. *Syscall.*
+    fn is_copy(&self) -> bool {
+        self.generation() != 0
+    }
 }
 
 /// Telling the user.

@@ -226,7 +226,7 @@ impl<M: Machine> Mm<M> {
                 self.pages.init(m, &options);
                 self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
                 // Odd, so that it is no address and no small number that a program might store.
-                self.slab.set_key(m, m.random() as usize | 1);
+                self.slab.set_key(m.random() as usize | 1);
                 m.set_limits(&LIMITS);
                 self.age.start(m.now_ms(), options.decay_ms);
                 self.generation.store(m.generation(), Ordering::Relaxed);

@@ -185,7 +185,7 @@ impl<M: Machine> Slab<M> {
     fn set_aside(&self, m: &M, id: u8, object: usize) {
         // SAFETY: the object is nobody's.
         let word = unsafe { mark_of(ptr::with_exposed_provenance_mut(object)).read() };
-        if word != 0 || m.generation() == self.born.load(Relaxed) {
+        if word != 0 || !m.is_copy() {
             misuse(m, Defect::NotFree, object, self.name(id));
         }
     }

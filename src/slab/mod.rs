@@ -98,13 +98,11 @@ pub struct Slab<M> {
     orphans: Deferred,
     /// What the mark of a free object says.
     key: AtomicUsize,
-    /// The generation of processes in which the key was made.
-    born: AtomicU32,
     /// The highest id that a cache was created with so far; 0 where none was. Those above are not looked at: their memory was never touched.
     highest: AtomicU8,
     /// Pages of fresh memory begun since [`Slab::gather`] did something.
     opened: AtomicU32,
-    /// Pages that the sheaves of page runs have room for, as many as were made since [`Slab::flush_runs`].
+    /// Pages that the sheaves of page runs have room for, as many as were made since they were last emptied.
     kept: AtomicU32,
     /// How often somebody began to empty sheaves of others, and was done with it: what is in between is nowhere to be found.
     flushes: [AtomicU32; 2],
@@ -140,7 +138,6 @@ impl<M: Machine> Slab<M> {
             deferred: Deferred::new(),
             orphans: Deferred::new(),
             key: AtomicUsize::new(0),
-            born: AtomicU32::new(0),
             highest: AtomicU8::new(0),
             opened: AtomicU32::new(0),
             kept: AtomicU32::new(0),
@@ -399,7 +396,7 @@ impl<M: Machine> Slab<M> {
     /// Finds a place for a sheaf: spare, barn, or back to the slabs.
     fn stow(&self, m: &M, pages: &PageAllocator<M>, id: u8, sheaf: Sheaf, gfp: Gfp) {
         if runs::is_run(id) {
-            return self.dissolve(m, pages, id, sheaf, gfp);
+            return self.dissolve(m, pages, sheaf, gfp);
         }
         let word = sheaf.word();
         // SAFETY: the sheaf is of this cache and ours to give.
@@ -415,7 +412,7 @@ impl<M: Machine> Slab<M> {
         let node = self.node(id, m.node());
         let mut asked = sheaf.is_empty() || !gfp.may_block();
         while let Some(mut barn) = node.barn.acquire(m, gfp.may_block()) {
-            // What goes to the slabs in any case need not be asked about.
+            // In a flood they go to the slabs in any case, soon.
             if asked || barn.is_flooded() {
                 match if sheaf.is_empty() { barn.put_empty(sheaf) } else { barn.put_full(sheaf) } {
                     Ok(()) => return,
@@ -425,9 +422,9 @@ impl<M: Machine> Slab<M> {
             }
             drop(barn);
             if node.locked(m).is_sparse(self.layout(id)) {
-                self.dissolve(m, pages, id, sheaf, gfp);
+                self.dissolve(m, pages, sheaf, gfp);
                 while let Some(sheaf) = self.barn_full(m, pages, id, gfp) {
-                    self.dissolve(m, pages, id, sheaf, gfp);
+                    self.dissolve(m, pages, sheaf, gfp);
                 }
                 return;
             }
@@ -459,7 +456,7 @@ impl<M: Machine> Slab<M> {
                     *sheaf = sheaf.take().and_then(|sheaf| barn.put_empty(sheaf).err());
                 }
             }
-            sheaves.into_iter().flatten().for_each(|sheaf| self.dissolve(m, pages, id, sheaf, gfp));
+            sheaves.into_iter().flatten().for_each(|sheaf| self.dissolve(m, pages, sheaf, gfp));
             if !more {
                 break;
             }
@@ -468,10 +465,8 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Gives a sheaf's objects back to their slabs, and the sheaf's memory too.
-    fn dissolve(&self, m: &M, pages: &PageAllocator<M>, id: u8, mut sheaf: Sheaf, gfp: Gfp) {
-        let mut release = PageList::new();
-        self.put_lists(m, pages, id, &mut [sheaf.drain()], &mut release, gfp);
-        self.release(m, pages, release, gfp);
+    fn dissolve(&self, m: &M, pages: &PageAllocator<M>, mut sheaf: Sheaf, gfp: Gfp) {
+        self.free_objects(m, pages, sheaf.drain(), gfp);
         let memory = sheaf.into_memory();
         self.free_objects(m, pages, &[memory.addr()], gfp);
     }
@@ -783,8 +778,9 @@ impl<M: Machine> Slab<M> {
     ) {
         let mut left = [0; TOGETHER];
         left.iter_mut().zip(lists.iter()).for_each(|(left, list)| *left = list.len());
-        // The frame is large: a kernel's stack may be small, and so may that of who may not block.
-        if M::LENT && gfp.may_block() {
+        // The frame is large, and a kernel's stack may be small.
+        let many = || lists.iter().any(|list| list.len() >= window::FEW);
+        if M::LENT && gfp.may_block() && self.layout(id).order == Order::ZERO && many() {
             self.put_windows(m, id, lists, &mut left, release);
         }
         for (list, left) in lists.iter().zip(left) {
@@ -817,7 +813,11 @@ impl<M: Machine> Slab<M> {
                 }
             }
             let slabs = &mut self.node(id, home).locked(m);
-            if !window.is_dense(inside) || !slabs.put_window(m, (id, home), layout, &window, inside, release) {
+            // The objects that a window was chosen by are not always those that say whether to look for more.
+            if inside == 0
+                || !window.is_dense(inside)
+                || !slabs.put_window(m, (id, home), layout, &window, inside, release)
+            {
                 return;
             }
             *left = rest;
@@ -937,12 +937,14 @@ impl<M: Machine> Slab<M> {
         self.flush_where(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
     }
 
-    /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then.
-    fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) {
+    /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then. Whether it got through.
+    fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) -> bool {
+        let mut through = true;
         self.drain_deferred(m, pages);
         let _in_hand = InHand::new(&self.flushes);
         for cpu in 0..m.rows_end() {
             if until != u64::MAX && m.now_ms() > until {
+                through = false;
                 break;
             }
             // Chunks keep the taken words on a small stack; a row is taken back as often as needed.
@@ -975,7 +977,7 @@ impl<M: Machine> Slab<M> {
                 for (id, word) in taken[..n].iter().copied() {
                     // SAFETY: it was taken out of the drained row.
                     if let Some(sheaf) = unsafe { Sheaf::from_word(word, self.capacity(id)) } {
-                        self.dissolve(m, pages, id, sheaf, Gfp::KERNEL);
+                        self.dissolve(m, pages, sheaf, Gfp::KERNEL);
                     }
                 }
             }
@@ -990,10 +992,11 @@ impl<M: Machine> Slab<M> {
                         break;
                     };
                     drop(barn);
-                    self.dissolve(m, pages, id, sheaf, Gfp::KERNEL);
+                    self.dissolve(m, pages, sheaf, Gfp::KERNEL);
                 }
             }
         }
+        through
     }
 
     /// Gives back what was not needed since the last call: sheaves that lay in the barns all the time, kept empties.
@@ -1013,7 +1016,7 @@ impl<M: Machine> Slab<M> {
                         if n < full { barn.take_full(layout.capacity) } else { barn.take_empty(layout.capacity) };
                     drop(barn);
                     let Some(sheaf) = sheaf else { continue };
-                    self.dissolve(m, pages, id, sheaf, Gfp::KERNEL);
+                    self.dissolve(m, pages, sheaf, Gfp::KERNEL);
                 }
                 let mut release = PageList::new();
                 node.locked(m).age(m, layout, &mut release);
@@ -1050,13 +1053,12 @@ impl<M: Machine> Slab<M> {
         };
         let mut full = [false; MAX_CACHES];
         let runs = self.keeps_much(m, committed);
-        if runs {
-            self.kept.store(0, Ordering::Relaxed);
-        }
+        let kept = self.kept.load(Ordering::Relaxed);
         let wanted = |id: &u8| if runs::is_run(*id) { runs } else { used(id) };
         self.ids().filter(wanted).for_each(|id| full[id as usize] = true);
-        if full.contains(&true) {
-            self.flush_where(m, pages, m.now_ms() + GATHER_MS, |id| full[id as usize]);
+        if full.contains(&true) && self.flush_where(m, pages, m.now_ms() + GATHER_MS, |id| full[id as usize]) && runs {
+            let less = |now: u32| Some(now.saturating_sub(kept));
+            let _ = self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
         let caches = self.ids().filter(|id| full[*id as usize] && !runs::is_run(*id));
         caches.for_each(|id| self.shrink_slabs(m, pages, id));

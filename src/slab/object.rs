@@ -155,8 +155,7 @@ impl Parts<'_> {
 
 impl<M: Machine> Slab<M> {
     /// Sets what marks a free object. At the start of the instance.
-    pub fn set_key(&self, m: &M, key: usize) {
-        self.born.store(m.generation(), Ordering::Relaxed);
+    pub fn set_key(&self, key: usize) {
         self.key.store(key, Ordering::Relaxed);
     }
 

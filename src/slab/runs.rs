@@ -524,7 +524,7 @@ impl<M: Machine> Slab<M> {
     pub fn release_runs(&self, m: &M, pages: &PageAllocator<M>, gfp: Gfp) {
         for id in FIRST_RUN..=LAST_RUN {
             if let Some(sheaf) = self.take_sheaf(m, id, Word::Main(id), |len, _| len > 0) {
-                self.dissolve(m, pages, id, sheaf, gfp);
+                self.dissolve(m, pages, sheaf, gfp);
             }
         }
     }

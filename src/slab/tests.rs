@@ -22,7 +22,7 @@ fn world(cpus: usize, hostile: Hostile) -> World {
     let pages = PageAllocator::new();
     pages.init(&m, &Options::DEFAULT);
     let slab = std::boxed::Box::new(Slab::new());
-    slab.set_key(&m, 0x6b6b_6b6b);
+    slab.set_key(0x6b6b_6b6b);
     World { m, pages, slab }
 }
 
@@ -311,7 +311,7 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
             while w.slab.flushes[0].load(Ordering::Acquire) < 2 {
                 std::thread::yield_now();
             }
-            w.slab.dissolve(&w.m, &w.pages, id, sheaf, Gfp::KERNEL);
+            w.slab.dissolve(&w.m, &w.pages, sheaf, Gfp::KERNEL);
             drop(in_hand);
         });
         assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
@@ -362,6 +362,30 @@ fn a_second_free_is_found_wherever_the_object_lies() {
     let b = w.alloc(id);
     w.slab.free_objects(&w.m, &w.pages, &[b + 8], Gfp::KERNEL);
     assert!(w.m.take_reports()[0].contains("middle of a block"));
+    w.verify();
+}
+
+/// A window is chosen by some objects of a list; where none of it is taken in that is not tried for ever.
+#[test]
+fn a_window_of_nothing_is_the_last() {
+    let (w, id) = (world(1, Hostile::default()), class_of(64));
+    w.m.set_aborts(false);
+    let objects: Vec<usize> =
+        (0..4000).map(|_| w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::KERNEL).expose_provenance()).collect();
+    w.slab.mark_all(id, &objects);
+    let window = |object: &usize| object >> 16;
+    let (inside, outside): (Vec<usize>, Vec<usize>) =
+        objects.iter().partition(|object| window(object) == window(&objects[2000]));
+    assert!(inside.len() >= 200 && outside.len() >= 2);
+    let mut list = inside[..200].to_vec();
+    list[100] += 8;
+    list.insert(0, outside[0]);
+    list.push(outside[1]);
+    let mut release = PageList::new();
+    w.slab.put_lists(&w.m, &w.pages, id, &mut [&mut list[..]], &mut release, Gfp::KERNEL);
+    w.slab.release(&w.m, &w.pages, release, Gfp::KERNEL);
+    let reports = w.m.take_reports();
+    assert!(reports.len() == 1 && reports[0].contains("middle of a block"), "{reports:?}");
     w.verify();
 }
 

@@ -3,7 +3,7 @@
 //! What a program frees in a flood lies close together, but not in order: with a tree the objects of a sheaf change slabs nine times, and words
 //! of the maps 28 times, and each change is a jump that the processor does not foresee. So for the objects of some sheaves that lie in a *window* of
 //! 64 KiB bytes are set, whosever they are, and then those of each slab become bits of its map, all at once. Objects beside
-//! the window go back one by one ([`NodeSlabs::put`](super::node::NodeSlabs::put)), and so do all where anything is odd: that path can report it.
+//! windows go back one by one ([`NodeSlabs::put`](super::node::NodeSlabs::put)), and so do all where anything is odd: that path can report it.
 //!
 //! Measured (`tree`, rounds of allocators in one process, CPU time in relation to that without): with a window for each sheaf 0.99; with one for
 //! six of them 0.94, as their slabs are gone through once (18 instructions an object in place of 32); for eleven the same. Rejected: pages with
@@ -26,7 +26,7 @@ const GRAINS: usize = PAGE_SIZE / GRAIN;
 /// Words of the largest map.
 pub const WORDS: usize = GRAINS / 64;
 /// Fewer objects than this, in all and for each slab, are not worth it.
-const FEW: usize = 64;
+pub const FEW: usize = 64;
 const FEW_OF_SLAB: usize = 8;
 /// Objects that are looked at together.
 const TOGETHER: usize = 8;
@@ -144,7 +144,7 @@ impl Window {
         }
         let mut bit = 1;
         while all & bit != 0 {
-            word |= if self.starts[at] != 0 { bit } else { 0 };
+            word |= if self.starts.get(at).is_some_and(|start| *start != 0) { bit } else { 0 };
             at += stride;
             bit <<= 1;
         }

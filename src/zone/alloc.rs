@@ -266,7 +266,8 @@ impl<M: Machine> PageAllocator<M> {
     /// Whether the pageblock at `block`, which was full, is, and still of type `list`.
     fn is_full_still(&self, m: &M, block: Pfn, list: MigrateType) -> bool {
         let full = |backed: [u64; _]| phase::is_full(backed.iter().map(|word| word.count_ones()).sum());
-        self.blocks.get(block) == list && m.backed(block).is_some_and(full)
+        (self.blocks.get(block) == MigrateType::Movable) == (list == MigrateType::Movable)
+            && m.backed(block).is_some_and(full)
     }
 
     /// Takes frames from a zone that keeps its low mark, without trying harder.

@@ -3,6 +3,8 @@
 //: modes: so archive static
 //: run: sums
 //: run: SLABWRIGHT_RSEQ=0 sums
+//: run: forked
+//: run: SLABWRIGHT_RSEQ=0 forked
 //: run: alloc
 //: run: sleeping => abort says sleeping allocation in atomic context
 //: run: twice => abort says double free
@@ -14,6 +16,8 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "check.h"
 
@@ -73,6 +77,43 @@ static void *add(void *seed) {
     return NULL;
 }
 
+static volatile int held, last;
+
+// Keeps the last CPU's copies while the process forks.
+static void *hold(void *unused) {
+    run_on(last);
+    get_cpu_var(hits)++;
+    held = 1;
+    while (held)
+        ;
+    put_cpu_var(hits);
+    return unused;
+}
+
+// The child has no such thread, and uses the copies as it likes.
+static void forked(void) {
+    run_on(0);
+    last = num_possible_cpus() - 1;
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, hold, NULL));
+    while (!held)
+        sched_yield();
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        alarm(20);
+        run_on(last);
+        get_cpu_var(hits)++;
+        put_cpu_var(hits);
+        this_cpu_inc(hits);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    held = 0;
+    pthread_join(thread, NULL);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     const char *what = argv[1];
@@ -81,6 +122,10 @@ int main(int argc, char **argv) {
     words = alloc_percpu(unsigned long);
     shorts = alloc_percpu(unsigned short);
     CHECK(words && shorts);
+    if (!strcmp(what, "forked")) {
+        forked();
+        return 0;
+    }
     if (!strcmp(what, "sums")) {
         // Each CPU has a copy of its own, far from the others', with the initial value.
         for_each_possible_cpu(cpu) {

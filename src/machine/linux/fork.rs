@@ -1,7 +1,8 @@
 //! `fork`, and children that came about without it.
 //!
 //! `fork` runs the handlers of [`install`]. A raw `clone` does not: its child finds out by [`generation`], which
-//! reads a word that the kernel wipes in children. A process of one thread has no such word: its child lacks nothing.
+//! reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
+//! only what the program had the kernel wipe may differ ([`is_other`]).
 
 use core::sync::atomic::{
     AtomicBool, AtomicU32, AtomicUsize,
@@ -20,20 +21,36 @@ static GENERATION: AtomicU32 = AtomicU32::new(1);
 /// thread only.
 static WORD: AtomicUsize = AtomicUsize::new(0);
 
+/// The process that the heap began in.
+static PID: AtomicU32 = AtomicU32::new(0);
+
+fn pid() -> u32 {
+    // SAFETY: no arguments, and it cannot fail.
+    unsafe { libc::getpid() as u32 }
+}
+
 /// Sets up the word, where there may be several threads.
 pub(super) fn init() {
+    PID.store(pid(), Relaxed);
     if !is_single() || rseq::mode() == Mode::Lock {
         watch();
     }
 }
 
+/// Somebody has set up the word, or is at it.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
 /// Sets up the word, once; without memory for it, raw children are not noticed. (At the start of every program it would be 4 µs of 200.)
+#[inline]
 pub(super) fn watch() {
-    const WIPEONFORK: i32 = libc::MADV_WIPEONFORK;
-    static DONE: AtomicBool = AtomicBool::new(false);
-    if DONE.swap(true, Relaxed) {
-        return;
+    if !WATCHED.load(Relaxed) && !WATCHED.swap(true, Relaxed) {
+        set_up();
     }
+}
+
+#[cold]
+fn set_up() {
+    const WIPEONFORK: i32 = libc::MADV_WIPEONFORK;
     if let Ok(page) = sys::mmap(0, PAGE_SIZE, libc::PROT_READ | libc::PROT_WRITE, 0) {
         if sys::madvise(page, PAGE_SIZE, WIPEONFORK).is_ok() {
             word(page).store(1, Relaxed);
@@ -58,6 +75,11 @@ pub fn generation() -> u32 {
         begin();
     }
     GENERATION.load(Relaxed)
+}
+
+/// Whether this process is the child of another one that used the heap, also where it has no word. A system call.
+pub(super) fn is_other() -> bool {
+    generation() > 1 || PID.load(Relaxed) != pid()
 }
 
 /// This is another process than before.
@@ -180,6 +202,8 @@ extern "C" fn parent() {
 extern "C" fn child() {
     if WORD.load(Relaxed) == 0 {
         begin();
+        // Another thread may have been at it.
+        WATCHED.store(false, Relaxed);
     } else {
         generation();
     }

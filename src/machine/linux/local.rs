@@ -14,7 +14,7 @@ use core::sync::atomic::{
     AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
-use super::percpu::{LOCAL_LOCK, ROW_SHIFT, again, local_lock, lock_cpu, me, rows};
+use super::percpu::{LOCAL_LOCK, ROW_SHIFT, again, local_lock, lock_cpu, me, rows, use_locals};
 use super::rseq::{self, Mode};
 use super::{Linux, membarrier, sys, tls};
 use crate::machine::{CPU_SHIFT, Machine};
@@ -125,6 +125,7 @@ fn once_more<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool) -> Op
 /// Takes the lock of the CPU that the caller is on or was a moment ago, whichever way that goes; `None` where another thread has
 /// it. `Err(cpu)`: this very thread has.
 fn try_take() -> Option<Result<usize, usize>> {
+    use_locals();
     let sections = matches!(rseq::mode(), Mode::Libc | Mode::Own);
     if sections && let Some(cpu) = take_section().or_else(|| once_more(take_section, Option::is_some).flatten()) {
         return Some(Ok(cpu));

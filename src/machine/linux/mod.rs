@@ -148,6 +148,10 @@ impl Context for Linux {
     fn generation(&self) -> u32 {
         fork::generation()
     }
+
+    fn is_copy(&self) -> bool {
+        fork::is_other()
+    }
 }
 
 impl Report for Linux {

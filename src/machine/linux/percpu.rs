@@ -75,6 +75,17 @@ pub(super) fn rows() -> usize {
     ROWS.load(Relaxed)
 }
 
+/// Somebody uses local locks: those of CPUs whose rows nobody made, too.
+static LOCALS: AtomicBool = AtomicBool::new(false);
+
+/// To be called before a local lock is taken.
+#[inline]
+pub(super) fn use_locals() {
+    if !LOCALS.load(Relaxed) {
+        LOCALS.store(true, Relaxed);
+    }
+}
+
 /// The local lock of `cpu`.
 pub(super) fn local_lock(cpu: usize) -> Option<&'static AtomicU64> {
     row(cpu).map(|row| &row.local)
@@ -131,11 +142,15 @@ const fn dummy() -> *mut Seen {
     (&raw const DUMMY).cast_mut()
 }
 
+/// Rows are mapped for CPUs that there can be only.
+static TRIMMED: AtomicBool = AtomicBool::new(false);
+
 /// Shows where the rows are.
 pub(super) fn region(each: &mut dyn FnMut(&'static str, core::ops::Range<u64>)) {
     let start = ROWS.load(Relaxed) as u64;
     if start != 0 {
-        each("Per-CPU rows", start..start + (table_cpus() * size_of::<Row>()) as u64);
+        let cpus = if TRIMMED.load(Relaxed) { limits::cpus(MAX_CPUS) } else { table_cpus() };
+        each("Per-CPU rows", start..start + (cpus * size_of::<Row>()) as u64);
     }
 }
 
@@ -164,17 +179,16 @@ pub(super) fn init() {
 
 /// Gives the addresses of rows back that no CPU will have: before the program locks its memory, and would have them backed.
 pub(super) fn trim_rows() {
-    static DONE: AtomicBool = AtomicBool::new(false);
     let rows = ROWS.load(Relaxed);
     let unused = limits::cpus(MAX_CPUS) * size_of::<Row>()..table_cpus() * size_of::<Row>() + PAGE_SIZE;
-    if rows != 0 && !DONE.swap(true, Relaxed) {
+    if rows != 0 && !TRIMMED.swap(true, Relaxed) {
         sys::munmap(rows + unused.start, unused.len());
     }
 }
 
 fn row(cpu: usize) -> Option<&'static Row> {
     let rows = core::ptr::with_exposed_provenance::<Row>(ROWS.load(Relaxed));
-    // SAFETY: `table_cpus` rows are mapped there for ever; all fields are atomics, valid when zero.
+    // SAFETY: the rows of all CPUs that there can be are mapped there for ever; all fields are atomics, valid when zero.
     (!rows.is_null()).then(|| unsafe { &*rows.add(cpu) })
 }
 
@@ -184,7 +198,9 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
     if core::ptr::eq(ROWTAB.cpus[cpu].load(Acquire), &raw const row.seen) {
         return Some(row);
     }
-    ROWS_END.fetch_max(cpu + 1, Relaxed);
+    if ROWS_END.load(Relaxed) <= cpu {
+        ROWS_END.fetch_max(cpu + 1, Relaxed);
+    }
     // Not read first: a page that was never touched would fault twice.
     match row.state.compare_exchange(ROW_NONE, ROW_MAKING | me(), Acquire, Acquire) {
         Ok(_) => {}
@@ -224,7 +240,8 @@ fn publish(cpu: usize, row: &'static Row) {
 /// more. The single commits leave every row whole. What this thread was itself at, before the handler that forked
 /// interrupted it, it will finish.
 pub(super) fn after_fork() {
-    for cpu in 0..ROWS_END.load(Relaxed) {
+    let end = if LOCALS.load(Relaxed) { limits::cpus(MAX_CPUS) } else { ROWS_END.load(Relaxed) };
+    for cpu in 0..end {
         let Some(row) = row(cpu) else { return };
         if ![0, me()].contains(&row.local.load(Relaxed)) {
             row.local.store(0, Relaxed);
@@ -371,20 +388,21 @@ unsafe fn pop_run_section(cache: u8) -> *mut u8 {
 /// There were several threads: what lies on top in rows was not compared, so it is not begun with again.
 static SEVERAL: AtomicBool = AtomicBool::new(false);
 
-/// Sees whether the process has one thread only. (The C library does not know before it has started.)
+/// Sees whether the process has one thread only. (The C library does not know before it has started.) No system call.
 fn count_threads() {
-    Linux.notice_threads();
+    see_threads();
     if ROWTAB.below.load(Relaxed) == 0 && !SEVERAL.load(Relaxed) && rseq::mode() != Mode::Lock {
         ROWTAB.below.store(usize::MAX, Relaxed);
     }
 }
 
-/// The process has, or is about to have, another thread.
-#[cold]
-fn several() {
-    ROWTAB.below.store(0, Relaxed);
-    SEVERAL.store(true, Relaxed);
-    super::fork::watch();
+/// Notes it if the process has, or is about to have, another thread.
+#[inline]
+fn see_threads() {
+    if (ROWTAB.below.load(Relaxed) != 0 || !SEVERAL.load(Relaxed)) && !super::fork::is_single() {
+        ROWTAB.below.store(0, Relaxed);
+        SEVERAL.store(true, Relaxed);
+    }
 }
 
 /// Says what pops compare, until threads are counted again.
@@ -712,8 +730,9 @@ unsafe impl PerCpu for Linux {
 
     #[inline]
     fn notice_threads(&self) {
-        if !SEVERAL.load(Relaxed) && !super::fork::is_single() {
-            several();
+        see_threads();
+        if SEVERAL.load(Relaxed) {
+            super::fork::watch();
         }
     }
 

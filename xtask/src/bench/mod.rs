@@ -200,12 +200,13 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
     let mut rows: Vec<Row> = Vec::new();
     let mut report = String::new();
     let is_terminal = std::io::stderr().is_terminal();
+    let laid = |round: usize| dir.join(format!("libraries.{}", round % 2));
+    (0..2).for_each(|round| drop(fs::remove_dir_all(laid(round))));
     let begin = Instant::now();
     for round in 0..rounds {
-        let laid = |round: usize| dir.join(format!("libraries.{}", round % 2));
-        let allocators = peers::lay_anew(&allocators, &laid(round))?;
+        let allocators = peers::lay_anew(&allocators, &laid(round + 1))?;
         // Only now, so that the new files do not get its pages.
-        let _ = fs::remove_dir_all(laid(round + 1));
+        let _ = fs::remove_dir_all(laid(round));
         if options.minutes > 0 && round >= LEAST_ROUNDS {
             let time = Duration::from_secs(60 * options.minutes).saturating_sub(begin.elapsed());
             let ended = course::fit(&mut courses, round, rounds, time);
@@ -240,6 +241,7 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
             fs::write(dir.join(format!("{name}.svg")), svg)?;
         }
     }
+    let _ = fs::remove_dir_all(laid(rounds));
     println!("{report}\nEvery run: {0}/results.csv. Targets: {0}/targets.csv. Plots: {0}/*.svg", dir.display());
     Ok(if rows.iter().any(|row| row.cells.last().is_some_and(|cell| cell.is_err())) {
         ExitCode::FAILURE

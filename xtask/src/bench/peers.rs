@@ -62,6 +62,8 @@ pub fn lay_anew(allocators: &[Allocator], dir: &Path) -> Result<Vec<Allocator>> 
         // Of the C library a program has one.
         if !is_libc(name) {
             fs::copy(library, &copy)?;
+            // Not while something is measured.
+            File::open(&copy)?.sync_all()?;
         }
         let library = if is_libc(name) { library.clone() } else { copy };
         Ok(Allocator { name, library, variable: variable.clone() })

@@ -2,7 +2,7 @@
 //!
 //! `fork` runs the handlers of [`install`]. A raw `clone` does not: its child finds out by [`generation`], which
 //! reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
-//! only what the program had the kernel wipe may differ ([`is_other`]).
+//! only what the program had the kernel wipe may differ (`is_other`).
 
 use core::sync::atomic::{
     AtomicBool, AtomicU32, AtomicUsize,

@@ -24,7 +24,7 @@
 //! programs run next to that of all (44 KiB; `tests/c/small.c` fails where a function is missing in `cabi/order.ld`), tables for unwinding behind the
 //! constants (12 to 24), words that the start writes to on pages of their own (20 KiB and six faults), the file of the CPUs that are possible (7 to
 //! 10 µs), a page that forks wipe in programs of one thread (4), clearing a sheaf's room for each class at the end (3), words that are read before they
-//! are written to (a fault each). What the loader writes to takes two pages less 128 bytes (a place that can panic takes 24).
+//! are written to (a fault each). What the loader writes to takes two pages less 144 bytes (a place that can panic takes 24).
 //!
 //! What is left of the faults: one for each class whose first block is taken and one for every other of its sheaves, four of descriptors, since the
 //! heads of the free blocks of 512 KiB and more lie on other pages than the first ones. That descriptors, classes and arena lie far apart costs 6 to 9 µs of

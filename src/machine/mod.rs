@@ -322,12 +322,6 @@ pub unsafe trait Frames {
         self.pfn(address).unwrap_or(Pfn(0))
     }
 
-    /// The frame that holds `address`, if that is where [`Frames::mapped_class_at`] reaches.
-    #[inline(always)]
-    fn mapped_pfn(&self, address: *const u8) -> Option<Pfn> {
-        self.pfn(address)
-    }
-
     /// Address of the frame's first byte; null for a frame that has no permanent address (HIGHMEM).
     fn virt(&self, pfn: Pfn) -> *mut u8;
 

@@ -49,7 +49,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::classes::{MAX_SMALL, NR_CLASSES};
 use super::layout::SlabLayout;
 use super::tag::is_spare;
-use super::{SHEAF_CACHE, Slab, sheaf};
+use super::{SHEAF_CACHE, Slab};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, ZoneKind, no_sheaf};
 use crate::page::{Kind, Page, flag};
@@ -502,16 +502,8 @@ impl<M: Machine> Slab<M> {
         if !much(self.kept.load(Relaxed).into()) {
             return false;
         }
-        let mut kept = 0;
-        for cpu in 0..m.rows_end() {
-            m.drain_row(cpu, &mut |row| {
-                for id in FIRST_RUN..LAST_RUN {
-                    let runs = sheaf::len(row[Word::Main(id).index()], self.capacity(id));
-                    kept += runs as u64 * u64::from(run_pages(id));
-                }
-            });
-        }
-        much(kept)
+        let in_rows = self.objects_in_rows(m);
+        much((FIRST_RUN..LAST_RUN).map(|id| u64::from(in_rows[id as usize]) * u64::from(run_pages(id))).sum())
     }
 
     /// Gives the run at `address`, which was in a sheaf, back to the zone; false where the lock was not to be had.

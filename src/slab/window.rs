@@ -26,12 +26,18 @@ const GRAINS: usize = PAGE_SIZE / GRAIN;
 /// Words of the largest map.
 pub const WORDS: usize = GRAINS / 64;
 /// Fewer objects than this, in all and for each slab, are not worth it.
-pub const FEW: usize = 64;
+const FEW: usize = 64;
 const FEW_OF_SLAB: usize = 8;
 /// Objects that are looked at together.
 const TOGETHER: usize = 8;
 /// Bytes that become bits at a time.
 const STEP: usize = 16;
+
+/// Whether `count` objects of a cache of `layout` may be worth a window.
+pub fn is_worth(layout: &SlabLayout, count: usize) -> bool {
+    let grains = layout.size > 0 && ((layout.size | layout.first) as usize).is_multiple_of(GRAIN);
+    count >= FEW && layout.order == Order::ZERO && grains
+}
 
 /// The objects of a window.
 pub struct Window {
@@ -46,8 +52,7 @@ impl Window {
     /// The window that most of `objects`, which are of a cache of `layout`, lie in; `None` where there is none, or it would not be worth it.
     pub fn of(layout: &SlabLayout, objects: &[usize]) -> Option<Window> {
         let len = objects.len();
-        let grains = layout.size > 0 && ((layout.size | layout.first) as usize).is_multiple_of(GRAIN);
-        if len < FEW || layout.order != Order::ZERO || !grains {
+        if !is_worth(layout, len) {
             return None;
         }
         let base = objects[len / 2] & !(WINDOW - 1);

@@ -453,13 +453,6 @@ unsafe impl Frames for Linux {
     }
 
     #[inline(always)]
-    fn mapped_pfn(&self, address: *const u8) -> Option<Pfn> {
-        let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
-        // Acquire, pairs with the Release in `grow_arena`.
-        (offset < MAP.online.load(Acquire)).then(|| Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32))
-    }
-
-    #[inline(always)]
     fn virt(&self, pfn: Pfn) -> *mut u8 {
         let address = if pfn.0 >= LOW_PAGES {
             MAP.arena.load(Relaxed) + ((pfn.0 - LOW_PAGES) as usize * PAGE_SIZE)
@@ -477,8 +470,10 @@ unsafe impl Frames for Linux {
 
     #[inline(always)]
     fn pfn(&self, address: *const u8) -> Option<Pfn> {
-        if let Some(pfn) = self.mapped_pfn(address) {
-            return Some(pfn);
+        let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
+        // Acquire, pairs with the Release in `grow_arena`.
+        if offset < MAP.online.load(Acquire) {
+            return Some(Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32));
         }
         (address.addr() < LOW_BYTES && low_online(address.addr())).then(|| Pfn((address.addr() >> PAGE_SHIFT) as u32))
     }

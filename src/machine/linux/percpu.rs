@@ -160,7 +160,7 @@ pub(super) fn init() {
     for word in &DUMMY.words {
         word.store(no_sheaf(), Relaxed);
     }
-    for entry in ROWTAB.unregistered.iter().chain(ROWTAB.cpus.iter().take(cpus)) {
+    for entry in ROWTAB.unregistered.iter().chain(&ROWTAB.cpus[..cpus]) {
         entry.store(dummy(), Relaxed);
     }
     // A page more than they take: the system aligns what has the size of huge pages, which takes a page table of its own.
@@ -229,10 +229,8 @@ pub(super) fn make_rows() {
 }
 
 fn publish(cpu: usize, row: &'static Row) {
-    if rseq::mode() != Mode::Lock
-        && let Some(entry) = ROWTAB.cpus.get(cpu)
-    {
-        entry.store((&raw const row.seen).cast_mut(), Release);
+    if rseq::mode() != Mode::Lock {
+        ROWTAB.cpus[cpu].store((&raw const row.seen).cast_mut(), Release);
     }
 }
 
@@ -284,7 +282,7 @@ fn locked<R>(row: &Row, f: impl FnOnce(&Seen) -> R) -> Option<R> {
 pub(super) fn lock_cpu() -> usize {
     // SAFETY: no arguments. Answered by the vDSO; it can only fail where there is no such call.
     let cpu = unsafe { libc::sched_getcpu() };
-    usize::try_from(cpu).unwrap_or(0).checked_rem(table_cpus()).unwrap_or(0)
+    usize::try_from(cpu).unwrap_or(0) % table_cpus()
 }
 
 /// Text of a section's start: descriptor, `rseq_cs`, row of this CPU in `t`. Labels: 2 descriptor, 3 first instruction,
@@ -323,6 +321,28 @@ macro_rules! section {
     };
 }
 
+/// Text of a section that pops from the sheaf of the cache in `cache` into `object`; `check` comes before anything is written, and `abort` first of all
+/// where it is aborted.
+macro_rules! pop_section {
+    ($($check:literal),* ; abort $($abort:literal),* ; $($operands:tt)*) => {
+        section!(
+            // `lea` first: an index register in the access to the word makes store forwarding slow and erratic.
+            "lea {t}, [{t} + {cache}*8]",
+            "mov {top}, qword ptr [{t}]",
+            "mov {object}, qword ptr [{top}]",
+            "test {object}, {object}",
+            "jz 4f",
+            $($check,)*
+            "sub {top}, 8",
+            "mov qword ptr [{t}], {top}";
+            abort $($abort,)* "xor {object:e}, {object:e}", "jmp 4b";
+            top = out(reg) _,
+            $($operands)*
+            options(nostack)
+        )
+    };
+}
+
 /// One section: the top object of this CPU's main sheaf of `cache`; null where there is none or the section was aborted. The object
 /// below it is fetched.
 ///
@@ -335,22 +355,12 @@ unsafe fn pop_section(cache: u8) -> *mut u8 {
     // SAFETY: the words of rows are tops of valid sheaves (caller's), or of the zero sheaf; the section has the row to itself
     // until its commit. Prefetching an address that is null or garbage does nothing.
     unsafe {
-        section!(
-            // `lea` first: an index register in the access to the word makes store forwarding slow and erratic.
-            "lea {t}, [{t} + {cache}*8]",
-            "mov {top}, qword ptr [{t}]",
-            "mov {object}, qword ptr [{top}]",
-            "test {object}, {object}",
-            "jz 4f",
-            "mov {next}, qword ptr [{top} - 8]",
-            "sub {top}, 8",
-            "mov qword ptr [{t}], {top}";
-            abort "xor {object:e}, {object:e}", "xor {next:e}, {next:e}", "jmp 4b";
+        pop_section!(
+            "mov {next}, qword ptr [{top} - 8]";
+            abort "xor {next:e}, {next:e}";
             cache = in(reg) cache as usize,
-            top = out(reg) _,
             next = out(reg) next,
             object = out(reg) object,
-            options(nostack)
         );
     }
     // SAFETY: a hint; it faults on no address.
@@ -358,7 +368,7 @@ unsafe fn pop_section(cache: u8) -> *mut u8 {
     object
 }
 
-/// One section: [`pop_section`] that fetches nothing.
+/// One section: [`pop_section()`] that fetches nothing.
 ///
 /// # Safety
 /// As [`PerCpu::pop_run`].
@@ -367,20 +377,7 @@ unsafe fn pop_run_section(cache: u8) -> *mut u8 {
     let run: *mut u8;
     // SAFETY: as in `pop_section`.
     unsafe {
-        section!(
-            "lea {t}, [{t} + {cache}*8]",
-            "mov {top}, qword ptr [{t}]",
-            "mov {run}, qword ptr [{top}]",
-            "test {run}, {run}",
-            "jz 4f",
-            "sub {top}, 8",
-            "mov qword ptr [{t}], {top}";
-            abort "xor {run:e}, {run:e}", "jmp 4b";
-            cache = in(reg) cache as usize,
-            top = out(reg) _,
-            run = out(reg) run,
-            options(nostack)
-        );
+        pop_section!(; abort ; cache = in(reg) cache as usize, object = out(reg) run,);
     }
     run
 }
@@ -399,7 +396,7 @@ fn count_threads() {
 /// Notes it if the process has, or is about to have, another thread.
 #[inline]
 fn see_threads() {
-    if (ROWTAB.below.load(Relaxed) != 0 || !SEVERAL.load(Relaxed)) && !super::fork::is_single() {
+    if Linux.sees_threads() || !SEVERAL.load(Relaxed) && !super::fork::is_single() {
         ROWTAB.below.store(0, Relaxed);
         SEVERAL.store(true, Relaxed);
     }
@@ -411,7 +408,7 @@ pub(super) fn compare_below(below: bool) {
     ROWTAB.below.store(if below { usize::MAX } else { 0 }, Relaxed);
 }
 
-/// One section: [`pop_section`] that answers null also where the top object's first word is not `key`.
+/// One section: [`pop_section()`] that answers null also where the top object's first word is not `key`.
 ///
 /// # Safety
 /// As [`PerCpu::pop_marked`].
@@ -420,28 +417,19 @@ unsafe fn pop_marked_section(cache: u8, key: usize) -> *mut u8 {
     let object: *mut u8;
     // SAFETY: as in `pop_section`; what lies in a sheaf can be read.
     unsafe {
-        section!(
-            "lea {t}, [{t} + {cache}*8]",
-            "mov {top}, qword ptr [{t}]",
-            "mov {object}, qword ptr [{top}]",
-            "test {object}, {object}",
-            "jz 4f",
+        pop_section!(
             // No more registers than these: every caller would have to save one.
             "mov {cache}, qword ptr [{top} - 8]",
             "test {cache}, qword ptr [rip + {rowtab} + {below}]",
             "cmovz {cache}, {object}",
             "cmp qword ptr [{cache}], {key}",
-            "jne 6f",
-            "sub {top}, 8",
-            "mov qword ptr [{t}], {top}";
-            abort "6:", "xor {object:e}, {object:e}", "jmp 4b";
+            "jne 6f";
+            abort "6:";
             cache = inout(reg) cache as usize => _,
             key = in(reg) key,
             rowtab = sym ROWTAB,
             below = const core::mem::offset_of!(RowTab, below),
-            top = out(reg) _,
             object = out(reg) object,
-            options(nostack)
         );
     }
     object
@@ -776,7 +764,7 @@ unsafe impl PerCpu for Linux {
     }
 
     fn drain_row(&self, cpu: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool {
-        let Some(row) = (cpu < table_cpus()).then(|| row(cpu)).flatten() else { return false };
+        let Some(row) = (cpu < self.rows_end()).then(|| row(cpu)).flatten() else { return false };
         // Somebody else may be draining it. They are soon done, unless a handler interrupted them on this thread.
         let mut tries = 0;
         loop {

@@ -33,6 +33,7 @@ const PEERS: &[(&str, From)] = &[
 ];
 
 /// An allocator to run under.
+#[derive(Clone)]
 pub struct Allocator {
     pub name: &'static str,
     /// What is preloaded.
@@ -57,16 +58,15 @@ impl Allocator {
 pub fn lay_anew(allocators: &[Allocator], dir: &Path) -> Result<Vec<Allocator>> {
     fs::create_dir_all(dir)?;
     let lay = |allocator: &Allocator| {
-        let Allocator { name, library, variable } = allocator;
-        let copy = dir.join(library.file_name().ok_or("a library has a name")?);
+        let mut laid = allocator.clone();
         // Of the C library a program has one.
-        if !is_libc(name) {
-            fs::copy(library, &copy)?;
+        if !is_libc(laid.name) {
+            laid.library = dir.join(allocator.library.file_name().ok_or("a library has a name")?);
+            fs::copy(&allocator.library, &laid.library)?;
             // Not while something is measured.
-            File::open(&copy)?.sync_all()?;
+            File::open(&laid.library)?.sync_all()?;
         }
-        let library = if is_libc(name) { library.clone() } else { copy };
-        Ok(Allocator { name, library, variable: variable.clone() })
+        Ok(laid)
     };
     allocators.iter().map(lay).collect()
 }

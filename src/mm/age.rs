@@ -101,7 +101,7 @@ impl<M: Machine> Mm<M> {
             gone += pages.give_back_strewn(m, until) + self.slab.give_back_tails(m, pages, until);
         }
         self.returned.fetch_add(gone, Relaxed);
-        let idles = M::LENT && (pages.will_idle(m) || self.vmalloc.will_idle(m) || self.slab.keeps_many());
+        let idles = M::LENT && (pages.will_idle(m) || self.vmalloc.will_idle(m) || self.slab.may_idle());
         pages.set_idles(idles);
         if !idles && self.age.knocks.load(Relaxed) > 0 {
             self.open();

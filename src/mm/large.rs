@@ -126,10 +126,12 @@ impl<M: Machine> Mm<M> {
     fn alloc_near_run(&self, size: usize, id: u8, gfp: Gfp) -> *mut u8 {
         let pages = size.div_ceil(PAGE_SIZE);
         // Of small ones hardly any of which is written to, one more of the class, once, is cheaper than one that the other will lack.
-        if pages <= EXACT as usize && self.pages.cost() == Cost::Little {
+        let little = self.pages.cost() == Cost::Little;
+        if pages <= EXACT as usize && little {
             return ptr::null_mut();
         }
-        for near in near_classes(id) {
+        let classes = if self.slab.wants_own(id, little) { id..=id } else { near_classes(id) };
+        for near in classes {
             // SAFETY: rows hold valid sheaves.
             let run = unsafe { self.machine.pop_run(near) };
             if !run.is_null() {

@@ -41,7 +41,7 @@ mod window;
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use barn::TOGETHER;
 pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
@@ -104,6 +104,8 @@ pub struct Slab<M> {
     opened: AtomicU32,
     /// Pages that the sheaves of page runs have room for, as many as were made since they were last emptied.
     kept: AtomicU32,
+    /// In sheaves of runs there was little when they were last given back with time.
+    calm: AtomicBool,
     /// How often somebody began to empty sheaves of others, and was done with it: what is in between is nowhere to be found.
     flushes: [AtomicU32; 2],
     /// Serialises making and destroying caches.
@@ -141,6 +143,7 @@ impl<M: Machine> Slab<M> {
             highest: AtomicU8::new(0),
             opened: AtomicU32::new(0),
             kept: AtomicU32::new(0),
+            calm: AtomicBool::new(false),
             flushes: [const { AtomicU32::new(0) }; 2],
             registry: Lock::new(()),
             far: Far::new(),
@@ -181,7 +184,8 @@ impl<M: Machine> Slab<M> {
                 return object;
             }
             let Some(main) = m.read(Word::Main(id)) else { break };
-            if sheaf::len(main, self.capacity(id)) > 0 {
+            // SAFETY: `main` was in a row.
+            if unsafe { sheaf::len(main, self.capacity(id)) } > 0 {
                 continue;
             }
             let stored = || self.barn_full(m, pages, id, gfp).inspect(|sheaf| self.adopt_all(m, id, sheaf));
@@ -299,9 +303,9 @@ impl<M: Machine> Slab<M> {
         self.free_one(m, pages, object.expose_provenance(), gfp);
     }
 
-    /// Objects that a sheaf of cache `id` holds.
+    /// Objects that a sheaf of cache `id` holds, if all hold as many.
     fn capacity(&self, id: u8) -> u16 {
-        self.layout(id).capacity
+        if runs::varies(id) { sheaf::VARIES } else { self.layout(id).capacity }
     }
 
     /// Objects to take for the next refill: few where the last one was long ago, and then none that other CPUs have too many of.
@@ -341,7 +345,8 @@ impl<M: Machine> Slab<M> {
     /// Takes the sheaf that is at `which` of cache `id` in the current CPU's row, if `wanted` likes its length and fullness.
     fn take_sheaf(&self, m: &M, id: u8, which: Word, wanted: impl Fn(usize, bool) -> bool) -> Option<Sheaf> {
         let word = m.read(which)?;
-        if word == no_sheaf() || !wanted(sheaf::len(word, self.capacity(id)), sheaf::is_full(word)) {
+        // SAFETY: `word` was in a row.
+        if word == no_sheaf() || !wanted(unsafe { sheaf::len(word, self.capacity(id)) }, sheaf::is_full(word)) {
             return None;
         }
         // SAFETY: `word` was read from the row; a successful replace makes the sheaf ours.
@@ -366,13 +371,17 @@ impl<M: Machine> Slab<M> {
         if let Some(sheaf) = node.barn.acquire(m, gfp.may_block())?.take_empty(self.capacity(id)) {
             return Some(sheaf);
         }
+        self.new_sheaf(m, pages, self.capacity(id), gfp)
+    }
+
+    fn new_sheaf(&self, m: &M, pages: &PageAllocator<M>, capacity: u16, gfp: Gfp) -> Option<Sheaf> {
         let memory = if gfp.no_fault() {
             self.alloc_atomic(m, pages, SHEAF_CACHE, gfp)
         } else {
             self.alloc_direct(m, pages, SHEAF_CACHE, gfp)
         };
         // SAFETY: an object of the sheaf cache has a sheaf's size and alignment.
-        (!memory.is_null()).then(|| unsafe { Sheaf::new(memory, self.capacity(id)) })
+        (!memory.is_null()).then(|| unsafe { Sheaf::new(memory, capacity) })
     }
 
     /// Makes `own` the current CPU's main sheaf in place of `old`, and finds a place for the one that lost.
@@ -997,7 +1006,7 @@ impl<M: Machine> Slab<M> {
 
     /// Gives back what was not needed since the last call: sheaves that lay in the barns all the time, kept empties.
     pub fn age(&self, m: &M, pages: &PageAllocator<M>) {
-        self.flush_runs(m, pages);
+        self.age_runs(m, pages);
         let _in_hand = InHand::new(&self.flushes);
         for id in self.ids() {
             let (cache, layout) = (self.cache(id), self.layout(id));

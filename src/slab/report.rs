@@ -94,7 +94,8 @@ impl<M: Machine> Slab<M> {
             m.drain_row(cpu, &mut |row| {
                 for id in self.ids() {
                     for word in Word::all(id) {
-                        in_rows[id as usize] += sheaf::len(row[word.index()], self.capacity(id)) as u32;
+                        // SAFETY: it is in the row.
+                        in_rows[id as usize] += unsafe { sheaf::len(row[word.index()], self.capacity(id)) } as u32;
                     }
                 }
             });
@@ -106,7 +107,7 @@ impl<M: Machine> Slab<M> {
     fn stats_of(&self, m: &M, id: u8, in_rows: u32) -> Option<CacheStats> {
         let layout = self.layout(id);
         let cache = self.cache(id);
-        let capacity = self.capacity(id);
+        let capacity = layout.capacity;
         let mut stats = CacheStats {
             id,
             size: layout.size as usize,
@@ -134,7 +135,8 @@ impl<M: Machine> Slab<M> {
 
     fn in_barn(&self, m: &M, id: u8, node: &CacheNode) -> usize {
         let barn = node.barn.lock(m);
-        barn.full_words(self.capacity(id)).map(|word| sheaf::len(word, self.capacity(id))).sum()
+        // SAFETY: they are in the barn.
+        barn.full_words(self.capacity(id)).map(|word| unsafe { sheaf::len(word, self.capacity(id)) }).sum()
     }
 
     /// Pages of a node's slabs: of those that a shrinker may empty, and of the others.

@@ -80,6 +80,10 @@ const KEPT_UNASKED: u64 = 4096;
 const MUCH_PART: u64 = 4;
 /// Pages of room that are not worth closing the fast path for, so that somebody looks at the clock.
 const KEPT_IDLE: u32 = 1024;
+/// The same as a part of all memory.
+const IDLE_PART: u64 = 8;
+/// So many requests are served by other classes before one begins more memory of the own: about what that costs in page faults; where it costs little.
+const OWN_AFTER: [usize; 2] = [256, 16];
 /// Runs in a sheaf of larger ones.
 const LARGE: usize = 16;
 
@@ -173,7 +177,7 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
     let fits = SHEAF_TARGETS[(run_pages(id) > EXACT) as usize] / size;
     let capacity = if id == LAST_RUN {
         1
-    } else if size > MAX_CACHED as usize * PAGE_SIZE {
+    } else if run_pages(id) > MAX_CACHED {
         LARGE
     } else if fits > MOST {
         MOST
@@ -190,6 +194,22 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
         capacity: capacity as u16,
         ..SlabLayout::NONE
     }
+}
+
+/// Whether sheaves of class `id` are of different capacities.
+pub(super) const fn varies(id: u8) -> bool {
+    is_run(id) && run_pages(id) <= MAX_CACHED
+}
+
+/// Runs that a sheaf of class `id` holds at most.
+fn capacity<M: Machine>(pages: &PageAllocator<M>, id: u8) -> u16 {
+    let most = layout(id).capacity;
+    if varies(id) && pages.cost() == Cost::Little { most.max(LARGE as u16) } else { most }
+}
+
+/// Runs that it holds where there are many such sheaves already.
+fn few(id: u8) -> u16 {
+    layout(id).capacity.min((SHEAF_TARGETS[1] / (run_pages(id) as usize * PAGE_SIZE)) as u16).max(1)
 }
 
 /// The class that the run headed by `head` may be kept in, where such cost so much; 0 where none: it is of another size, or of scarce
@@ -406,8 +426,8 @@ pub fn last_serves(found: u32, pages: usize) -> bool {
 
 impl<M: Machine> Slab<M> {
     /// Runs of class `id` that a CPU keeps at most.
-    pub fn run_capacity(&self, id: u8) -> usize {
-        self.capacity(id).into()
+    pub fn run_capacity(&self, pages: &PageAllocator<M>, id: u8) -> usize {
+        capacity(pages, id).into()
     }
 
     /// Keeps the run at `run` of class `id`, or gives it back to the zone: the current CPU's sheaf seemed full.
@@ -425,6 +445,17 @@ impl<M: Machine> Slab<M> {
         if id == 0 || !unsafe { self.keep_run(m, pages, id, run, gfp) } {
             self.free_objects(m, pages, &[run.expose_provenance()], gfp);
         }
+    }
+
+    /// Whether a request for a run of class `id` is to have one of its own, where others may serve: a class that borrows again and again would do so for
+    /// ever, as what is borrowed goes back to its own class. (Of runs above 64 KiB that are written to the time does not count, and the memory does.)
+    #[inline]
+    pub fn wants_own(&self, id: u8, little: bool) -> bool {
+        // No atomic addition: it would wait for what the program just wrote to memory, and no count needs to be exact.
+        let count = &self.cache(id).slow_allocs;
+        let often = count.load(Relaxed).wrapping_add(1);
+        count.store(often, Relaxed);
+        (little || run_pages(id) <= EXACT) && often.is_multiple_of(OWN_AFTER[usize::from(little)])
     }
 
     /// The class that the run at `run`, of class `id`, is kept in: what large ones cost may be more than when it became a block.
@@ -461,39 +492,48 @@ impl<M: Machine> Slab<M> {
         if !gfp.may_io() && !m.is_attached() || m.read(Word::Main(id)) != Some(no_sheaf()) {
             return false;
         }
-        if cfg!(feature = "slob") || !self.may_keep(pages, id) {
+        if cfg!(feature = "slob") {
             return false;
         }
-        let Some(mut own) = self.empty_sheaf(m, pages, id, gfp) else { return false };
+        let Some(capacity) = self.room_for(m, pages, id, gfp) else { return false };
+        let Some(mut own) = self.new_sheaf(m, pages, capacity, gfp) else { return false };
         let pushed = own.push(run).is_ok();
         self.install(m, pages, id, no_sheaf(), own, gfp);
         // Somebody has to come by and look at it.
-        if M::LENT && self.keeps_many() {
+        if M::LENT && self.may_idle() {
             pages.set_idles(true);
         }
         pushed
     }
 
-    /// Whether one more sheaf of runs of class `id` is a small part of the memory there is, with all others; it counts from then on. Of runs above 256
-    /// KiB, which are kept where an eighth of them is written to, an eighth counts.
-    fn may_keep(&self, pages: &PageAllocator<M>, id: u8) -> bool {
-        let room = self.run_capacity(id) as u32 * run_pages(id);
-        let room = if run_pages(id) > MAX_CACHED { room / 8 } else { room };
-        let kept = u64::from(self.kept.load(Relaxed).saturating_add(room));
-        let may = if M::LENT {
-            kept <= KEPT_UNASKED || pages.affords(kept * KEPT_PART)
-        } else {
-            kept * BARE_PART <= pages.managed()
-        };
-        if may {
-            self.kept.fetch_add(room, Relaxed);
+    /// Runs that one more sheaf of class `id` may hold, so that all of them are a small part of the memory there is; they count from then on. Of runs
+    /// above 64 KiB, where an eighth of them is written to, an eighth counts.
+    fn room_for(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<u16> {
+        let little = pages.cost() == Cost::Little;
+        for (capacity, many) in [(capacity(pages, id), true), (few(id), false)] {
+            let room = u32::from(capacity) * run_pages(id);
+            let room = if run_pages(id) > EXACT && little { room / 8 } else { room };
+            let kept = u64::from(self.kept.load(Relaxed).saturating_add(room));
+            if kept > KEPT_UNASKED && gfp.may_io() {
+                pages.learn_pressure(m);
+            }
+            let affords = if M::LENT {
+                kept <= KEPT_UNASKED || (little || !many) && pages.affords(kept * KEPT_PART)
+            } else {
+                kept * BARE_PART <= pages.managed()
+            };
+            if affords {
+                self.kept.fetch_add(room, Relaxed);
+                return Some(capacity);
+            }
         }
-        may
+        None
     }
 
-    /// Whether the sheaves of runs have room for more than may lie idle in a program that takes no slow path.
-    pub fn keeps_many(&self) -> bool {
-        self.kept.load(Relaxed) > KEPT_IDLE
+    /// Whether more may lie idle in the sheaves of runs than a program that takes no slow path may keep: they have the room, and the last time that
+    /// they were all given back more was in them. (A program that goes through a few classes again and again would have the fast path closed for ever.)
+    pub fn may_idle(&self) -> bool {
+        self.kept.load(Relaxed) > KEPT_IDLE && !self.calm.load(Relaxed)
     }
 
     /// Whether a large part of `committed` pages lies in sheaves of runs.
@@ -502,8 +542,7 @@ impl<M: Machine> Slab<M> {
         if !much(self.kept.load(Relaxed).into()) {
             return false;
         }
-        let in_rows = self.objects_in_rows(m);
-        much((FIRST_RUN..LAST_RUN).map(|id| u64::from(in_rows[id as usize]) * u64::from(run_pages(id))).sum())
+        much(self.pages_kept(m))
     }
 
     /// Gives the run at `address`, which was in a sheaf, back to the zone; false where the lock was not to be had.
@@ -521,15 +560,30 @@ impl<M: Machine> Slab<M> {
         }
     }
 
+    /// Pages of the runs in sheaves.
+    fn pages_kept(&self, m: &M) -> u64 {
+        let in_rows = self.objects_in_rows(m);
+        (FIRST_RUN..LAST_RUN).map(|id| u64::from(in_rows[id as usize]) * u64::from(run_pages(id))).sum()
+    }
+
+    /// Gives what lay in sheaves of runs back to the zone, at the end of a window of time.
+    pub(super) fn age_runs(&self, m: &M, pages: &PageAllocator<M>) {
+        if self.kept.load(Relaxed) != 0 {
+            let idle = u64::from(KEPT_IDLE).max(pages.committed() / IDLE_PART);
+            self.calm.store(self.pages_kept(m) <= idle, Relaxed);
+        }
+        self.flush_runs(m, pages);
+    }
+
     /// Gives all runs in sheaves back to the zone.
     pub fn flush_runs(&self, m: &M, pages: &PageAllocator<M>) {
         self.kept.store(0, Relaxed);
         self.flush_where(m, pages, u64::MAX, is_run);
     }
 
-    /// The same for those above 256 KiB, which are kept as long as they cost addresses only.
+    /// The same for those above 64 KiB, of which many are kept as long as they cost addresses only.
     pub fn flush_large_runs(&self, m: &M, pages: &PageAllocator<M>) {
-        self.flush_where(m, pages, u64::MAX, |id| is_run(id) && run_pages(id) > MAX_CACHED);
+        self.flush_where(m, pages, u64::MAX, |id| is_run(id) && run_pages(id) > EXACT);
     }
 
     /// Checks a sheaf of class `id`.

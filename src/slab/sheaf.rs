@@ -6,10 +6,14 @@
 #![allow(unsafe_code)]
 
 use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::machine::{SHEAF_BYTES, SHEAF_SLOTS, no_sheaf};
 
 const SLOT: usize = size_of::<usize>();
+
+/// In place of a capacity: sheaves of the cache have different ones, and the sentinel tells. They are short.
+pub const VARIES: u16 = 0;
 
 /// A sheaf that nobody else can reach: it is in no row and no barn.
 ///
@@ -27,7 +31,8 @@ impl Sheaf {
     /// # Safety
     /// `word` came out of a row (by a successful `replace` or a drain) or [`Sheaf::into_word`], and is given up there.
     pub unsafe fn from_word(word: usize, capacity: u16) -> Option<Sheaf> {
-        (word != no_sheaf()).then_some(Sheaf { top: word, capacity })
+        // SAFETY: the caller's condition.
+        (word != no_sheaf()).then(|| Sheaf { top: word, capacity: unsafe { resolved(word, capacity) } })
     }
 
     /// Makes an empty sheaf of `memory`.
@@ -170,9 +175,35 @@ pub fn is_full(word: usize) -> bool {
     (word + SLOT).is_multiple_of(SHEAF_BYTES)
 }
 
-/// Number of objects in the sheaf named `word`, whose capacity is `capacity`.
-pub fn len(word: usize, capacity: u16) -> usize {
-    if word == no_sheaf() { 0 } else { (word % SHEAF_BYTES - sentinel(capacity)) / SLOT }
+/// Number of objects in the sheaf named `word`, whose capacity is `capacity`; any, where it [`VARIES`] and somebody else changes the sheaf.
+///
+/// # Safety
+/// `word` was in a row or a barn.
+pub unsafe fn len(word: usize, capacity: u16) -> usize {
+    if word == no_sheaf() {
+        return 0;
+    }
+    // SAFETY: the caller's condition.
+    let capacity = unsafe { resolved(word, capacity) };
+    (word % SHEAF_BYTES - sentinel(capacity)) / SLOT
+}
+
+/// The capacity of the sheaf named `word`, where it may [`VARIES`].
+///
+/// # Safety
+/// `word` was in a row or a barn: it names a slot of a sheaf, whose memory can be read even if it is none any more.
+unsafe fn resolved(word: usize, capacity: u16) -> u16 {
+    if capacity != VARIES {
+        return capacity;
+    }
+    let mut slot = word;
+    // SAFETY: the slots from the sheaf's first one to its top are its memory. Others may write to them, where it is not the caller's.
+    while !slot.is_multiple_of(SHEAF_BYTES)
+        && unsafe { AtomicUsize::from_ptr(ptr::with_exposed_provenance_mut(slot)) }.load(Relaxed) != 0
+    {
+        slot -= SLOT;
+    }
+    ((SHEAF_BYTES - slot % SHEAF_BYTES) / SLOT - 1) as u16
 }
 
 /// The objects of the sheaf named `word`, bottom first.
@@ -180,7 +211,8 @@ pub fn len(word: usize, capacity: u16) -> usize {
 /// # Safety
 /// The sheaf is valid and held still (a drained row, a barn under its lock).
 pub unsafe fn objects<'a>(word: usize, capacity: u16) -> &'a [usize] {
-    let n = len(word, capacity);
+    // SAFETY: the caller's condition.
+    let n = unsafe { len(word, capacity) };
     // SAFETY: the `n` slots up to `word` belong to the sheaf.
     unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(word - (n.max(1) - 1) * SLOT), n) }
 }
@@ -213,7 +245,13 @@ mod tests {
             }
             assert!(sheaf.is_full() && is_full(sheaf.word()));
             assert!(sheaf.push(ptr::without_provenance_mut(8)).is_err());
-            assert_eq!(len(sheaf.word(), capacity), capacity as usize);
+            for said in [capacity, VARIES] {
+                // SAFETY: the sheaf is ours.
+                assert_eq!(
+                    unsafe { (len(sheaf.word(), said), objects(sheaf.word(), said).len()) },
+                    (capacity.into(), capacity.into())
+                );
+            }
             for i in (1..=capacity as usize).rev() {
                 assert_eq!(sheaf.pop().map(|p| p.addr()), Some(i * 8));
             }

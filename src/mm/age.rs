@@ -5,7 +5,8 @@
 //! [`KNOCK_MS`]. Each of them looks at the clock, and the one that finds it time [`Mm::age`]s. Frees go on undisturbed, so that the end of a long row
 //! of them is as closed as its beginning. If none of those calls would have taken a slow path on its own, nor did one of another thread, this is a program that
 //! stays on the fast path, and the knock goes on until nothing lies idle any more: a second or two after a fall. Where demand swings slow
-//! paths abound, and the fast path opens again.
+//! paths abound, and the fast path opens again. What such a program has in its sheaves of runs all the time is not idle
+//! ([`Slab::may_idle`](crate::slab::Slab::may_idle)): each `malloc` would take 15 ns more for ever.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 

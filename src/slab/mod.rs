@@ -304,6 +304,7 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Objects that a sheaf of cache `id` holds, if all hold as many.
+    #[inline]
     fn capacity(&self, id: u8) -> u16 {
         if runs::varies(id) { sheaf::VARIES } else { self.layout(id).capacity }
     }

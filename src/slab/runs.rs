@@ -2,9 +2,11 @@
 //!
 //! A run has a class by its number of pages: 3 to 16 each, then eight per doubling to 2 MiB, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf: a CPU keeps 2 MiB of a class at most (256 KiB from 64 KiB a run on), and all CPUs
-//! 16 MiB or a 64th of the memory there is; what is more goes back to the zone one by one, and what lies for a while does, too. Where there is none of a class one of the next larger
-//! classes serves, if it wastes no more than a fifth (but of small ones that cost only addresses, where the zone gives one more of the class).
+//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf: a CPU keeps 2 MiB of a class at most (256 KiB from 64 KiB a run on, and sixteen where
+//! that costs little), and all CPUs 16 MiB or a 64th of the memory there is; of further classes 256 KiB each, so that none goes without. What is more goes back to the zone one by
+//! one, and what lies for a while does, too. Where there is none of a class one of the next larger
+//! classes serves, if it wastes no more than a fifth (but of small ones that cost only addresses, where the zone gives one more of the class), and now and then the zone, as else
+//! a class could borrow for ever.
 //!
 //! Of runs of a class the first page has a *tag* in the page-class map while it is a block's, which says the class and
 //! how far into the page the block starts. So neither `malloc` nor `free` looks at the descriptor, which lies on a cache line of its own for every
@@ -35,6 +37,19 @@
 //! are more, a third is objects between 4 and 8 KiB: with sheaves of 128 KiB for these `pages` takes 0.96, and `random-10k` has 6 % more resident.)
 //! Rejected: the tag from one table and its start from another (40 KiB 0 to 10 % slower). Rejected beside it: to look at the last pageblock that was
 //! opened, not the one before, and huge pages from two in use on (`large-same` 19 700 page faults in place of 5 400: it is not full yet).
+//!
+//! Programs that go on and on, each with some live blocks of sizes at random, of which the first byte is written (ns a block and its free; lower quartiles):
+//!
+//! | | 8–32 KiB, 1 live | 10 | 32–128 KiB, 1 | 100 | 1000 | 128–512 KiB, 100 | 1000 |
+//! |---|---|---|---|---|---|---|---|
+//! | borrowing for ever, no sheaf beyond 16 MiB of room, 256 KiB of a class from 64 KiB on, closed fast path | 16 | 8.3 | 16 | 36 | 43 | 36 | 46 |
+//! | this | 9.2 | 7.9 | 8.3 | 6.2 | 14 | 6.7 | 18 |
+//! | rpmalloc | 15 | 20 | 9.2 | 15 | 23 | 11 | 22 |
+//! | gperftools' tcmalloc | 5.3 | 5.6 | 4.8 | 8.0 | 8.3 | 94 | 407 |
+//!
+//! Rejected beside it: none kept from 64 KiB on unless that costs little (32–128 KiB, all written to: a quarter more time); one of the own after 16 borrowed where
+//! memory is written to (`pages-touched` 29.8 MiB resident instead of 27.5), and above 64 KiB at all (`large-same` 83 instead of 79); as much room for each class once
+//! 16 MiB are exceeded (29.5).
 //!
 //! Two sheaves, exchanged and flushed as a whole, miss three times as often as one of their bytes, as they swing. Half of a miss was the wait of the first
 //! atomic instruction, a count, for the program's own writes to cold memory: counts are plain stores now. A fifth of the rest was a prefetch of the run below the one that is
@@ -92,6 +107,10 @@ pub const FIRST_RUN: u8 = SHEAF_CACHE + 1;
 
 /// Cache id of the larger runs, of various sizes.
 pub const LAST_RUN: u8 = FIRST_RUN + NR_RUNS as u8 - 1;
+
+/// Cache id of the class of [`MAX_CACHED`] pages.
+const LAST_CACHED: u8 = FIRST_RUN + (EXACT - MIN_CACHED + 16) as u8;
+const _: () = assert!(run_pages(LAST_CACHED) == MAX_CACHED);
 
 /// Whether cache `id` is one of runs.
 #[inline]
@@ -198,7 +217,7 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
 
 /// Whether sheaves of class `id` are of different capacities.
 pub(super) const fn varies(id: u8) -> bool {
-    is_run(id) && run_pages(id) <= MAX_CACHED
+    id >= FIRST_RUN && id <= LAST_CACHED
 }
 
 /// Runs that a sheaf of class `id` holds at most.

@@ -134,7 +134,12 @@ fn the_fast_path_opens_again() {
 #[cfg(not(feature = "slob"))]
 #[test]
 fn runs_kept_while_they_cost_addresses_go_when_they_cost_memory() {
-    const SIZE: usize = 300 << 10;
+    runs_kept_by_cost(300 << 10);
+    runs_kept_by_cost(100 << 10);
+}
+
+#[cfg(not(feature = "slob"))]
+fn runs_kept_by_cost(size: usize) {
     let mm = heap(&machine());
     let take = |size: usize, written: usize| {
         let block = mm.alloc(size);
@@ -142,12 +147,12 @@ fn runs_kept_while_they_cost_addresses_go_when_they_cost_memory() {
         unsafe { block.write_bytes(1, written) };
         block
     };
-    let kept = || mm.slab().objects_in_rows(mm.machine())[run_class(SIZE / PAGE_SIZE) as usize];
-    let begun: Vec<_> = (0..100).map(|_| take(SIZE, 1)).collect();
+    let kept = || mm.slab().objects_in_rows(mm.machine())[run_class(size / PAGE_SIZE) as usize];
+    let begun: Vec<_> = (0..(30 << 20) / size).map(|_| take(size, 1)).collect();
     // SAFETY: live blocks, freed once.
     begun.into_iter().for_each(|block| unsafe { mm.free(block) });
     assert!(kept() > 8, "{} runs are kept that hardly hold memory", kept());
-    let filled: Vec<_> = (0..60).map(|_| take(SIZE * 2, SIZE * 2)).collect();
+    let filled: Vec<_> = (0..60).map(|_| take(600 << 10, 600 << 10)).collect();
     assert_eq!(kept(), 0);
     // SAFETY: live blocks, freed once.
     filled.into_iter().for_each(|block| unsafe { mm.free(block) });
@@ -185,6 +190,50 @@ fn kept_runs_go_back_though_nothing_takes_the_slow_path() {
     let rows = mm.slab().objects_in_rows(mm.machine());
     let left: u32 = (3..=16).map(|pages| rows[run_class(pages) as usize]).sum();
     assert_eq!(left, 0);
+}
+
+/// A few runs of each size that come and go are no reason to close the fast path, nor is there a size that none is kept of.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn few_runs_leave_the_fast_path_open() {
+    let mm = heap(&machine());
+    // SAFETY: a live block.
+    unsafe { mm.free(mm.alloc(50)) };
+    let mut open = 0;
+    for tick in 0..100 {
+        mm.machine().advance(50);
+        for n in 0..3000 {
+            let (small, run) = (mm.alloc_fast(50), mm.alloc((3 + n % 14) * PAGE_SIZE));
+            open += usize::from(tick >= 50 && !small.is_null());
+            // SAFETY: live blocks, or null.
+            unsafe { [small, run].into_iter().for_each(|block| mm.free(block)) };
+        }
+    }
+    assert_eq!(open, 50 * 3000);
+    let rows = mm.slab().objects_in_rows(mm.machine());
+    let kept: Vec<_> = (3..=16).map(|pages| rows[run_class(pages) as usize]).collect();
+    assert!(!kept.contains(&0), "{kept:?}");
+}
+
+/// What is borrowed of a class goes back to it: who borrows only would never have one of its own.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn a_class_that_borrows_has_its_own_in_time() {
+    let mm = heap(&machine());
+    let turn = |pages: usize| {
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(pages * PAGE_SIZE)) };
+        let rows = mm.slab().objects_in_rows(mm.machine());
+        [9, 10].map(|pages| rows[run_class(pages) as usize])
+    };
+    assert_eq!(turn(10), [0, 1]);
+    for _ in 0..100 {
+        assert_eq!(turn(9), [0, 1], "borrowed, at first");
+    }
+    (0..400).for_each(|_| {
+        turn(9);
+    });
+    assert_eq!(turn(9), [1, 1]);
 }
 
 #[cfg(not(feature = "slob"))]

@@ -38,6 +38,29 @@ pub const fn class_align(id: usize) -> usize {
     if low == size || low < 64 { low } else { 64 }
 }
 
+/// For each class a bit for each smaller one for which its objects are aligned well enough to pass for.
+static STANDS_FOR: [u64; NR_CLASSES + 1] = {
+    let mut table = [0; NR_CLASSES + 1];
+    let mut id = 1;
+    while id <= NR_CLASSES {
+        let mut smaller = 1;
+        while smaller < id {
+            if class_align(smaller) <= class_align(id) {
+                table[id] |= 1 << smaller;
+            }
+            smaller += 1;
+        }
+        id += 1;
+    }
+    table
+};
+
+/// Whether objects of class `id` may pass for those of class `smaller`, which is a smaller one: they are as aligned.
+#[inline(always)]
+pub fn stands_for(id: u8, smaller: u8) -> bool {
+    STANDS_FOR[id as usize] >> smaller & 1 != 0
+}
+
 const fn search(size: usize) -> u8 {
     let mut id = 1;
     while class_size(id) < size {
@@ -149,6 +172,16 @@ mod tests {
             assert!(class_size(id) >= size);
             assert!(id == 1 || class_size(id - 1) < size);
             assert!(size < 16 || class_align(id) >= 16, "size {size}");
+        }
+    }
+
+    #[test]
+    fn objects_stand_for_smaller_ones_that_are_no_more_aligned() {
+        for id in 1..=NR_CLASSES as u8 {
+            for other in 1..=NR_CLASSES as u8 {
+                let aligned = class_align(other.into()) <= class_align(id.into());
+                assert_eq!(stands_for(id, other), other < id && aligned, "{id} for {other}");
+            }
         }
     }
 

@@ -296,6 +296,7 @@ impl<M: Machine> Mm<M> {
                 return block;
             }
         }
+        self.come();
         self.bracket(gfp, |gfp| {
             if gfp.no_fault() {
                 return self.alloc_atomic(size, gfp);
@@ -381,6 +382,7 @@ impl<M: Machine> Mm<M> {
         }
         let Some(id) = class_aligned(size, align).filter(|_| !TINY) else {
             let gfp = if zero { Gfp::MALLOC | Gfp::ZERO } else { Gfp::MALLOC };
+            self.come();
             return self.bracket(gfp, |gfp| {
                 if !TINY || size > slob::MAX || align > slob::MAX {
                     return self.alloc_large(size, align, gfp);
@@ -398,6 +400,7 @@ impl<M: Machine> Mm<M> {
             object = self.slab.pop_again(&self.machine, id);
         }
         if object.is_null() {
+            self.come();
             object = self.bracket(Gfp::MALLOC, |gfp| self.alloc_class(id, gfp));
         }
         if zero && !object.is_null() {

@@ -1038,7 +1038,9 @@ impl<M: Machine> Slab<M> {
     /// objects 102.2 and 107.3; where only caches of which no slow path was taken since the last time are emptied, 104.1 and 102.2.
     /// Page runs stay, unless a quarter of all memory is in their sheaves: with theirs 104.4 and 104.8 in place of 104.6 and 104.7, but 82.9 instead of
     /// 78.9 of `large-same`, 46.4 instead of 43.3 of `random-100k`. A quarter, and more, it is where one CPU frees what the other allocates: node, whose
-    /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time.)
+    /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time.
+    /// It takes 3 % of the CPU time of `threads-32`. Rejected: more seldom, by a sixteenth or an eighth of all memory, or by the objects that the last
+    /// time moved (1 to 3 % there and in `random-100k`; perl 104 MiB); caches alone of which no slow path was taken since (the same).)
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
         let committed = pages.committed();

@@ -471,9 +471,15 @@ impl<M: Machine> PageAllocator<M> {
         for _ in 0..GROWTHS + MAX_ZONES {
             match ended {
                 Walk::Taken(taken) => return Some(taken),
-                Walk::Grow(node, kind) => {
-                    self.grow(m, node, kind, request);
+                Walk::Grow(..) => {
+                    // Who asked meanwhile may have grown it: 32 threads that each did so had eighteen times the addresses that they used, and
+                    // waited for the address space's lock.
+                    let _growing = self.growing.lock(m);
                     ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
+                    if let Walk::Grow(node, kind) = ended {
+                        self.grow(m, node, kind, request);
+                        ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
+                    }
                 }
                 Walk::Nothing { .. } => break,
             }
@@ -582,6 +588,17 @@ impl Zone {
         self.allocs += 1;
         let used = self.used();
         self.demand.at(used);
+        self.high = self.high.max(used);
+    }
+
+    /// Whether half of the most pages in use went since that was so last.
+    pub(super) fn has_fallen(&mut self) -> bool {
+        let used = self.used();
+        let fallen = used < self.high / 2 && self.high - used >= u64::from(PAGEBLOCK_PAGES);
+        if fallen {
+            self.high = used;
+        }
+        fallen
     }
 
     /// Pages that may lie idle in any case.

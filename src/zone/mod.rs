@@ -5,7 +5,7 @@
 //! path grows a zone (`m.grow`), goes down to the min mark and the reserves, drains the per-CPU lists, gives idle memory back
 //! where the budget is what lacks, and returns `None` in the end: never a panic, never a wait for another thread's memory.
 //!
-//! Locks, outer to inner: `pcp` > `zone`. No zone lock is held while another is taken (but for `fork`), and none during a
+//! Locks, outer to inner: `growing` > `pcp` > `zone`. No zone lock is held while another is taken (but for `fork`), and none during a
 //! system call. The algorithms (`buddy`, `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.
 
 mod alloc;
@@ -74,6 +74,8 @@ struct Zone {
     frees: u64,
     /// Of the pages in use.
     demand: Demand,
+    /// The most of them since half of them had gone ([`PageAllocator::take_fallen`]).
+    high: u64,
     /// Which pageblocks are to be huge pages.
     phases: Phases,
     /// Backed free pages up to which strewn ones are left alone.
@@ -104,6 +106,7 @@ impl Cell {
             allocs: 0,
             frees: 0,
             demand: Demand::new(),
+            high: 0,
             phases: Phases::new(),
             quiet: 0,
             away: 0,
@@ -120,6 +123,8 @@ impl Cell {
 /// The page allocator of one machine. In this order: what every program uses comes first.
 #[repr(C)]
 pub struct PageAllocator<M: Machine> {
+    /// Held while a zone grows: who finds the same zone short meanwhile waits, and looks again.
+    growing: Lock<()>,
     /// Held while per-CPU lists are made known, so that `fork` finds none half locked.
     making: Lock<()>,
     budget: Budget,
@@ -136,6 +141,8 @@ pub struct PageAllocator<M: Machine> {
     cost: AtomicU8,
     /// They cost more than addresses since [`PageAllocator::take_dearer`], which they did not before.
     dearer: AtomicBool,
+    /// Half of what was in use has gone since [`PageAllocator::take_fallen`].
+    fallen: AtomicBool,
     /// Frames of all zones.
     managed: AtomicU64,
     /// Complement of [`PageAllocator::retained`], so that it starts as 0.
@@ -192,6 +199,7 @@ impl<M: Machine> PageAllocator<M> {
             zones: [const { [const { CachePadded::new(Cell::new()) }; NR_ZONES] }; MAX_NODES],
             blocks: BlockMap::new(),
             pcps: PcpTable::new(),
+            growing: Lock::new(()),
             making: Lock::new(()),
             budget: Budget::new(),
             pressure_known: AtomicBool::new(false),
@@ -201,6 +209,7 @@ impl<M: Machine> PageAllocator<M> {
             grouping: AtomicBool::new(false),
             cost: AtomicU8::new(Cost::Some as u8),
             dearer: AtomicBool::new(false),
+            fallen: AtomicBool::new(false),
             managed: AtomicU64::new(0),
             not_retained: AtomicU64::new(0),
             idles: AtomicBool::new(false),
@@ -373,10 +382,19 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Pages of a zone were freed.
-    fn note_idle(&self, zone: &Zone) {
+    fn note_idle(&self, zone: &mut Zone) {
         if M::LENT && !self.idles() && !self.refused.load(Relaxed) && zone.will_idle(self.retained()) {
             self.set_idles(true);
         }
+        if M::LENT && zone.has_fallen() {
+            self.fallen.store(true, Relaxed);
+        }
+    }
+
+    /// Whether half of what was in use, and not just a little, has gone. Said once.
+    #[inline]
+    pub fn take_fallen(&self) -> bool {
+        self.fallen.load(Relaxed) && self.fallen.swap(false, Relaxed)
     }
 
     /// Pages of which none held memory that were begun to be handed out since the last call.
@@ -414,13 +432,15 @@ impl<M: Machine> PageAllocator<M> {
 
     /// Whether any lock is held.
     pub fn any_lock_held(&self) -> bool {
-        self.making.is_held()
+        self.growing.is_held()
+            || self.making.is_held()
             || self.pcps.iter().any(|(_, pcp)| pcp.is_held())
             || self.zones.as_flattened().iter().any(|cell| cell.lock.is_held())
     }
 
     /// Takes every lock, in order, for `fork`: see [`crate::sync::Lock::lock_for_fork`].
     pub fn lock_all(&self, m: &M, fork: Fork) {
+        self.growing.lock_for_fork(m, fork);
         self.making.lock_for_fork(m, fork);
         for (_, pcp) in self.pcps.iter() {
             pcp.lock_for_fork(m, fork);

@@ -236,6 +236,7 @@ impl<M: Machine> PageAllocator<M> {
             self.zones.as_flattened().iter().for_each(|cell| cell.lock.unlock_after_fork(m, fork));
             self.pcps.iter().for_each(|(_, pcp)| pcp.unlock_after_fork(m, fork));
             self.making.unlock_after_fork(m, fork);
+            self.growing.unlock_after_fork(m, fork);
         }
     }
 }

@@ -104,6 +104,31 @@ fn a_peak_goes_back_though_calls_are_many() {
     assert!(left <= 6, "{left} MiB are left");
 }
 
+/// What goes within milliseconds of a knock that is over by then. First fit has no fast path.
+#[test]
+#[cfg(not(feature = "slob"))]
+fn a_peak_that_falls_between_two_knocks_goes_back() {
+    let mm = heap(&machine());
+    peak(&mm, 50);
+    let blocks: Vec<_> = (0..PEAK / 2000).map(|_| mm.alloc(2000)).collect();
+    // SAFETY: live blocks of that size.
+    blocks.iter().for_each(|block| unsafe { block.write_bytes(1, 2000) });
+    mm.machine().advance(1000);
+    let (first, rest) = blocks.split_at(blocks.len() / 4);
+    // SAFETY: live blocks, each freed once; the next ones, too.
+    first.iter().for_each(|block| unsafe { mm.free(*block) });
+    unsafe { mm.free(mm.alloc(5 << 20)) };
+    for _ in 0..2000 {
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(50)) };
+    }
+    // SAFETY: as above.
+    rest.iter().for_each(|block| unsafe { mm.free(*block) });
+    let left = after_idleness(&mm);
+    assert!(left <= 6, "{left} MiB are left");
+    mm.verify().unwrap();
+}
+
 /// A knock is over after some calls where others take slow paths. First fit has no fast path.
 #[test]
 #[cfg(not(feature = "slob"))]

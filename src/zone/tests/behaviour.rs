@@ -1,6 +1,7 @@
 //! One test per promise: orders, zones, marks, types, heat, growth, concurrency.
 
 use std::boxed::Box;
+use std::time::Duration;
 use std::vec::Vec;
 
 use super::model::Random;
@@ -374,6 +375,29 @@ fn atomic_requests_get_backed_memory_without_a_call() {
         assert_eq!(m.backed_in(PfnRange::new(pfn, 1)), 1, "{pfn:?} would fault");
     }
     assert!(m.calls(Call::Populate) > 0);
+    z.verify(&m).unwrap();
+}
+
+#[test]
+fn threads_that_lack_memory_grow_the_zone_once() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).build();
+    let (z, all) = (boot(&m), std::sync::Barrier::new(4));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (m, z, all) = (m.clone(), &z, &all);
+            scope.spawn(move || {
+                all.wait();
+                // Long enough that the others ask meanwhile.
+                let slow = |call| {
+                    if call == Call::Grow {
+                        std::thread::sleep(Duration::from_millis(100))
+                    }
+                };
+                m.with_hook(&slow, || z.alloc_page(&m, Gfp::KERNEL)).unwrap();
+            });
+        }
+    });
+    assert_eq!(m.calls(Call::Grow), 1);
     z.verify(&m).unwrap();
 }
 

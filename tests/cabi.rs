@@ -342,6 +342,7 @@ programs! {
     fork_under_load: "fork.c";
     fork_alone: "fork_alone.c";
     fork_in_handler: "fork_in_handler.c";
+    fork_beside_another_thread: "fork_beside.c";
     fork_and_streams: "fork_and_streams.c";
     exit_in_handler: "exit_in_handler.c";
     cancelled: "cancelled.c";

@@ -628,13 +628,19 @@ impl<M: Machine> Mm<M> {
         self.crippled.load(Ordering::Relaxed)
     }
 
-    /// This process is the child of a `clone` that ran no handlers, and this thread its only one. A lock that is held now was
-    /// held by a thread that the child does not have: it will never be given back, and what it guards may be half changed.
-    /// From then on locks are only tried; what they guard is lost, and other classes serve.
+    /// This process is a child, and the caller its only thread, with nothing in hand.
+    fn begin_child(&self) {
+        self.generation.store(self.machine.generation(), Ordering::Relaxed);
+        self.slab.begin_child();
+    }
+
+    /// This process is the child of a `clone` that ran no handlers, or of a `fork` whose handlers may not have had all locks, and this thread
+    /// its only one. A lock that is held now was held by a thread that the child does not have: it will never be given back, and what it guards may
+    /// be half changed. From then on locks are only tried; what they guard is lost, and other classes serve.
     #[cold]
     fn after_raw_fork(&self) {
         let m = &self.machine;
-        self.generation.store(m.generation(), Ordering::Relaxed);
+        self.begin_child();
         if self.slab.any_lock_held(m)
             || self.slob.is_held()
             || self.vmalloc.any_lock_held()
@@ -799,9 +805,10 @@ impl<M: Machine> Mm<M> {
                 self.options.unlock_after_fork(m, fork);
             }
         }
-        let generation = m.generation();
-        if self.generation.load(Ordering::Relaxed) != generation {
-            self.generation.store(generation, Ordering::Relaxed);
+        // Where a child's fork came from a handler that interrupted a slow path, what that one holds is its own, and locks that were not to be had may be
+        // those of threads that there are no more: the next slow path looks.
+        if fork.may_block && self.generation.load(Ordering::Relaxed) != m.generation() {
+            self.begin_child();
         }
         m.leave();
     }

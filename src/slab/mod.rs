@@ -1137,6 +1137,11 @@ impl<M: Machine> Slab<M> {
         self.ids().flat_map(|id| self.nodes_of(m, id))
     }
 
+    /// In a child, whose only thread the caller is, with no sheaves in hand: what others had is lost, and not waited for.
+    pub fn begin_child(&self) {
+        self.flushes[1].store(self.flushes[0].load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Whether any lock is held.
     pub fn any_lock_held(&self, m: &M) -> bool {
         self.registry.is_held() || self.nodes(m).any(|node| node.barn.is_held() || node.slabs.is_held())

@@ -319,6 +319,21 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
     w.verify();
 }
 
+/// What other threads had in hand at a fork is nowhere in the child.
+#[test]
+fn a_child_does_not_wait_for_what_its_parents_threads_had_in_hand() {
+    let w = world(1, Hostile::default());
+    std::mem::forget(InHand::new(&w.slab.flushes));
+    w.slab.begin_child();
+    let mut tries = 0;
+    w.slab.flush_alone(&w.m, || {
+        tries += 1;
+        w.slab.flush(&w.m, &w.pages, None);
+        false
+    });
+    assert_eq!(tries, 1);
+}
+
 // rows: G14 G15
 #[test]
 fn partial_slabs_go_before_empty_ones_and_those_before_new_ones() {

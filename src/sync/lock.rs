@@ -21,7 +21,8 @@ const HELD: u32 = 1;
 const SLEEPERS: u32 = 2;
 const BRIEF: u32 = 3;
 
-/// Rounds of spinning for a lock that the forking thread may hold itself: longer than others hold theirs.
+/// Tries for a lock that the forking thread may hold itself, with a nap behind each, in which who lost the CPU with it can go on: longer than others
+/// hold theirs.
 const FORK_TRIES: u32 = 100;
 
 /// How a machine lets a thread wait for a lock word.
@@ -104,9 +105,16 @@ impl<T> Lock<T> {
     /// caller may hold it itself (a signal handler that interrupted a slow path) the fork may not block: the lock is tried for
     /// a while, and if it is not to be had it is left to its holder. Whether it was taken.
     pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) -> bool {
+        let tried = || {
+            let got = self.try_word(HELD) || self.spin::<P>(HELD);
+            if !got {
+                park.nap(&self.word, HELD);
+            }
+            got
+        };
         if fork.may_block {
             self.raw_lock(park);
-        } else if !(0..FORK_TRIES).any(|_| self.try_word(HELD) || self.spin::<P>(HELD)) {
+        } else if !(0..FORK_TRIES).any(|_| tried()) {
             return false;
         }
         self.fork.store(fork.token, Ordering::Relaxed);
@@ -118,10 +126,15 @@ impl<T> Lock<T> {
     /// # Safety
     /// `fork` is this thread's, or that of the thread which this one is the copy of.
     pub unsafe fn unlock_after_fork<P: Park>(&self, park: &P, fork: Fork) {
-        if self.fork.load(Ordering::Relaxed) == fork.token {
+        if self.is_held_for(fork) {
             self.fork.store(0, Ordering::Relaxed);
             self.release(park);
         }
+    }
+
+    /// Whether `fork` has it.
+    pub fn is_held_for(&self, fork: Fork) -> bool {
+        self.fork.load(Ordering::Relaxed) == fork.token
     }
 
     /// Frees the lock of a holder that does not exist any more.

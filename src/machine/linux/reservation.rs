@@ -24,7 +24,7 @@ const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const RATION: u64 = 16;
 
 static GATE: Lock<()> = Lock::new(());
-/// [`tls::base`] of the thread that took the gate last.
+/// [`tls::base`] of the thread that has the gate; 0 where none has, and in the instant before it says so, or gives it back.
 static HOLDER: AtomicUsize = AtomicUsize::new(0);
 static SPARSE: AtomicBool = AtomicBool::new(false);
 /// What was reserved: first byte and end, both 0 where nothing is.
@@ -57,11 +57,20 @@ fn is_ration(limit: u64, reserved: usize) -> bool {
     limit / RATION < reserved as u64
 }
 
+/// The gate, held.
+pub(super) struct Gate(#[allow(dead_code)] Guard<'static, (), Linux>);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        HOLDER.store(0, Relaxed);
+    }
+}
+
 /// Keeps [`release`] out while addresses are opened or closed. `None` in a handler that may have interrupted its holder.
-pub(super) fn gate() -> Option<Guard<'static, (), Linux>> {
+pub(super) fn gate() -> Option<Gate> {
     let guard = GATE.acquire(&Linux, tls::get(tls::DEPTH) <= 1)?;
     HOLDER.store(tls::base(), Relaxed);
-    Some(guard)
+    Some(Gate(guard))
 }
 
 /// Takes the gate before a `fork`, as the last lock of all.
@@ -73,14 +82,17 @@ pub(super) fn fork_prepare(fork: Fork) {
 
 /// Gives it back after a `fork`, in parent and child.
 pub(super) fn fork_done(fork: Fork) {
+    if GATE.is_held_for(fork) {
+        HOLDER.store(0, Relaxed);
+    }
     // SAFETY: the fork is this thread's, or that of the one it is the copy of.
     unsafe { GATE.unlock_after_fork(&Linux, fork) }
 }
 
 /// In a child: the gate's holder may be a thread that it does not have.
 pub(super) fn after_fork() {
-    if GATE.is_held() && (tls::get(tls::DEPTH) == 0 || HOLDER.load(Relaxed) != tls::base()) {
-        // SAFETY: this thread is the only one, and it is not the holder. What the gate guards are single system calls.
+    if GATE.is_held() && HOLDER.load(Relaxed) != tls::base() {
+        // SAFETY: this thread is the only one, and it is not the holder, or about to begin or at the end. What the gate guards are single system calls.
         unsafe { GATE.abandon() };
     }
 }
@@ -174,6 +186,9 @@ mod tests {
     use super::*;
     use crate::machine::Context;
 
+    /// They play with the one gate.
+    static TESTS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
     #[test]
     fn lines_of_closed_addresses() {
         let line = b"7f0000000000-7f0000200000 ---p 00000000 00:00 0 ";
@@ -186,6 +201,7 @@ mod tests {
 
     #[test]
     fn a_fork_that_has_to_leave_the_gate_to_another_thread_does_not_lock_the_child_out() {
+        let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let (held, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -204,6 +220,40 @@ mod tests {
             done.wait();
             assert!(!held);
         });
+    }
+
+    #[test]
+    fn a_child_has_the_gate_though_its_holder_had_not_said_so_yet() {
+        let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (held, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        // This thread had it last.
+        drop(gate());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let gate = GATE.lock(&Linux);
+                held.wait();
+                done.wait();
+                drop(gate);
+            });
+            held.wait();
+            Linux.enter();
+            after_fork();
+            let held = GATE.is_held();
+            Linux.leave();
+            done.wait();
+            assert!(!held);
+        });
+    }
+
+    #[test]
+    fn a_fork_that_has_the_gate_keeps_it_in_the_child() {
+        let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let fork = Fork { token: tls::base() + 1, may_block: true };
+        fork_prepare(fork);
+        after_fork();
+        assert!(GATE.is_held_for(fork));
+        fork_done(fork);
+        assert_eq!((GATE.is_held_for(fork), HOLDER.load(Relaxed)), (false, 0));
     }
 
     #[test]

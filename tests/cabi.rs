@@ -325,6 +325,7 @@ programs! {
     semantics: "semantics.c";
     errno: "errno.c";
     small: "small.c";
+    small_stack: "small_stack.c";
     suites: "suites.c";
     extensions: "extensions.c";
     sizes: "sizes.c";

@@ -56,7 +56,6 @@ pub use runs::run_of_tag;
 use sheaf::Sheaf;
 use tag::is_foreign;
 pub use tag::{LIMITS, class_of_tag, is_dense, place, starts_object};
-use window::Window;
 
 use crate::error::Defect;
 use crate::gfp::Gfp;
@@ -784,7 +783,6 @@ impl<M: Machine> Slab<M> {
     ) {
         let mut left = [0; TOGETHER];
         left.iter_mut().zip(lists.iter()).for_each(|(left, list)| *left = list.len());
-        // The frame is large, and a kernel's stack may be small.
         let layout = self.layout(id);
         if M::LENT && gfp.may_block() && lists.iter().any(|list| window::is_worth(layout, list.len())) {
             self.put_windows(m, id, lists, &mut left, release);
@@ -805,11 +803,12 @@ impl<M: Machine> Slab<M> {
         release: &mut PageList,
     ) {
         let (layout, home, mut from) = (self.layout(id), m.node(), 0);
+        let Some(mut window) = window::room(m, m.cpu_guess()) else { return };
         while from < lists.len() {
-            let Some(mut window) = Window::of(layout, &lists[from][..left[from]]) else {
+            if !window.begin(layout, &lists[from][..left[from]]) {
                 from += 1;
                 continue;
-            };
+            }
             let (mut rest, mut inside) = (*left, 0);
             for (list, left) in lists.iter_mut().zip(&mut rest).skip(from) {
                 if window.has_some(&list[..*left]) {
@@ -822,7 +821,7 @@ impl<M: Machine> Slab<M> {
             // The objects that a window was chosen by are not always those that say whether to look for more.
             if inside == 0
                 || !window.is_dense(inside)
-                || !slabs.put_window(m, (id, home), layout, &window, inside, release)
+                || !slabs.put_window(m, (id, home), layout, &mut window, inside, release)
             {
                 return;
             }
@@ -1140,6 +1139,9 @@ impl<M: Machine> Slab<M> {
     /// In a child, whose only thread the caller is, with no sheaves in hand: what others had is lost, and not waited for.
     pub fn begin_child(&self) {
         self.flushes[1].store(self.flushes[0].load(Ordering::Relaxed), Ordering::Relaxed);
+        if M::LENT {
+            window::begin_child();
+        }
     }
 
     /// Whether any lock is held.

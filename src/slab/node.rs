@@ -26,7 +26,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::classes::NR_CLASSES;
 use super::layout::{LINE, MapPlace, SlabLayout};
 use super::tag::tag;
-use super::window::{PAGES, WORDS, Window};
+use super::window::{PAGES, Window};
 use crate::error::Defect;
 use crate::machine::Machine;
 use crate::page::{Kind, Page, PageList, flag};
@@ -469,13 +469,13 @@ impl NodeSlabs {
         m: &M,
         (id, home): (u8, usize),
         layout: &SlabLayout,
-        window: &Window,
+        window: &mut Window,
         count: usize,
         release: &mut PageList,
     ) -> bool {
-        let (mut heads, mut put) = ([Pfn::NONE; PAGES], [[0; WORDS]; PAGES]);
         let (mut slabs, mut found) = (0, 0);
-        for (nth, address) in window.pages() {
+        for nth in 0..PAGES {
+            let Some(address) = window.page(nth) else { continue };
             let Some((head, _)) = slab_of(m, ptr::with_exposed_provenance(address)) else { return false };
             let slab = SlabRef { m, layout, head };
             let page = slab.page();
@@ -488,17 +488,17 @@ impl NodeSlabs {
                 if free & bits != 0 {
                     return false;
                 }
-                put[slabs][word as usize] = free | bits;
+                window.slabs[slabs].1[word as usize] = free | bits;
                 found += bits.count_ones();
             }
-            heads[slabs] = head;
+            window.slabs[slabs].0 = head;
             slabs += 1;
         }
         // One is there twice, or lies where no object starts.
         if found != count as u32 {
             return false;
         }
-        for (head, bits) in heads[..slabs].iter().zip(&put) {
+        for (head, bits) in &window.slabs[..slabs] {
             let slab = SlabRef { m, layout, head: *head };
             let mut free = 0;
             for word in 0..layout.map_words() {

@@ -11,7 +11,8 @@
 #![allow(unsafe_code)]
 
 use super::layout::SlabLayout;
-use crate::types::{Order, PAGE_SIZE};
+use crate::sync::{CachePadded, Guard, Lock, Park};
+use crate::types::{Order, PAGE_SIZE, Pfn};
 
 /// What a byte stands for: objects are as long as some of it, and start at multiples.
 const GRAIN: usize = 16;
@@ -24,7 +25,7 @@ pub const PAGES: usize = WINDOW / PAGE_SIZE;
 /// Grains of a page.
 const GRAINS: usize = PAGE_SIZE / GRAIN;
 /// Words of the largest map.
-pub const WORDS: usize = GRAINS / 64;
+const WORDS: usize = GRAINS / 64;
 /// Fewer objects than this, in all and for each slab, are not worth it.
 const FEW: usize = 64;
 const FEW_OF_SLAB: usize = 8;
@@ -39,6 +40,25 @@ pub fn is_worth(layout: &SlabLayout, count: usize) -> bool {
     count >= FEW && layout.order == Order::ZERO && grains
 }
 
+/// Where windows are, as a thread's stack may be small, and a handler's smaller. A few, so that threads are not in each other's way; who finds his
+/// taken does without.
+static ROOMS: [CachePadded<Lock<Window>>; ROOM_COUNT] =
+    [const { CachePadded::new(Lock::new(Window::NONE)) }; ROOM_COUNT];
+const ROOM_COUNT: usize = 4;
+
+/// A room for a thread on `cpu`, who may block.
+pub fn room<P: Park>(park: &P, cpu: usize) -> Option<Guard<'_, Window, P>> {
+    ROOMS[cpu % ROOM_COUNT].try_lock(park)
+}
+
+/// In a child, whose only thread the caller is, with no room: those of others are free, whatever is in them.
+pub fn begin_child() {
+    for room in ROOMS.iter().filter(|room| room.is_held()) {
+        // SAFETY: the caller's condition; a window is begun before it is used.
+        unsafe { room.abandon() };
+    }
+}
+
 /// The objects of a window.
 pub struct Window {
     base: usize,
@@ -46,19 +66,27 @@ pub struct Window {
     starts: [u8; WINDOW / GRAIN + STEP],
     /// 1 for each page with such.
     pages: [u8; PAGES],
+    /// Its slabs, and what their maps are to be: [`NodeSlabs::put_window`](super::node::NodeSlabs::put_window)'s.
+    pub slabs: [(Pfn, [u64; WORDS]); PAGES],
 }
 
 impl Window {
-    /// The window that most of `objects`, which are of a cache of `layout`, lie in; `None` where there is none, or it would not be worth it.
-    pub fn of(layout: &SlabLayout, objects: &[usize]) -> Option<Window> {
+    const NONE: Window =
+        Window { base: 0, starts: [0; WINDOW / GRAIN + STEP], pages: [0; PAGES], slabs: [(Pfn(0), [0; WORDS]); PAGES] };
+
+    /// Begins the window that most of `objects`, which are of a cache of `layout`, lie in; false where there is none, or it would not be worth it.
+    pub fn begin(&mut self, layout: &SlabLayout, objects: &[usize]) -> bool {
         let len = objects.len();
         if !is_worth(layout, len) {
-            return None;
+            return false;
         }
-        let base = objects[len / 2] & !(WINDOW - 1);
-        let window = Window { base, starts: [0; WINDOW / GRAIN + STEP], pages: [0; PAGES] };
-        let inside = [1, 3, 5, 7].iter().filter(|nth| window.holds(objects[len * **nth / 8])).count();
-        (inside >= 3).then_some(window)
+        self.base = objects[len / 2] & !(WINDOW - 1);
+        let begun = [1, 3, 5, 7].iter().filter(|nth| self.holds(objects[len * **nth / 8])).count() >= 3;
+        if begun {
+            self.starts.fill(0);
+            self.pages.fill(0);
+        }
+        begun
     }
 
     #[inline(always)]
@@ -124,14 +152,15 @@ impl Window {
         outside + 1
     }
 
-    /// The pages with objects: their numbers in the window, and their addresses.
-    pub fn pages(&self) -> impl Iterator<Item = (usize, usize)> {
-        (0..PAGES).filter(|page| self.pages[*page] != 0).map(|page| (page, self.base + page * PAGE_SIZE))
+    /// The address of page `nth` of the window, if there are objects.
+    #[inline(always)]
+    pub fn page(&self, nth: usize) -> Option<usize> {
+        (self.pages[nth] != 0).then_some(self.base + nth * PAGE_SIZE)
     }
 
     /// Whether `count` objects are enough for their slabs to be gone through.
     pub fn is_dense(&self, count: usize) -> bool {
-        count >= self.pages().count() * FEW_OF_SLAB
+        count >= self.pages.iter().map(|page| usize::from(*page)).sum::<usize>() * FEW_OF_SLAB
     }
 
     /// Word `nth` of the bits of those objects of the slab that is page `page`, of `layout` and `colour`, that are in the window.
@@ -182,7 +211,7 @@ mod tests {
 
     #[test]
     fn bits_are_those_of_the_objects() {
-        let mut windows = 0;
+        let (mut windows, mut window) = (0, Window::NONE);
         for layout in &STATIC_LAYOUTS[1..=NR_CLASSES] {
             for colour in 0..layout.colours as usize {
                 let base = 5 * WINDOW;
@@ -198,13 +227,15 @@ mod tests {
                 let mut objects = inside.clone();
                 let odd: Vec<usize> = inside.iter().step_by(50).map(|object| beside(*object)).collect();
                 odd.iter().enumerate().for_each(|(nth, odd)| objects.insert(nth * 51, *odd));
-                let Some(mut window) = Window::of(layout, &objects) else { continue };
+                if !window.begin(layout, &objects) {
+                    continue;
+                }
                 windows += 1;
                 let outside = window.take(&mut objects);
                 assert_eq!(objects[..outside], odd);
                 objects.sort_unstable();
                 assert!(inside.iter().chain(&odd).all(|object| objects.binary_search(object).is_ok()));
-                assert!(window.pages().map(|(page, _)| page).eq((0..PAGES).filter(|page| page % 4 != 3)));
+                assert!((0..PAGES).all(|page| window.page(page).is_some() == (page % 4 != 3)));
                 for (page, word) in (0..PAGES).flat_map(|page| (0..layout.map_words()).map(move |word| (page, word))) {
                     let indices = (word * 64..layout.objects.min(word * 64 + 64)).filter(|index| kept(page, *index));
                     let bits = indices.fold(0, |bits, index| bits | 1 << (index % 64));
@@ -218,7 +249,8 @@ mod tests {
     #[test]
     fn what_lies_far_apart_has_no_window() {
         let far: Vec<usize> = (0..255).map(|nth| nth * WINDOW).collect();
-        assert!(Window::of(&STATIC_LAYOUTS[2], &far).is_none());
-        assert!(Window::of(&SlabLayout::NONE, &[WINDOW; 255]).is_none());
+        let mut window = Window::NONE;
+        assert!(!window.begin(&STATIC_LAYOUTS[2], &far));
+        assert!(!window.begin(&SlabLayout::NONE, &[WINDOW; 255]));
     }
 }

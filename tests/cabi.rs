@@ -352,6 +352,7 @@ programs! {
     spawn: "spawn.c";
     libraries_come_and_go: "libraries.c";
     first_and_last: "first_and_last.c";
+    first_call_is_early: "early.c";
     first_call_is_free: "free_first.c";
     info: "info.c";
     limits: "limits.c";

@@ -3,6 +3,7 @@
 //: run: SLABWRIGHT_VERIFY=0 silent
 //: run: wiped
 //: run: wiped-raw
+//: run: no-mask
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -26,8 +27,36 @@ static void kill_on_calls(void) {
     CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
 }
 
+// From here on asking for the process's CPUs is answered by nothing.
+static void hide_cpus(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sched_getaffinity, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
+    if (!strcmp(argv[1], "no-mask")) {
+        cpu_set_t all;
+        CHECK(!sched_getaffinity(0, sizeof all, &all));
+        int last = CPU_SETSIZE - 1;
+        while (!CPU_ISSET(last, &all))
+            last--;
+        run_on(last);
+        hide_cpus();
+        execl("/proc/self/exe", argv[0], "uses", NULL);
+        return 1;
+    }
+    if (!strcmp(argv[1], "uses")) {
+        for (size_t i = 0; i < 10000; i++)
+            free(veil(malloc(i)));
+        return 0;
+    }
     if (!strcmp(argv[1], "silent")) {
         for (int i = 0; i < 100; i++)
             free(veil(malloc(100)));

@@ -1,5 +1,7 @@
 // mlockall: what is merely reserved neither becomes memory nor counts as locked, so that it works within a small limit, for
-// a user without rights too, and what is allocated afterwards is bounded as for everybody.
+// a user without rights too, and what is allocated afterwards is bounded as for everybody. Nor where it comes before the heap's first use.
+//: run:
+//: run: first
 #include <errno.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -62,7 +64,23 @@ static void child(int flags, int rights) {
     use(128 << 10);
 }
 
-int main(void) {
+static int locked_first;
+
+// Before the allocator's own, where that is in the program.
+__attribute__((constructor(101))) static void lock_first(int argc, char **argv) {
+    (void)argv;
+    locked_first = argc == 2 && mlockall(MCL_CURRENT | MCL_FUTURE) == 0;
+}
+
+int main(int argc, char **argv) {
+    (void)argv;
+    if (argc == 2) {
+        if (locked_first && geteuid() == 0) {
+            CHECK(status_kb("VmLck") < 16 << 10);
+            use(128 << 10);
+        }
+        return 0;
+    }
     const int flags[] = {MCL_CURRENT, MCL_CURRENT | MCL_FUTURE, MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT};
     for (int i = 0; i < 3; i++) {
         for (int rights = NEVER; rights <= ALWAYS; rights++) {

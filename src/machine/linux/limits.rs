@@ -74,7 +74,8 @@ fn masks() -> (Option<usize>, usize) {
     let address = (&raw mut mask).expose_provenance();
     // SAFETY: the buffer is as long as said.
     let bytes = unsafe { sys::call(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address, 0, 0, 0]) };
-    (bytes.ok().map(|bytes| bytes * 8), highest(&mask).map_or(1, |cpu| cpu + 1))
+    // Who confined the process may have it answered by nothing.
+    (bytes.ok().filter(|bytes| *bytes > 0).map(|bytes| bytes * 8), highest(&mask).map_or(1, |cpu| cpu + 1))
 }
 
 /// The highest bit that is set.

@@ -134,8 +134,9 @@ impl Layout {
         self.arena() + self.window + CHUNK
     }
 
-    fn publish(&self, base: usize) {
-        META_RESERVED.store(self.window, Relaxed);
+    /// What describes the first `reserved` bytes of the arena is.
+    fn publish(&self, base: usize, reserved: usize) {
+        META_RESERVED.store(reserved, Relaxed);
         MAP.memmap.store(base, Relaxed);
         MAP.class.store(base + self.low_memmap + self.memmap, Relaxed);
         MAP.arena.store(base + self.arena(), Relaxed);
@@ -145,30 +146,49 @@ impl Layout {
     }
 }
 
-/// Finds the address map. False where not even the smallest can be had.
+/// Whether the program locks its memory.
+pub(super) fn locks() -> bool {
+    LOCKED.load(Relaxed)
+}
+
+/// Finds the address map.
 pub(super) fn reserve() -> bool {
     if MAP.window.load(Acquire) != 0 {
         return true;
     }
-    for window in WINDOWS {
-        let layout = Layout::of(window);
-        if let Some(start) = reservation::reserve(layout.total() + CHUNK) {
-            layout.publish(round_up(start, CHUNK));
+    // Random bits of the address, as the kernel's own choice would have.
+    let slide = (limits::random() as usize & 0xffff) * CHUNK;
+    if !locks() {
+        for window in WINDOWS {
+            let layout = Layout::of(window);
+            if let Some(start) = reservation::reserve(layout.total() + CHUNK) {
+                layout.publish(round_up(start, CHUNK), window);
+                return true;
+            }
+        }
+        if reserve_little(slide) {
             return true;
         }
     }
+    // Whatever is reserved would count as locked: as if it had been given back.
+    reservation::begin_sparse();
+    LOW_CLASS.store(FREE, Relaxed);
+    Layout::of(WINDOWS[1]).publish(SPARSE_BASES[0] + slide, 0);
+    true
+}
+
+/// Reserves what describes as much memory as there may be addresses; false where that cannot be had either.
+fn reserve_little(slide: usize) -> bool {
     let space = sys::rlimit(libc::RLIMIT_AS);
     let smallest = WINDOWS[WINDOWS.len() - 1];
     let window = usize::try_from(space).map_or(smallest, |s| s.clamp(64 << 20, smallest).next_power_of_two());
     let layout = Layout::of(window);
-    // Random bits of the address, as the kernel's own choice would have.
-    let slide = (limits::random() as usize & 0xffff) * CHUNK;
     for (nth, base) in SPARSE_BASES.into_iter().enumerate() {
         let base = if nth < 2 { base + slide } else { base };
         // The low descriptors are opened piecewise like the windows: they would be a tenth of a small ration.
         if map_at(base + layout.low_memmap, layout.meta() - layout.low_memmap, libc::PROT_NONE).is_ok() {
             reservation::begin_sparse();
-            layout.publish(base);
+            layout.publish(base, window);
             return true;
         }
     }
@@ -291,7 +311,7 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
 /// Size of the next step of growth: half of what is there, within bounds.
 fn step() -> usize {
     let most = match sparse() {
-        _ if LOCKED.load(Relaxed) => CHUNK,
+        _ if locks() => CHUNK,
         true => STEP_MAX / 8,
         false => STEP_MAX,
     };

@@ -156,7 +156,10 @@ pub(super) fn region(each: &mut dyn FnMut(&'static str, core::ops::Range<u64>)) 
 
 /// Prepares table and rows. Rows are address space until they are made.
 pub(super) fn init() {
-    let cpus = table_cpus();
+    // What is mapped while the program locks its memory is backed at once.
+    let locks = super::memory::locks();
+    TRIMMED.store(locks, Relaxed);
+    let cpus = if locks { limits::cpus(MAX_CPUS) } else { table_cpus() };
     for word in &DUMMY.words {
         word.store(no_sheaf(), Relaxed);
     }
@@ -175,6 +178,9 @@ pub(super) fn init() {
         ROWS.store(rows, Relaxed);
     }
     rseq::init(cpus < MAX_CPUS);
+    if !super::fork::is_single() {
+        UNTOLD.store(true, Relaxed);
+    }
 }
 
 /// Gives the addresses of rows back that no CPU will have: before the program locks its memory, and would have them backed.
@@ -385,8 +391,16 @@ unsafe fn pop_run_section(cache: u8) -> *mut u8 {
 /// There were several threads: what lies on top in rows was not compared, so it is not begun with again.
 static SEVERAL: AtomicBool = AtomicBool::new(false);
 
+/// The C library knew of no single thread when the heap began, as it had not started by then, or there were several.
+static UNTOLD: AtomicBool = AtomicBool::new(false);
+
 /// Sees whether the process has one thread only. (The C library does not know before it has started.) No system call.
 fn count_threads() {
+    // It does not come to know of one thread later but for that reason.
+    if UNTOLD.load(Relaxed) && super::fork::is_single() {
+        UNTOLD.store(false, Relaxed);
+        SEVERAL.store(false, Relaxed);
+    }
     see_threads();
     if ROWTAB.below.load(Relaxed) == 0 && !SEVERAL.load(Relaxed) && rseq::mode() != Mode::Lock {
         ROWTAB.below.store(usize::MAX, Relaxed);

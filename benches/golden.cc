@@ -23,6 +23,7 @@ int main()
         COUNTED("new-64", block = operator new(64));
         COUNTED("delete-64", operator delete(block, (size_t)64));
         COUNTED("malloc-40k", block = malloc(40 << 10));
+        COUNTED("realloc-40k", block = realloc(block, 39 << 10));
         COUNTED("free-40k", free(block));
         COUNTED("aligned_alloc-40k-64", block = aligned_alloc(64, 40 << 10));
         free(block);

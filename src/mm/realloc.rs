@@ -13,7 +13,7 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
 use crate::slab::classes::{MAX_SMALL, class_of, class_size, stands_for};
-use crate::slab::runs::run_pages;
+use crate::slab::runs::{run_pages, starts_run};
 use crate::slab::{class_of_tag, run_of_tag, starts_object};
 use crate::types::{PAGE_SIZE, PfnRange};
 
@@ -75,6 +75,15 @@ impl<M: Machine> Mm<M> {
             }
             // SAFETY: the caller's condition.
             return unsafe { self.copy(block, usable.min(size), size) };
+        }
+        // A run of the same class, without a look at its descriptor.
+        let start = block.addr() % PAGE_SIZE;
+        if size > MAX_SMALL
+            && size <= COPY_LIMIT
+            && let Some(id) = starts_run(self.machine.known_pfn(block), tag, start)
+            && self.class_for((size + start).div_ceil(PAGE_SIZE)) == id
+        {
+            return block;
         }
         // SAFETY: the caller's condition.
         unsafe { self.realloc_large(block, size) }

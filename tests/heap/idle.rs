@@ -115,8 +115,9 @@ fn a_peak_that_falls_between_two_knocks_goes_back() {
     blocks.iter().for_each(|block| unsafe { block.write_bytes(1, 2000) });
     mm.machine().advance(1000);
     let (first, rest) = blocks.split_at(blocks.len() / 4);
-    // SAFETY: live blocks, each freed once; the next ones, too.
+    // SAFETY: live blocks, each freed once.
     first.iter().for_each(|block| unsafe { mm.free(*block) });
+    // SAFETY: a live block.
     unsafe { mm.free(mm.alloc(5 << 20)) };
     for _ in 0..2000 {
         // SAFETY: a live block.

@@ -16,6 +16,7 @@ typedef struct {
     void *(*malloc)(size_t);
     void (*free)(void *);
     void *(*realloc)(void *, size_t);
+    void *(*aligned_alloc)(size_t, size_t);
     /* What lives from round to round. */
     void **blocks;
     Random random;
@@ -68,8 +69,16 @@ static size_t fifo(Allocator *a, size_t count) { return in_turn(a, count, 0); }
 
 static size_t small_size(Random *random) { return between(random, 16, 64); }
 
+static void *take_aligned(Allocator *a, size_t size)
+{
+    char *block = a->aligned_alloc(64, size & ~(size_t)63);
+    insist(block != NULL, "there is memory");
+    *(volatile char *)block = 1;
+    return block;
+}
+
 /* `count` blocks, replaced at random. The first time they are made, and replaced until they lie as they come to lie. */
-static size_t replaced(Allocator *a, size_t count, size_t (*size)(Random *))
+static size_t replaced_by(Allocator *a, size_t count, size_t (*size)(Random *), void *(*take)(Allocator *, size_t))
 {
     size_t steps = count > 400000 ? count / 4 : 100000;
     if (!a->blocks) {
@@ -86,6 +95,8 @@ static size_t replaced(Allocator *a, size_t count, size_t (*size)(Random *))
     return steps;
 }
 
+static size_t replaced(Allocator *a, size_t count, size_t (*size)(Random *)) { return replaced_by(a, count, size, take); }
+
 static size_t page_size(Random *random) { return between(random, 4 * KIB, 64 * KIB); }
 static size_t large_size(Random *random) { return between(random, 64 * KIB, 2 * MIB); }
 
@@ -93,6 +104,17 @@ static size_t live(Allocator *a, size_t count) { return replaced(a, count, small
 static size_t random_sizes(Allocator *a, size_t count) { return replaced(a, count, common_size); }
 static size_t pages(Allocator *a, size_t count) { return replaced(a, count, page_size); }
 static size_t large(Allocator *a, size_t count) { return replaced(a, count, large_size); }
+
+/* A program that goes on and on with a few buffers. */
+static size_t below_8k(Random *random) { return between(random, 4 * KIB, 8 * KIB); }
+static size_t below_32k(Random *random) { return between(random, 8 * KIB, 32 * KIB); }
+static size_t below_128k(Random *random) { return between(random, 32 * KIB, 128 * KIB); }
+static size_t below_512k(Random *random) { return between(random, 128 * KIB, 512 * KIB); }
+static size_t few_8k(Allocator *a, size_t count) { return replaced(a, count, below_8k); }
+static size_t few_32k(Allocator *a, size_t count) { return replaced(a, count, below_32k); }
+static size_t few_128k(Allocator *a, size_t count) { return replaced(a, count, below_128k); }
+static size_t few_512k(Allocator *a, size_t count) { return replaced(a, count, below_512k); }
+static size_t few_aligned(Allocator *a, size_t count) { return replaced_by(a, count, below_32k, take_aligned); }
 
 typedef struct Node {
     struct Node *left, *right;
@@ -157,6 +179,11 @@ static const struct {
     {"random-100k", random_sizes, 100000, 100000},
     {"pages", pages, 500, 500},
     {"large", large, 60, 60},
+    {"few-8k", few_8k, 10, 10},
+    {"few-32k", few_32k, 10, 10},
+    {"few-128k", few_128k, 100, 100},
+    {"few-512k", few_512k, 100, 100},
+    {"few-aligned", few_aligned, 10, 10},
     {"tree", tree, 17, 0},
     {"strings", strings, 65536, 65536},
 };
@@ -236,7 +263,8 @@ int main(int argc, char **argv)
         *(void **)&all[i].malloc = dlsym(handle, "malloc");
         *(void **)&all[i].free = dlsym(handle, "free");
         *(void **)&all[i].realloc = dlsym(handle, "realloc");
-        insist(all[i].malloc && all[i].free && all[i].realloc, "a library of an allocator");
+        *(void **)&all[i].aligned_alloc = dlsym(handle, "aligned_alloc");
+        insist(all[i].malloc && all[i].free && all[i].realloc && all[i].aligned_alloc, "a library of an allocator");
         if (i + 1 < count)
             printf(" %s |", all[i].name);
     }

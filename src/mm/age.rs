@@ -8,8 +8,9 @@
 //! paths abound, and the fast path opens again. A fall may be over before the next knock is due, and the last one used up by then: so one
 //! more comes whenever half of what was in use has gone. (64 threads that free all in the end and then ask for a block a second
 //! kept 120 MiB for good in one of three runs, now 6.) Not seen: what lies in sheaves after a fall that left little to the zone, as of 8 threads with 20 MiB.
-//! What a program has in its sheaves of runs all the time is not idle
-//! ([`Slab::may_idle`](crate::slab::Slab::may_idle)): each `malloc` would take 15 ns more for ever.
+//! Nor is knocked for what lies in sheaves of runs in which there was little at the end of the last window of time
+//! ([`Slab::may_idle`](crate::slab::Slab::may_idle)): to a program that goes through a few of them again and again each `malloc` would take 15 ns more for ever.
+//! What comes to lie there later stays until somebody takes a slow path.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 

@@ -108,7 +108,7 @@ impl<M: Machine> Mm<M> {
         if run.is_null() { run } else { fit.block(m, m.known_pfn(run), run) }
     }
 
-    /// The same for a block that starts at a page.
+    /// A block at the start of a page in a run of its class that this CPU kept; null where there is none. The caller has seen that the fast path is open.
     pub(super) fn alloc_run_at_page(&self, size: usize) -> *mut u8 {
         let (m, id) = (&self.machine, run_class(size.div_ceil(PAGE_SIZE)));
         if !is_tagged(id) {

@@ -639,6 +639,7 @@ impl<M: Machine> Mm<M> {
     fn begin_child(&self) {
         self.generation.store(self.machine.generation(), Ordering::Relaxed);
         self.slab.begin_child();
+        self.pages.begin_child();
     }
 
     /// This process is the child of a `clone` that ran no handlers, or of a `fork` whose handlers may not have had all locks, and this thread

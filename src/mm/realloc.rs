@@ -80,7 +80,8 @@ impl<M: Machine> Mm<M> {
         let start = block.addr() % PAGE_SIZE;
         if size > MAX_SMALL
             && size <= COPY_LIMIT
-            && let Some(id) = starts_run(self.machine.known_pfn(block), tag, start)
+            && let Some((head, tag)) = self.machine.mapped_page_at(block)
+            && let Some(id) = starts_run(head, tag, start)
             && self.class_for((size + start).div_ceil(PAGE_SIZE)) == id
         {
             return block;

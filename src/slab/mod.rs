@@ -7,6 +7,7 @@
 //! empty: spare sheaf -> barn's full sheaf -> refill from partial slabs -> kept empty slab -> new slab from the buddy
 //! full:  spare sheaf -> barn's empty sheaf -> new sheaf; the full one becomes the spare, goes to the barn, or is flushed,
 //!        and those of the barn with it
+//! (a short sheaf and the spare are not exchanged, but half of one moved to the other)
 //! ```
 //!
 //! (Small objects that share cache lines with those of other CPUs go a way of their own: `foreign`.)
@@ -14,8 +15,9 @@
 //! While it exchanges sheaves a thread owns them privately; rows change only by [`crate::machine::PerCpu::replace`], which happens on one CPU or
 //! not at all, so being migrated in between costs at most a sheaf in the wrong CPU's barn.
 //!
-//! Lock order, outer to inner: registry > (barn | list lock, never one in the other) > page allocator. Under a drained row,
-//! inner locks are only tried. No system call and no constructor under any of them.
+//! Lock order, outer to inner: registry > (barn | room > list lock, barn never with either) > page allocator. Under a drained row,
+//! inner locks are only tried. No system call and no constructor under any of them. Rooms ([`window`]) are only tried, ever, and the process's, not the
+//! instance's: a `fork` does not take them, and the child frees them.
 //!
 //! Techniques: J. Bonwick, *The Slab Allocator* (1994) and *Magazines and Vmem* (2001); Linux `mm/slab.c` (colours), `mm/slub.c`
 //! (partial lists, sheaves and barn of 6.18).
@@ -41,7 +43,7 @@ mod window;
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use barn::TOGETHER;
 pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
@@ -105,8 +107,8 @@ pub struct Slab<M> {
     opened: AtomicU32,
     /// Pages that the sheaves of page runs have room for, as many as were made since they were last emptied.
     kept: AtomicU32,
-    /// In sheaves of runs there was little when they were last given back with time.
-    calm: AtomicBool,
+    /// The value of `kept` when little was in them at the end of a window of time; 0 where there was more.
+    calm: AtomicU32,
     /// How often somebody began to empty sheaves of others, and was done with it: what is in between is nowhere to be found.
     flushes: [AtomicU32; 2],
     /// Serialises making and destroying caches.
@@ -144,7 +146,7 @@ impl<M: Machine> Slab<M> {
             highest: AtomicU8::new(0),
             opened: AtomicU32::new(0),
             kept: AtomicU32::new(0),
-            calm: AtomicBool::new(false),
+            calm: AtomicU32::new(0),
             flushes: [const { AtomicU32::new(0) }; 2],
             registry: Lock::new(()),
             far: Far::new(),
@@ -824,6 +826,7 @@ impl<M: Machine> Slab<M> {
         let mut left = [0; TOGETHER];
         left.iter_mut().zip(lists.iter()).for_each(|(left, list)| *left = list.len());
         let layout = self.layout(id);
+        // Kernels have no room for windows.
         if M::LENT && gfp.may_block() && lists.iter().any(|list| window::is_worth(layout, list.len())) {
             self.put_windows(m, id, lists, &mut left, release);
         }
@@ -1058,7 +1061,7 @@ impl<M: Machine> Slab<M> {
                 for n in 0..full + empty {
                     let mut barn = node.barn.lock(m);
                     let sheaf =
-                        if n < full { barn.take_full(layout.capacity) } else { barn.take_empty(layout.capacity) };
+                        if n < full { barn.take_full(self.capacity(id)) } else { barn.take_empty(self.capacity(id)) };
                     drop(barn);
                     let Some(sheaf) = sheaf else { continue };
                     self.dissolve(m, pages, sheaf, Gfp::KERNEL);

@@ -2,11 +2,11 @@
 //!
 //! A run has a class by its number of pages: 3 to 16 each, then eight per doubling to 2 MiB, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf: a CPU keeps 2 MiB of a class at most (256 KiB from 64 KiB a run on, and sixteen where
-//! that costs little), and all CPUs 16 MiB or a 64th of the memory there is; of further classes 256 KiB each, so that none goes without. What is more goes back to the zone one by
-//! one, and what lies for a while does, too. Where there is none of a class one of the next larger
-//! classes serves, if it wastes no more than a fifth (but of small ones that cost only addresses, where the zone gives one more of the class), and now and then the zone, as else
-//! a class could borrow for ever.
+//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf. A CPU keeps up to 2 MiB of a class, 64 runs at most; above 64 KiB a run it
+//! keeps 256 KiB, or 16 runs where they cost only addresses. All sheaves together have such room up to 16 MiB; beyond that, up to a 64th of the memory there is, new ones have it
+//! only where runs cost only addresses, else for 256 KiB or one run. What is more goes back to the zone one by one, and all of it at the end of a window of time that
+//! somebody sees. Where a CPU has none of a class, one of the next larger serves, if at most a fifth is wasted (but of small ones that cost only addresses, where the zone
+//! gives one more of the class); now and then the zone is asked, as a class that borrows would do so for ever: what is borrowed goes back to its own.
 //!
 //! Of runs of a class the first page has a *tag* in the page-class map while it is a block's, which says the class and
 //! how far into the page the block starts. So neither `malloc` nor `free` looks at the descriptor, which lies on a cache line of its own for every
@@ -26,7 +26,7 @@
 //! | of 2 MiB, and of 16 runs | 26.7, 5.2 | 27.3, 27.3 | 9.8, 3.6 |
 //! | of 4 MiB, and of 512 KiB up to 256 | 25.9, 5.0 | 27.1, 27.3 | 9.7, 3.5 |
 //! | of 2 MiB; no neighbours of small ones that cost little; these without descriptor, too | 22.0, 5.9 | 27.0, 27.3 | 9.8, 3.5 |
-//! | classes' pages looked up, and large kept runs known to have no tag (this) | 22.4, 6.0 | 26.7, 27.3 | 8.4, 3.5 |
+//! | classes' pages looked up, and large kept runs known to have no tag | 22.4, 6.0 | 26.7, 27.3 | 8.4, 3.5 |
 //! | rpmalloc | 55.9, 18.6 | 43.5, 28.0 | 4.9, 3.1 |
 //! | gperftools' tcmalloc | 17.0, 10.7 | 71.7, 35.1 | 70.1, 37.3 |
 //!
@@ -34,7 +34,7 @@
 //! 0.72 of four runs; rpmalloc 0.54), medians of 41 short rounds in turn in one process, and the whole program 9 in place of 11 ms (rpmalloc 7).
 //! Class, tag and start from one table by KiB, and what `free` knows of the page passed on where it is no object's: 42 and 47 instructions in place of
 //! 60 and 57, `pages` takes 0.91 and `large` 0.92 of the time, in rounds in turn. (Of what is left to gperftools' tcmalloc a sixth of the instructions
-//! are more, a third is objects between 4 and 8 KiB: with sheaves of 128 KiB for these `pages` takes 0.96, and `random-10k` has 6 % more resident.)
+//! are more, a third was objects between 4 and 8 KiB, before their sheaves were halved: with sheaves of 128 KiB for these `pages` took 0.96, and `random-10k` had 6 % more resident.)
 //! Rejected: the tag from one table and its start from another (40 KiB 0 to 10 % slower). Rejected beside it: to look at the last pageblock that was
 //! opened, not the one before, and huge pages from two in use on (`large-same` 19 700 page faults in place of 5 400: it is not full yet).
 //!
@@ -85,7 +85,7 @@ pub const EXACT: u32 = 16;
 const SHEAF_TARGETS: [usize; 2] = [2 << 20, 256 << 10];
 /// Most runs in a sheaf.
 const MOST: usize = 64;
-/// All sheaves of runs have room for such a part of what is little of the memory there is ([`PageAllocator::affords`]): a 64th of it.
+/// All sheaves of runs have room for a 64th of the memory there is: so many times as much is still little of it ([`PageAllocator::affords`]).
 const KEPT_PART: u64 = 4;
 /// The same of the frames, where these are the machine's own.
 const BARE_PART: u64 = 16;
@@ -93,13 +93,13 @@ const BARE_PART: u64 = 16;
 const KEPT_UNASKED: u64 = 4096;
 /// Such a part of all memory is much to keep where more is begun.
 const MUCH_PART: u64 = 4;
-/// Pages of room that are not worth closing the fast path for, so that somebody looks at the clock.
+/// Pages in sheaves of runs, or such a part of all memory, that are not worth closing the fast path for, so that somebody looks at the clock.
 const KEPT_IDLE: u32 = 1024;
-/// The same as a part of all memory.
 const IDLE_PART: u64 = 8;
-/// So many requests are served by other classes before one begins more memory of the own: about what that costs in page faults; where it costs little.
+/// Of so many requests that find none of their class one goes to the zone, though a larger run would serve: about what that costs in page faults; where
+/// it costs little.
 const OWN_AFTER: [usize; 2] = [256, 16];
-/// Runs in a sheaf of larger ones.
+/// Runs in a sheaf of those above [`MAX_CACHED`] pages; of those from [`EXACT`] on, too, where they cost little.
 const LARGE: usize = 16;
 
 /// Cache id of the first class.
@@ -107,10 +107,6 @@ pub const FIRST_RUN: u8 = SHEAF_CACHE + 1;
 
 /// Cache id of the larger runs, of various sizes.
 pub const LAST_RUN: u8 = FIRST_RUN + NR_RUNS as u8 - 1;
-
-/// Cache id of the class of [`MAX_CACHED`] pages.
-const LAST_CACHED: u8 = FIRST_RUN + (EXACT - MIN_CACHED + 16) as u8;
-const _: () = assert!(run_pages(LAST_CACHED) == MAX_CACHED);
 
 /// Whether cache `id` is one of runs.
 #[inline]
@@ -217,16 +213,10 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
 
 /// Whether sheaves of class `id` are of different capacities.
 pub(super) const fn varies(id: u8) -> bool {
-    id >= FIRST_RUN && id <= LAST_CACHED
+    id >= FIRST_RUN && id < LAST_RUN
 }
 
-/// Runs that a sheaf of class `id` holds at most.
-fn capacity<M: Machine>(pages: &PageAllocator<M>, id: u8) -> u16 {
-    let most = layout(id).capacity;
-    if varies(id) && pages.cost() == Cost::Little { most.max(LARGE as u16) } else { most }
-}
-
-/// Runs that it holds where there are many such sheaves already.
+/// Runs that a sheaf of class `id` holds where there are many sheaves already.
 fn few(id: u8) -> u16 {
     layout(id).capacity.min((SHEAF_TARGETS[1] / (run_pages(id) as usize * PAGE_SIZE)) as u16).max(1)
 }
@@ -445,8 +435,9 @@ pub fn last_serves(found: u32, pages: usize) -> bool {
 
 impl<M: Machine> Slab<M> {
     /// Runs of class `id` that a CPU keeps at most.
-    pub fn run_capacity(&self, pages: &PageAllocator<M>, id: u8) -> usize {
-        capacity(pages, id).into()
+    pub fn run_capacity(&self, pages: &PageAllocator<M>, id: u8) -> u16 {
+        let most = layout(id).capacity;
+        if varies(id) && pages.cost() == Cost::Little { most.max(LARGE as u16) } else { most }
     }
 
     /// Keeps the run at `run` of class `id`, or gives it back to the zone: the current CPU's sheaf seemed full.
@@ -508,14 +499,30 @@ impl<M: Machine> Slab<M> {
                 }
             }
         }
-        if !gfp.may_io() && !m.is_attached() || m.read(Word::Main(id)) != Some(no_sheaf()) {
+        if !gfp.may_io() && !m.is_attached() || cfg!(feature = "slob") {
             return false;
         }
-        if cfg!(feature = "slob") {
+        // One that was made for few runs, when what they cost was not known yet, makes room for one of more.
+        let most = self.run_capacity(pages, id);
+        let narrow = |len, full| full && varies(id) && len < most.into() && pages.cost() == Cost::Little;
+        let mut old = self.take_sheaf(m, id, Word::Main(id), narrow);
+        if m.read(Word::Main(id)) != Some(no_sheaf()) {
             return false;
         }
-        let Some(capacity) = self.room_for(m, pages, id, gfp) else { return false };
-        let Some(mut own) = self.new_sheaf(m, pages, capacity, gfp) else { return false };
+        let room = self.room_for(m, pages, id, gfp);
+        let room = room.filter(|(capacity, _)| old.as_ref().is_none_or(|old| *capacity > old.capacity()));
+        let made = room.and_then(|(capacity, room)| Some((self.new_sheaf(m, pages, capacity, gfp)?, room)));
+        let Some((mut own, room)) = made else {
+            if let Some(old) = old {
+                self.install(m, pages, id, no_sheaf(), old, gfp);
+            }
+            return false;
+        };
+        self.kept.fetch_add(room, Relaxed);
+        if let Some(mut old) = old.take() {
+            old.move_bottom(old.len(), &mut own);
+            self.dissolve(m, pages, old, gfp);
+        }
         let pushed = own.push(run).is_ok();
         self.install(m, pages, id, no_sheaf(), own, gfp);
         // Somebody has to come by and look at it.
@@ -525,15 +532,15 @@ impl<M: Machine> Slab<M> {
         pushed
     }
 
-    /// Runs that one more sheaf of class `id` may hold, so that all of them are a small part of the memory there is; they count from then on. Of runs
-    /// above 64 KiB, where an eighth of them is written to, an eighth counts.
-    fn room_for(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<u16> {
+    /// Runs that one more sheaf of class `id` may hold, so that all of them are a small part of the memory there is, and as how many pages they
+    /// count. Of runs above 64 KiB an eighth counts, where at most an eighth is written to.
+    fn room_for(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<(u16, u32)> {
         let little = pages.cost() == Cost::Little;
-        for (capacity, many) in [(capacity(pages, id), true), (few(id), false)] {
+        for (capacity, many) in [(self.run_capacity(pages, id), true), (few(id), false)] {
             let room = u32::from(capacity) * run_pages(id);
             let room = if run_pages(id) > EXACT && little { room / 8 } else { room };
             let kept = u64::from(self.kept.load(Relaxed).saturating_add(room));
-            if kept > KEPT_UNASKED && gfp.may_io() {
+            if kept > KEPT_UNASKED && gfp.may_io() && gfp.may_block() {
                 pages.learn_pressure(m);
             }
             let affords = if M::LENT {
@@ -542,17 +549,17 @@ impl<M: Machine> Slab<M> {
                 kept * BARE_PART <= pages.managed()
             };
             if affords {
-                self.kept.fetch_add(room, Relaxed);
-                return Some(capacity);
+                return Some((capacity, room));
             }
         }
         None
     }
 
-    /// Whether more may lie idle in the sheaves of runs than a program that takes no slow path may keep: they have the room, and the last time that
-    /// they were all given back more was in them. (A program that goes through a few classes again and again would have the fast path closed for ever.)
+    /// Whether more may lie idle in the sheaves of runs than a program that takes no slow path may keep: they have the room, and not only that in which
+    /// there was little at the end of the last window of time. (A program that goes through a few classes again and again would have the fast path closed
+    /// for ever.)
     pub fn may_idle(&self) -> bool {
-        self.kept.load(Relaxed) > KEPT_IDLE && !self.calm.load(Relaxed)
+        self.kept.load(Relaxed) > KEPT_IDLE.max(self.calm.load(Relaxed))
     }
 
     /// Whether a large part of `committed` pages lies in sheaves of runs.
@@ -587,9 +594,10 @@ impl<M: Machine> Slab<M> {
 
     /// Gives what lay in sheaves of runs back to the zone, at the end of a window of time.
     pub(super) fn age_runs(&self, m: &M, pages: &PageAllocator<M>) {
-        if self.kept.load(Relaxed) != 0 {
+        let kept = self.kept.load(Relaxed);
+        if M::LENT && kept != 0 {
             let idle = u64::from(KEPT_IDLE).max(pages.committed() / IDLE_PART);
-            self.calm.store(self.pages_kept(m) <= idle, Relaxed);
+            self.calm.store(if self.pages_kept(m) <= idle { kept } else { 0 }, Relaxed);
         }
         self.flush_runs(m, pages);
     }

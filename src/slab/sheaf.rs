@@ -12,7 +12,7 @@ use crate::machine::{SHEAF_BYTES, SHEAF_SLOTS, no_sheaf};
 
 const SLOT: usize = size_of::<usize>();
 
-/// In place of a capacity: sheaves of the cache have different ones, and the sentinel tells. They are short.
+/// In place of a capacity: sheaves of the cache differ, and the first slot from the top down that reads 0 is the sentinel.
 pub const VARIES: u16 = 0;
 
 /// A sheaf that nobody else can reach: it is in no row and no barn.
@@ -47,7 +47,7 @@ impl Sheaf {
         sheaf
     }
 
-    /// Makes an empty sheaf, whose capacity may differ from what it was, of one that was emptied.
+    /// The memory of one that was emptied, for one of any capacity.
     pub fn into_memory(self) -> *mut u8 {
         ptr::with_exposed_provenance_mut(self.base())
     }
@@ -220,7 +220,8 @@ pub unsafe fn len(word: usize, capacity: u16) -> usize {
 /// The capacity of the sheaf named `word`, where it may [`VARIES`].
 ///
 /// # Safety
-/// `word` was in a row or a barn: it names a slot of a sheaf, whose memory can be read even if it is none any more.
+/// `word` was in a row or a barn: it names a slot of a sheaf, whose memory can be read even if it is none any more (and was given back: then a page fault
+/// makes it zeros, and who took it to be a sheaf's fails to replace the word).
 #[inline]
 unsafe fn resolved(word: usize, capacity: u16) -> u16 {
     // SAFETY: the caller's condition.

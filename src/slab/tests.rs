@@ -274,6 +274,32 @@ fn a_flood_takes_all_sheaves_along() {
     w.verify();
 }
 
+/// Half of a short sheaf is moved, so that it takes half of one to come to its end again.
+#[test]
+fn demand_swings_about_the_end_of_a_short_sheaf() {
+    let w = world(1, Hostile::default());
+    let id = (1..=NR_CLASSES as u8).find(|id| class_size(*id as usize) == 8192).unwrap();
+    let slow = || {
+        let cache = w.slab.cache(id);
+        cache.slow_allocs.load(Ordering::Relaxed) + cache.slow_frees.load(Ordering::Relaxed)
+    };
+    let mut live: Vec<usize> = (0..6 * w.slab.capacity(id)).map(|_| w.alloc(id)).collect();
+    let mut calls = Vec::new();
+    // Some of these depths are such ends.
+    while live.len() > 2 {
+        let before = slow();
+        for _ in 0..100 {
+            live.drain(live.len() - 2..).for_each(|object| w.free(id, object));
+            live.extend([(); 2].map(|()| w.alloc(id)));
+        }
+        calls.push(slow() - before);
+        w.free(id, live.pop().unwrap());
+    }
+    assert!(calls.iter().all(|calls| *calls < 10), "{calls:?}");
+    live.iter().for_each(|object| w.free(id, *object));
+    w.verify();
+}
+
 /// Two sheaves that go back in one flood have a copy each of an object whose slab is empty then.
 #[test]
 fn a_flood_finds_an_object_that_two_sheaves_have() {

@@ -40,8 +40,7 @@ pub fn is_worth(layout: &SlabLayout, count: usize) -> bool {
     count >= FEW && layout.order == Order::ZERO && grains
 }
 
-/// Where windows are, as a thread's stack may be small, and a handler's smaller. A few, so that threads are not in each other's way; who finds his
-/// taken does without.
+/// Windows are static: with them on the stack a flood of frees took 6.6 KiB of it in place of 1.6. One of four, by CPU; who finds his taken does without.
 static ROOMS: [CachePadded<Lock<Window>>; ROOM_COUNT] =
     [const { CachePadded::new(Lock::new(Window::NONE)) }; ROOM_COUNT];
 const ROOM_COUNT: usize = 4;

@@ -21,8 +21,8 @@ const HELD: u32 = 1;
 const SLEEPERS: u32 = 2;
 const BRIEF: u32 = 3;
 
-/// Tries for a lock that the forking thread may hold itself, with a nap behind each, in which who lost the CPU with it can go on: longer than others
-/// hold theirs.
+/// Tries for a lock that the forking thread may hold itself. Behind each is a nap, so that a holder who lost the CPU can go on; together they last longer
+/// than others hold it.
 const FORK_TRIES: u32 = 100;
 
 /// How a machine lets a thread wait for a lock word.
@@ -105,10 +105,12 @@ impl<T> Lock<T> {
     /// caller may hold it itself (a signal handler that interrupted a slow path) the fork may not block: the lock is tried for
     /// a while, and if it is not to be had it is left to its holder. Whether it was taken.
     pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) -> bool {
+        // On a word of its own: asleep on the lock's, it would be woken in the place of one who waits.
+        let own = AtomicU32::new(HELD);
         let tried = || {
             let got = self.try_word(HELD) || self.spin::<P>(HELD);
             if !got {
-                park.nap(&self.word, HELD);
+                park.nap(&own, HELD);
             }
             got
         };

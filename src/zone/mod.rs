@@ -3,10 +3,10 @@
 //! A request walks its *zonelist* (nodes by distance, in each node the zones from the highest that suits downwards) and takes
 //! a block (or, for a run of pages, a part of a row) from the first zone that keeps its watermark. When none does, the slow
 //! path grows a zone (`m.grow`), goes down to the min mark and the reserves, drains the per-CPU lists, gives idle memory back
-//! where the budget is what lacks, and returns `None` in the end: never a panic, never a wait for another thread's memory.
+//! where the budget is what lacks, and returns `None` in the end: never a panic, never a wait for another thread to free some.
 //!
-//! Locks, outer to inner: `growing` > `pcp` > `zone`. No zone lock is held while another is taken (but for `fork`), and none during a
-//! system call. The algorithms (`buddy`, `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.
+//! Locks, outer to inner: `growing` > `making` > `pcp` > `zone`. No zone lock is held while another is taken (but for `fork`). `growing` alone is held during
+//! system calls, and waited for only by who may block. The algorithms (`buddy`, `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.
 
 mod alloc;
 mod api;
@@ -432,8 +432,7 @@ impl<M: Machine> PageAllocator<M> {
 
     /// Whether any lock is held.
     pub fn any_lock_held(&self) -> bool {
-        self.growing.is_held()
-            || self.making.is_held()
+        self.making.is_held()
             || self.pcps.iter().any(|(_, pcp)| pcp.is_held())
             || self.zones.as_flattened().iter().any(|cell| cell.lock.is_held())
     }

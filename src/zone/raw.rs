@@ -239,4 +239,12 @@ impl<M: Machine> PageAllocator<M> {
             self.growing.unlock_after_fork(m, fork);
         }
     }
+
+    /// In a child, whose only thread the caller is, with nothing in hand: who grew a zone is not there, and left it whole.
+    pub fn begin_child(&self) {
+        if self.growing.is_held() {
+            // SAFETY: the caller's condition; the lock guards nothing but time.
+            unsafe { self.growing.abandon() };
+        }
+    }
 }

@@ -75,10 +75,12 @@ __attribute__((constructor(101))) static void lock_first(int argc, char **argv) 
 int main(int argc, char **argv) {
     (void)argv;
     if (argc == 2) {
-        if (locked_first && geteuid() == 0) {
+        // Who may not lock this much is refused.
+        CHECK(locked_first || geteuid() != 0);
+        if (locked_first)
             CHECK(status_kb("VmLck") < 16 << 10);
+        if (geteuid() == 0)
             use(128 << 10);
-        }
         return 0;
     }
     const int flags[] = {MCL_CURRENT, MCL_CURRENT | MCL_FUTURE, MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT};

@@ -239,6 +239,7 @@ fn few_runs_leave_the_fast_path_open() {
     let rows = mm.slab().objects_in_rows(mm.machine());
     let kept: Vec<_> = (3..=16).map(|pages| rows[run_class(pages) as usize]).collect();
     assert!(!kept.contains(&0), "{kept:?}");
+    mm.verify().unwrap();
 }
 
 /// What is borrowed of a class goes back to it: who borrows only would never have one of its own.
@@ -260,6 +261,38 @@ fn a_class_that_borrows_has_its_own_in_time() {
         turn(9);
     });
     assert_eq!(turn(9), [1, 1]);
+    mm.verify().unwrap();
+}
+
+/// Where there is little memory the last ones made are for a few runs only.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn sheaves_of_large_runs_are_read_as_they_were_made() {
+    let gib = 1 << 18;
+    let machine: Simulated<Hosted> =
+        Simulated::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).window(512 << 20).pressure(gib).build();
+    let mm = heap(&machine);
+    // Memory that sheaves come back to is not zero.
+    let small: Vec<_> = (0..20_000).map(|_| mm.alloc(64)).collect();
+    // SAFETY: live blocks, each freed once.
+    small.into_iter().for_each(|block| unsafe { mm.free(block) });
+    mm.slab().shrink(mm.machine(), mm.pages(), None);
+    let turn = |size: usize, n: usize| {
+        let blocks: Vec<_> = (0..n).map(|_| mm.alloc(size)).collect();
+        // SAFETY: live blocks, each freed once.
+        blocks.into_iter().for_each(|block| unsafe { mm.free(block) });
+    };
+    // Hardly anything of it is written to.
+    turn(300 << 10, 100);
+    mm.slab().flush_runs(mm.machine(), mm.pages());
+    (3..=16).for_each(|pages| turn(pages * PAGE_SIZE, 1));
+    (72..=512).step_by(8).for_each(|pages| turn(pages * PAGE_SIZE, 1));
+    mm.verify().unwrap();
+    let rows = mm.slab().objects_in_rows(mm.machine());
+    let kept: Vec<_> = (72..=512).step_by(8).map(|pages| rows[run_class(pages) as usize]).collect();
+    assert!(kept.contains(&1) && kept.iter().all(|kept| *kept <= 2), "{kept:?}");
+    mm.slab().flush_runs(mm.machine(), mm.pages());
+    mm.verify().unwrap();
 }
 
 #[cfg(not(feature = "slob"))]

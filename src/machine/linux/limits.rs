@@ -74,7 +74,7 @@ fn masks() -> (Option<usize>, usize) {
     let address = (&raw mut mask).expose_provenance();
     // SAFETY: the buffer is as long as said.
     let bytes = unsafe { sys::call(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address, 0, 0, 0]) };
-    // Who confined the process may have it answered by nothing.
+    // A filter of system calls may answer no bytes and no error.
     (bytes.ok().filter(|bytes| *bytes > 0).map(|bytes| bytes * 8), highest(&mask).map_or(1, |cpu| cpu + 1))
 }
 

@@ -134,7 +134,7 @@ impl Layout {
         self.arena() + self.window + CHUNK
     }
 
-    /// What describes the first `reserved` bytes of the arena is.
+    /// The descriptors and class bytes of the first `reserved` bytes of the arena are reserved.
     fn publish(&self, base: usize, reserved: usize) {
         META_RESERVED.store(reserved, Relaxed);
         MAP.memmap.store(base, Relaxed);
@@ -152,9 +152,9 @@ pub(super) fn locks() -> bool {
 }
 
 /// Finds the address map.
-pub(super) fn reserve() -> bool {
+pub(super) fn reserve() {
     if MAP.window.load(Acquire) != 0 {
-        return true;
+        return;
     }
     // Random bits of the address, as the kernel's own choice would have.
     let slide = (limits::random() as usize & 0xffff) * CHUNK;
@@ -162,22 +162,20 @@ pub(super) fn reserve() -> bool {
         for window in WINDOWS {
             let layout = Layout::of(window);
             if let Some(start) = reservation::reserve(layout.total() + CHUNK) {
-                layout.publish(round_up(start, CHUNK), window);
-                return true;
+                return layout.publish(round_up(start, CHUNK), window);
             }
         }
         if reserve_little(slide) {
-            return true;
+            return;
         }
     }
-    // Whatever is reserved would count as locked: as if it had been given back.
+    // Whatever is reserved would count as locked, or cannot be had: as if it had been given back.
     reservation::begin_sparse();
     LOW_CLASS.store(FREE, Relaxed);
     Layout::of(WINDOWS[1]).publish(SPARSE_BASES[0] + slide, 0);
-    true
 }
 
-/// Reserves what describes as much memory as there may be addresses; false where that cannot be had either.
+/// Reserves descriptors and class bytes, for as many addresses as there may be; false where that cannot be had either.
 fn reserve_little(slide: usize) -> bool {
     let space = sys::rlimit(libc::RLIMIT_AS);
     let smallest = WINDOWS[WINDOWS.len() - 1];

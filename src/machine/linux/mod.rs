@@ -214,6 +214,7 @@ impl Machine for Linux {
     fn init(&self) -> bool {
         percpu::init();
         fork::init();
-        memory::reserve()
+        memory::reserve();
+        true
     }
 }

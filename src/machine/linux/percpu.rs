@@ -244,6 +244,8 @@ fn publish(cpu: usize, row: &'static Row) {
 /// more. The single commits leave every row whole. What this thread was itself at, before the handler that forked
 /// interrupted it, it will finish.
 pub(super) fn after_fork() {
+    // A child's one thread is no news of what there was before.
+    UNTOLD.store(false, Relaxed);
     let end = if LOCALS.load(Relaxed) { limits::cpus(MAX_CPUS) } else { ROWS_END.load(Relaxed) };
     for cpu in 0..end {
         let Some(row) = row(cpu) else { return };
@@ -391,12 +393,12 @@ unsafe fn pop_run_section(cache: u8) -> *mut u8 {
 /// There were several threads: what lies on top in rows was not compared, so it is not begun with again.
 static SEVERAL: AtomicBool = AtomicBool::new(false);
 
-/// The C library knew of no single thread when the heap began, as it had not started by then, or there were several.
+/// The C library did not say when the heap began that there is one thread: it had not started, or there were several.
 static UNTOLD: AtomicBool = AtomicBool::new(false);
 
 /// Sees whether the process has one thread only. (The C library does not know before it has started.) No system call.
 fn count_threads() {
-    // It does not come to know of one thread later but for that reason.
+    // That it says so later means that it had not started.
     if UNTOLD.load(Relaxed) && super::fork::is_single() {
         UNTOLD.store(false, Relaxed);
         SEVERAL.store(false, Relaxed);

@@ -3,8 +3,9 @@
 //! `RLIMIT_AS` and `mlockall` count reserved addresses like memory. Where they are rationed from the start (`ulimit -v`), little
 //! is reserved: the map is *sparse*, and windows are opened by `mmap` instead of `mprotect`. Where the program rations them
 //! later, the map [turns](super::memory::retreat) sparse: what was not opened by then is unmapped. The C ABI does so before it passes
-//! `setrlimit`, `prlimit` and `mlockall` on; system calls made without it, and limits set from outside, are noticed at the
-//! next growth ([`check_ration`]), until when only the program's own mappings are refused.
+//! `setrlimit`, `prlimit` and `mlockall` on; limits set without it, or from outside, are noticed at the
+//! next growth ([`check_ration`]), until when only the program's own mappings are refused; that memory was locked is not. Where it was locked before the
+//! heap began, nothing is reserved.
 //!
 //! Which addresses are open is asked of the kernel (`/proc/self/maps`), once, rather than kept in books on every call. So
 //! opening and closing are kept out meanwhile, by one lock, the innermost of all. The kernel has a lock of its own around each of
@@ -92,7 +93,8 @@ pub(super) fn fork_done(fork: Fork) {
 /// In a child: the gate's holder may be a thread that it does not have.
 pub(super) fn after_fork() {
     if GATE.is_held() && HOLDER.load(Relaxed) != tls::base() {
-        // SAFETY: this thread is the only one, and it is not the holder, or about to begin or at the end. What the gate guards are single system calls.
+        // SAFETY: this thread is the only one, and either not the holder, or interrupted before it had said that it is, or after it had taken that back: it
+        // has begun nothing, or is done.
         unsafe { GATE.abandon() };
     }
 }

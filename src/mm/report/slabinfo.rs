@@ -37,7 +37,7 @@ impl<M: Machine> Mm<M> {
         for id in FIRST_RUN..LAST_RUN {
             let (in_use, kept) = (live[id as usize], in_rows[id as usize] as usize);
             if in_use + kept > 0 {
-                let (pages, capacity) = (run_pages(id) as usize, self.slab.run_capacity(&self.pages, id));
+                let (pages, capacity) = (run_pages(id) as usize, self.slab.run_capacity(&self.pages, id).into());
                 let runs = CacheStats {
                     in_use,
                     slabs: in_use + kept,

@@ -16,7 +16,7 @@
 //! not at all, so being migrated in between costs at most a sheaf in the wrong CPU's barn.
 //!
 //! Lock order, outer to inner: registry > (barn | room > list lock, barn never with either) > page allocator. Under a drained row,
-//! inner locks are only tried. No system call and no constructor under any of them. Rooms ([`window`]) are only tried, ever, and the process's, not the
+//! inner locks are only tried. No system call and no constructor under any of them. Rooms (`window`) are only tried, ever, and the process's, not the
 //! instance's: a `fork` does not take them, and the child frees them.
 //!
 //! Techniques: J. Bonwick, *The Slab Allocator* (1994) and *Magazines and Vmem* (2001); Linux `mm/slab.c` (colours), `mm/slub.c`

@@ -22,28 +22,41 @@ typedef struct {
     Random random;
 } Allocator;
 
+typedef struct Paired {
+    const char *name;
+    size_t (*work)(Allocator *, const struct Paired *);
+    /* A size, a number of blocks or a depth, as `work` takes it. */
+    size_t argument;
+    /* Blocks that live from round to round. */
+    size_t kept;
+    /* Their sizes, 0 for such as programs have, and their alignment if it is asked for. */
+    size_t low, high, align;
+} Paired;
+
 enum { WARM = 2, MOST_ROUNDS = 1001, MOST_ALLOCATORS = 16 };
 
-static void *take(Allocator *a, size_t size)
+static void *begun(char *block)
 {
-    char *block = a->malloc(size);
     insist(block != NULL, "there is memory");
     *(volatile char *)block = 1;
     return block;
 }
 
+static void *take(Allocator *a, size_t size) { return begun(a->malloc(size)); }
+
 /* Each does its work on the allocator, and says how many operations that was. */
 
-static size_t pairs(Allocator *a, size_t size)
+static size_t pairs(Allocator *a, const Paired *with)
 {
     for (int i = 0; i < 100000; i++)
-        a->free(take(a, size));
+        a->free(take(a, with->argument));
     return 100000;
 }
 
-static size_t mixed_pairs(Allocator *a, size_t kinds)
+static size_t mixed_pairs(Allocator *a, const Paired *with)
 {
     static size_t sizes[4096];
+    size_t kinds = with->argument;
     for (size_t i = 0; sizes[kinds - 1] == 0 && i < kinds; i++)
         sizes[i] = between(&a->random, 8, 1024);
     for (size_t i = 0; i < 100000; i++)
@@ -64,57 +77,32 @@ static size_t in_turn(Allocator *a, size_t count, int last_first)
     return rounds * count;
 }
 
-static size_t lifo(Allocator *a, size_t count) { return in_turn(a, count, 1); }
-static size_t fifo(Allocator *a, size_t count) { return in_turn(a, count, 0); }
+static size_t lifo(Allocator *a, const Paired *with) { return in_turn(a, with->argument, 1); }
+static size_t fifo(Allocator *a, const Paired *with) { return in_turn(a, with->argument, 0); }
 
-static size_t small_size(Random *random) { return between(random, 16, 64); }
-
-static void *take_aligned(Allocator *a, size_t size)
+static void *replacement(Allocator *a, const Paired *with)
 {
-    char *block = a->aligned_alloc(64, size & ~(size_t)63);
-    insist(block != NULL, "there is memory");
-    *(volatile char *)block = 1;
-    return block;
+    size_t size = with->high ? between(&a->random, with->low, with->high) : common_size(&a->random);
+    return with->align ? begun(a->aligned_alloc(with->align, size / with->align * with->align)) : take(a, size);
 }
 
-/* `count` blocks, replaced at random. The first time they are made, and replaced until they lie as they come to lie. */
-static size_t replaced_by(Allocator *a, size_t count, size_t (*size)(Random *), void *(*take)(Allocator *, size_t))
+/* Blocks replaced at random. The first time they are made, and replaced until they lie as they come to lie. */
+static size_t replaced(Allocator *a, const Paired *with)
 {
-    size_t steps = count > 400000 ? count / 4 : 100000;
+    size_t count = with->kept, steps = count > 400000 ? count / 4 : 100000;
     if (!a->blocks) {
         a->blocks = calloc(count, sizeof *a->blocks);
         for (size_t i = 0; i < count; i++)
-            a->blocks[i] = take(a, size(&a->random));
+            a->blocks[i] = replacement(a, with);
         steps = 2 * count;
     }
     for (size_t step = 0; step < steps; step++) {
         void **block = &a->blocks[below(&a->random, count)];
         a->free(*block);
-        *block = take(a, size(&a->random));
+        *block = replacement(a, with);
     }
     return steps;
 }
-
-static size_t replaced(Allocator *a, size_t count, size_t (*size)(Random *)) { return replaced_by(a, count, size, take); }
-
-static size_t page_size(Random *random) { return between(random, 4 * KIB, 64 * KIB); }
-static size_t large_size(Random *random) { return between(random, 64 * KIB, 2 * MIB); }
-
-static size_t live(Allocator *a, size_t count) { return replaced(a, count, small_size); }
-static size_t random_sizes(Allocator *a, size_t count) { return replaced(a, count, common_size); }
-static size_t pages(Allocator *a, size_t count) { return replaced(a, count, page_size); }
-static size_t large(Allocator *a, size_t count) { return replaced(a, count, large_size); }
-
-/* A program that goes on and on with a few buffers. */
-static size_t below_8k(Random *random) { return between(random, 4 * KIB, 8 * KIB); }
-static size_t below_32k(Random *random) { return between(random, 8 * KIB, 32 * KIB); }
-static size_t below_128k(Random *random) { return between(random, 32 * KIB, 128 * KIB); }
-static size_t below_512k(Random *random) { return between(random, 128 * KIB, 512 * KIB); }
-static size_t few_8k(Allocator *a, size_t count) { return replaced(a, count, below_8k); }
-static size_t few_32k(Allocator *a, size_t count) { return replaced(a, count, below_32k); }
-static size_t few_128k(Allocator *a, size_t count) { return replaced(a, count, below_128k); }
-static size_t few_512k(Allocator *a, size_t count) { return replaced(a, count, below_512k); }
-static size_t few_aligned(Allocator *a, size_t count) { return replaced_by(a, count, below_32k, take_aligned); }
 
 typedef struct Node {
     struct Node *left, *right;
@@ -137,10 +125,11 @@ static size_t fell(Allocator *a, Node *node)
     return count;
 }
 
-static size_t tree(Allocator *a, size_t depth) { return fell(a, grow(a, depth)); }
+static size_t tree(Allocator *a, const Paired *with) { return fell(a, grow(a, with->argument)); }
 
-static size_t strings(Allocator *a, size_t count)
+static size_t strings(Allocator *a, const Paired *with)
 {
+    size_t count = with->kept;
     if (!a->blocks)
         a->blocks = calloc(count, sizeof *a->blocks);
     for (int step = 0; step < 200000; step++) {
@@ -159,33 +148,28 @@ static size_t strings(Allocator *a, size_t count)
     return 200000;
 }
 
-static const struct {
-    const char *name;
-    size_t (*work)(Allocator *, size_t);
-    size_t argument;
-    /* Blocks that live from round to round. */
-    size_t kept;
-} WORKLOADS[] = {
-    {"pair-64", pairs, 64, 0},
-    {"pair-1k", pairs, 1024, 0},
-    {"pair-mixed", mixed_pairs, 4096, 0},
-    {"lifo-100", lifo, 100, 0},
-    {"lifo-1000", lifo, 1000, 0},
-    {"fifo-1000", fifo, 1000, 0},
-    {"live-10k", live, 10000, 10000},
-    {"live-100k", live, 100000, 100000},
-    {"live-1m", live, 1000000, 1000000},
-    {"random-10k", random_sizes, 10000, 10000},
-    {"random-100k", random_sizes, 100000, 100000},
-    {"pages", pages, 500, 500},
-    {"large", large, 60, 60},
-    {"few-8k", few_8k, 10, 10},
-    {"few-32k", few_32k, 10, 10},
-    {"few-128k", few_128k, 100, 100},
-    {"few-512k", few_512k, 100, 100},
-    {"few-aligned", few_aligned, 10, 10},
-    {"tree", tree, 17, 0},
-    {"strings", strings, 65536, 65536},
+static const Paired WORKLOADS[] = {
+    {"pair-64", pairs, .argument = 64},
+    {"pair-1k", pairs, .argument = 1024},
+    {"pair-mixed", mixed_pairs, .argument = 4096},
+    {"lifo-100", lifo, .argument = 100},
+    {"lifo-1000", lifo, .argument = 1000},
+    {"fifo-1000", fifo, .argument = 1000},
+    {"live-10k", replaced, .kept = 10000, .low = 16, .high = 64},
+    {"live-100k", replaced, .kept = 100000, .low = 16, .high = 64},
+    {"live-1m", replaced, .kept = 1000000, .low = 16, .high = 64},
+    {"random-10k", replaced, .kept = 10000},
+    {"random-100k", replaced, .kept = 100000},
+    {"pages", replaced, .kept = 500, .low = 4 * KIB, .high = 64 * KIB},
+    {"large", replaced, .kept = 60, .low = 64 * KIB, .high = 2 * MIB},
+    /* Programs that go on and on with a few buffers. */
+    {"few-8k", replaced, .kept = 10, .low = 4 * KIB, .high = 8 * KIB},
+    {"few-32k", replaced, .kept = 10, .low = 8 * KIB, .high = 32 * KIB},
+    {"few-128k", replaced, .kept = 100, .low = 32 * KIB, .high = 128 * KIB},
+    {"few-512k", replaced, .kept = 100, .low = 128 * KIB, .high = 512 * KIB},
+    {"few-aligned", replaced, .kept = 10, .low = 8 * KIB, .high = 32 * KIB, .align = 64},
+    {"tree", tree, .argument = 17},
+    {"strings", strings, .kept = 65536},
 };
 
 static int order(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
@@ -206,7 +190,7 @@ static void compare(size_t workload, Allocator *all, size_t count, size_t rounds
         for (size_t i = 0; i < count; i++) {
             size_t at = (i + round) % count;
             double start = now();
-            size_t operations = WORKLOADS[workload].work(&all[at], WORKLOADS[workload].argument);
+            size_t operations = WORKLOADS[workload].work(&all[at], &WORKLOADS[workload]);
             if (round >= WARM)
                 times[at][round - WARM] = (now() - start) / operations * 1e9;
         }

@@ -213,7 +213,7 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
 
 /// Whether sheaves of class `id` are of different capacities.
 pub(super) const fn varies(id: u8) -> bool {
-    id >= FIRST_RUN && id < LAST_RUN
+    is_run(id) && is_tagged(id)
 }
 
 /// Runs that a sheaf of class `id` holds where there are many sheaves already.
@@ -437,7 +437,7 @@ impl<M: Machine> Slab<M> {
     /// Runs of class `id` that a CPU keeps at most.
     pub fn run_capacity(&self, pages: &PageAllocator<M>, id: u8) -> u16 {
         let most = layout(id).capacity;
-        if varies(id) && pages.cost() == Cost::Little { most.max(LARGE as u16) } else { most }
+        if is_tagged(id) && pages.cost() == Cost::Little { most.max(LARGE as u16) } else { most }
     }
 
     /// Keeps the run at `run` of class `id`, or gives it back to the zone: the current CPU's sheaf seemed full.
@@ -503,10 +503,9 @@ impl<M: Machine> Slab<M> {
             return false;
         }
         // One that was made for few runs, when what they cost was not known yet, makes room for one of more.
-        let most = self.run_capacity(pages, id);
-        let narrow = |len, full| full && varies(id) && len < most.into() && pages.cost() == Cost::Little;
-        let mut old = self.take_sheaf(m, id, Word::Main(id), narrow);
-        if m.read(Word::Main(id)) != Some(no_sheaf()) {
+        let narrow = |len, full| full && pages.cost() == Cost::Little && len < self.run_capacity(pages, id).into();
+        let old = self.take_sheaf(m, id, Word::Main(id), narrow);
+        if old.is_none() && m.read(Word::Main(id)) != Some(no_sheaf()) {
             return false;
         }
         let room = self.room_for(m, pages, id, gfp);
@@ -519,7 +518,7 @@ impl<M: Machine> Slab<M> {
             return false;
         };
         self.kept.fetch_add(room, Relaxed);
-        if let Some(mut old) = old.take() {
+        if let Some(mut old) = old {
             old.move_bottom(old.len(), &mut own);
             self.dissolve(m, pages, old, gfp);
         }

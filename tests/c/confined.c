@@ -15,25 +15,13 @@
 
 #include "check.h"
 
-// From here on no system call but leaving the program.
-static void kill_on_calls(void) {
+// From here on the system call `one` and all others are answered so.
+static void answer_calls(unsigned one, unsigned answer, unsigned others) {
     struct sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
-}
-
-// From here on asking for the process's CPUs is answered by nothing.
-static void hide_cpus(void) {
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sched_getaffinity, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, one, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, answer),
+        BPF_STMT(BPF_RET | BPF_K, others),
     };
     struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
     CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
@@ -48,7 +36,8 @@ int main(int argc, char **argv) {
         while (!CPU_ISSET(last, &all))
             last--;
         run_on(last);
-        hide_cpus();
+        // Asking for the process's CPUs gives nothing.
+        answer_calls(SYS_sched_getaffinity, SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW);
         execl("/proc/self/exe", argv[0], "uses", NULL);
         return 1;
     }
@@ -60,7 +49,8 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "silent")) {
         for (int i = 0; i < 100; i++)
             free(veil(malloc(100)));
-        kill_on_calls();
+        // No system call but leaving the program.
+        answer_calls(SYS_exit_group, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS);
         free(veil(malloc(100)));
         return 0;
     }

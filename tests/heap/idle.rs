@@ -2,7 +2,7 @@
 
 use slabwright::machine::ZoneKind::Normal;
 #[cfg(not(feature = "slob"))]
-use slabwright::machine::sim::{Bare, Flavour};
+use slabwright::machine::sim::{Bare, Flavour, Hostile};
 use slabwright::machine::sim::{Hosted, Simulated};
 use slabwright::mm::Mm;
 #[cfg(not(feature = "slob"))]
@@ -20,6 +20,12 @@ const SIZES: &[usize] =
 
 fn machine() -> Simulated<Hosted> {
     Simulated::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).window(512 << 20).build()
+}
+
+/// One that has a gibibyte of memory.
+#[cfg(not(feature = "slob"))]
+fn gibibyte() -> Simulated<Hosted> {
+    Simulated::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).window(512 << 20).pressure(1 << 18).build()
 }
 
 /// Blocks of about `size` bytes, written to, and freed again, in some time.
@@ -268,10 +274,7 @@ fn a_class_that_borrows_has_its_own_in_time() {
 #[cfg(not(feature = "slob"))]
 #[test]
 fn sheaves_of_large_runs_are_read_as_they_were_made() {
-    let gib = 1 << 18;
-    let machine: Simulated<Hosted> =
-        Simulated::builder().grow(0, Normal, 1 << 14, 1 << 15, 1 << 10).window(512 << 20).pressure(gib).build();
-    let mm = heap(&machine);
+    let mm = heap(&gibibyte());
     // Memory that sheaves come back to is not zero.
     let small: Vec<_> = (0..20_000).map(|_| mm.alloc(64)).collect();
     // SAFETY: live blocks, each freed once.
@@ -292,6 +295,29 @@ fn sheaves_of_large_runs_are_read_as_they_were_made() {
     let kept: Vec<_> = (72..=512).step_by(8).map(|pages| rows[run_class(pages) as usize]).collect();
     assert!(kept.contains(&1) && kept.iter().all(|kept| *kept <= 2), "{kept:?}");
     mm.slab().flush_runs(mm.machine(), mm.pages());
+    mm.verify().unwrap();
+}
+
+/// A sheaf of few runs is taken out of its row to make room for one of more; the thread may be on another CPU then.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn sheaves_that_would_be_larger_lose_no_run() {
+    let mm = heap(&gibibyte());
+    let untouched: Vec<_> = (0..100).map(|_| mm.alloc(300 << 10)).collect();
+    // SAFETY: live blocks, each freed once.
+    untouched.into_iter().for_each(|block| unsafe { mm.free(block) });
+    mm.slab().flush_runs(mm.machine(), mm.pages());
+    let used = mm.stats().pages_in_use;
+    mm.machine().set_hostile(Hostile { migrate: 2, ..Hostile::default() });
+    for _ in 0..10 {
+        keep_runs(&mm, 60);
+    }
+    mm.machine().set_hostile(Hostile::default());
+    assert!(keep_runs(&mm, 60) > 500);
+    mm.slab().flush_runs(mm.machine(), mm.pages());
+    let more = mm.stats().pages_in_use - used;
+    // Of sheaves and descriptors.
+    assert!(more < 40, "{more} pages more are in use");
     mm.verify().unwrap();
 }
 

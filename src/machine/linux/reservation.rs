@@ -201,50 +201,42 @@ mod tests {
         assert_eq!(closed(b"7f00"), None);
     }
 
-    #[test]
-    fn a_fork_that_has_to_leave_the_gate_to_another_thread_does_not_lock_the_child_out() {
-        let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Whether the gate is held after `fork` in a handler that interrupted a slow path, while another thread has what `take` gives.
+    fn is_held_after<T>(take: impl FnOnce() -> T + Send, fork: impl FnOnce()) -> bool {
         let (held, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let gate = gate();
+                let taken = take();
                 held.wait();
                 done.wait();
-                drop(gate);
+                drop(taken);
             });
             held.wait();
-            // As in a handler that interrupted a slow path.
             Linux.enter();
-            fork_prepare(Fork { token: tls::base() + 2, may_block: false });
-            after_fork();
+            fork();
             let held = GATE.is_held();
             Linux.leave();
             done.wait();
-            assert!(!held);
+            held
+        })
+    }
+
+    #[test]
+    fn a_fork_that_has_to_leave_the_gate_to_another_thread_does_not_lock_the_child_out() {
+        let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let held = is_held_after(gate, || {
+            fork_prepare(Fork { token: tls::base() + 2, may_block: false });
+            after_fork();
         });
+        assert!(!held);
     }
 
     #[test]
     fn a_child_has_the_gate_though_its_holder_had_not_said_so_yet() {
         let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let (held, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
         // This thread had it last.
         drop(gate());
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let gate = GATE.lock(&Linux);
-                held.wait();
-                done.wait();
-                drop(gate);
-            });
-            held.wait();
-            Linux.enter();
-            after_fork();
-            let held = GATE.is_held();
-            Linux.leave();
-            done.wait();
-            assert!(!held);
-        });
+        assert!(!is_held_after(|| GATE.lock(&Linux), after_fork));
     }
 
     #[test]

@@ -136,7 +136,8 @@ const APART: &[&str] = &["loom", "cabi"];
 /// The integration tests of the root package.
 fn test_files() -> Vec<String> {
     let entries = std::fs::read_dir(shell::root().join("tests")).into_iter().flatten().flatten();
-    let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let is_test = |path: &PathBuf| path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").exists();
+    let files = entries.map(|entry| entry.path()).filter(is_test);
     let mut names: Vec<String> = files.filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect();
     names.sort();
     names

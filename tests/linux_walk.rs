@@ -61,7 +61,7 @@ static LIMITS: Limits = {
 /// What marks an object that is in the sheaf, in its first word.
 const KEY: usize = 77;
 
-#[repr(align(2048))]
+#[repr(align(4096))]
 struct Sheaf([usize; SHEAF_BYTES / 8]);
 
 static mut SHEAVES: [Sheaf; 2] = [const { Sheaf([0; SHEAF_BYTES / 8]) }; 2];

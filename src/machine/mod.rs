@@ -61,8 +61,12 @@ pub const LAST_PKMAP: usize = 1024;
 /// Most temporary ones of one CPU at a time ([`Mapping::kmap_atomic_slots`]).
 pub const KM_TYPE_NR: usize = 16;
 
-/// Slots of a sheaf: one is the sentinel, so it holds at most 255 objects.
-pub const SHEAF_SLOTS: usize = 256;
+/// Slots of a sheaf: one is the sentinel, so it holds at most 511 objects, or 255 where addresses are 32 bits.
+///
+/// Measured (2 CPUs, rounds of allocators in one process, time in relation to 256 slots): 512 1000 blocks in turn 0.93, trees 0.95 to 1.00, 10 000 and
+/// 100 000 live blocks 0.97 to 1.00, and resident the same, on average of live sets of 15 000 to 300 000 and in real programs;
+/// 1024 the blocks in turn 0.89, the others no less.
+pub const SHEAF_SLOTS: usize = if cfg!(target_pointer_width = "32") { 256 } else { 512 };
 /// Bytes and alignment of a sheaf.
 pub const SHEAF_BYTES: usize = SHEAF_SLOTS * size_of::<usize>();
 
@@ -125,8 +129,11 @@ pub const ROW_WORDS: usize = 2 * (MAX_CACHES + MAX_DENSE);
 
 /// A sheaf of zeroes. The address of its last slot stands for "no sheaf": the slot reads 0, which is empty, and the slot
 /// after it crosses the alignment, which is full, so that every exception falls into the slow path without a branch.
-#[repr(C, align(2048))]
+#[cfg_attr(target_pointer_width = "32", repr(C, align(1024)))]
+#[cfg_attr(not(target_pointer_width = "32"), repr(C, align(4096)))]
 pub struct ZeroSheaf([usize; SHEAF_SLOTS]);
+
+const _: () = assert!(align_of::<ZeroSheaf>() == SHEAF_BYTES);
 
 /// The one zero sheaf. Never written.
 pub static ZERO_SHEAF: ZeroSheaf = ZeroSheaf([0; SHEAF_SLOTS]);

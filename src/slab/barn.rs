@@ -15,8 +15,9 @@
 use super::sheaf::Sheaf;
 use crate::machine::no_sheaf;
 
-/// Full sheaves kept, and empty ones, at most (the kernel's `MAX_FULL_SHEAVES`).
+/// Full sheaves kept, and empty ones, at most (the kernel's `MAX_FULL_SHEAVES`), and objects that they have room for.
 const LIMIT: u32 = 10;
+const OBJECTS: u32 = 2560;
 /// Sheaves that go back to the slabs together (`slab::window`): in a flood the barn keeps one less.
 pub const TOGETHER: usize = 6;
 
@@ -40,7 +41,7 @@ impl Stack {
     const NEW: Stack = Stack { head: 0, len: 0, low: 0 };
 
     fn push(&mut self, mut sheaf: Sheaf) -> Result<(), Sheaf> {
-        if self.len >= LIMIT {
+        if self.len >= LIMIT.min(OBJECTS / u32::from(sheaf.capacity())) {
             return Err(sheaf);
         }
         sheaf.set_link(self.head);

@@ -38,11 +38,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
 use super::node::slab_of;
-use super::sheaf;
+use super::sheaf::{self, Sheaf};
 use super::tag::LIMITS;
 use crate::error::Defect;
 use crate::gfp::Gfp;
-use crate::machine::{Machine, SHEAF_SLOTS, Word, misuse, no_sheaf};
+use crate::machine::{Machine, Word, misuse, no_sheaf};
 use crate::zone::PageAllocator;
 
 /// The word of a free object that holds the mark: the first. A program that writes there after the free fares no better with
@@ -220,32 +220,36 @@ impl<M: Machine> Slab<M> {
         if !m.is_attached() {
             return None;
         }
-        // Of all classes: every program ends here, and to clear it for each takes 3 µs.
-        let mut all = [0; 2 * SHEAF_SLOTS];
         (1..=NR_CLASSES as u8).find_map(|id| {
-            let mut len = 0;
-            for which in Word::all(id).filter(|which| *which != Word::Spare(id)) {
-                let Some(own) = self.take_sheaf(m, id, which, |len, _| len > 0) else { continue };
+            let mut words = Word::all(id).filter(|which| *which != Word::Spare(id));
+            let words = [words.next(), words.next()];
+            let own = words.map(|which| self.take_sheaf(m, id, which?, |len, _| len > 0));
+            let objects = |own: &Option<Sheaf>| match own {
                 // SAFETY: our own sheaf.
-                let objects = unsafe { sheaf::objects(own.word(), own.capacity()) };
-                all[len..len + objects.len()].copy_from_slice(objects);
-                len += objects.len();
-                self.put_in_row(m, which, no_sheaf(), own, |lost| self.store(m, pages, id, lost, Gfp::ATOMIC));
+                Some(own) => unsafe { sheaf::objects(own.word(), own.capacity()) },
+                None => &[],
+            };
+            let again = twice(own.each_ref().map(objects));
+            for (which, own) in words.into_iter().zip(own) {
+                if let (Some(which), Some(own)) = (which, own) {
+                    self.put_in_row(m, which, no_sheaf(), own, |lost| self.store(m, pages, id, lost, Gfp::ATOMIC));
+                }
             }
-            if len == 0 { None } else { twice(&all[..len]).map(|object| (id, object)) }
+            again.map(|object| (id, object))
         })
     }
 }
 
-/// An object that is in `objects` twice. Each is compared only with those before it if a small filter knows its like.
-fn twice(objects: &[usize]) -> Option<usize> {
+/// An object that is in `lists` twice. Each is compared only with those before it if a small filter knows its like.
+fn twice(lists: [&[usize]; 2]) -> Option<usize> {
+    let objects = || lists.into_iter().flatten();
     let mut seen = [0u64; 64];
     let again = |(i, object): &(usize, &usize)| {
         let hash = (**object as u64 >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
         let (word, bit) = (hash as usize / 64, 1 << (hash % 64));
         let known = seen[word] & bit != 0;
         seen[word] |= bit;
-        known && objects[..*i].contains(object)
+        known && objects().take(*i).any(|before| before == *object)
     };
-    objects.iter().enumerate().find(again).map(|(_, object)| *object)
+    objects().enumerate().find(again).map(|(_, object)| *object)
 }

@@ -264,7 +264,7 @@ pub(super) fn link(word: usize, capacity: u16) -> usize {
 mod tests {
     use super::*;
 
-    #[repr(C, align(2048))]
+    #[repr(C, align(4096))]
     struct Memory([u8; SHEAF_BYTES]);
 
     /// Of an empty sheaf.
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn holds_its_capacity_last_in_first_out() {
-        for capacity in [1u16, 2, 4, 100, 255] {
+        for capacity in [1, 2, 4, 100, 255, SHEAF_SLOTS as u16 - 1] {
             let mut memory = Memory([0xa5; SHEAF_BYTES]);
             // SAFETY: the memory is a sheaf's size and alignment and ours.
             let mut sheaf = unsafe { Sheaf::new(memory.0.as_mut_ptr(), capacity) };

@@ -9,7 +9,7 @@ use slabwright::machine::{Machine, SHEAF_BYTES, SHEAF_SLOTS, Word, no_sheaf};
 use slabwright::types::{PAGE_SIZE, Pfn, PfnRange};
 
 /// A sheaf's worth of memory.
-#[repr(C, align(2048))]
+#[repr(C, align(4096))]
 pub struct Slots([usize; SHEAF_SLOTS]);
 
 const _: () = assert!(align_of::<Slots>() >= SHEAF_BYTES);

@@ -226,7 +226,7 @@ fn forbidden_calls_panic() {
 
 /// An empty sheaf, never given back: the word of its sentinel.
 fn sheaf(capacity: usize) -> usize {
-    #[repr(align(2048))]
+    #[repr(align(4096))]
     struct Sheaf([usize; SHEAF_SLOTS]);
     let sheaf = Box::leak(Box::new(Sheaf([0; SHEAF_SLOTS])));
     (&raw mut sheaf.0).expose_provenance() + (SHEAF_SLOTS - 1 - capacity) * size_of::<usize>()

@@ -13,28 +13,32 @@
 //!
 //! # What a small program pays
 //!
-//! One that allocates ten blocks, with the library preloaded: about 400 KiB of resident memory and 45 page faults beyond glibc's, and half as much time
-//! again. Of the memory 72 KiB are the library's code, 72 its constants and what the loader reads and writes, 40 words of this module and the machine,
-//! 60 arena, 28 descriptors, classes and rows, 150 the C library, whose pages the kernel maps by 64 KiB: the
-//! first handler of `fork` is registered with a constant that lies 64 KiB from all else that such a program touches.
-//! Of 304 µs from start to end (glibc 209, an empty library beside it 222, mimalloc 2 322) loading takes 27, of which the empty library's are 13, the start
-//! with its first growth 48, the ten blocks 19, the end 1.
+//! One that allocates ten blocks, with the library preloaded: about 300 KiB of resident memory and 42 page faults beyond glibc's, and nearly half as much
+//! time again. Of the memory 76 KiB are the library's code, 84 its constants and what the loader reads and writes, 36 words of this module and the machine,
+//! 60 arena, 28 descriptors, classes and rows, the rest the C library, whose pages the kernel maps by 64 KiB.
+//! It takes 304 µs from start to end (glibc 212, an empty library beside it 233, mimalloc 2 306). When it took 10 more, 27 of 95 beyond glibc's were loading, 13 of
+//! them the empty library's, 48 the start with its first growth, 19 the ten blocks, 1 the end.
 //! What was found to cost, and is gone: tables in `.data` (112 KiB more), code in the order of its modules (160), `dlsym` (140), what is used rarely
 //! between what every program uses (40 KiB and ten faults), a look at caches that nobody created (14 faults in all that live 10 ms), code that other
 //! programs run next to that of all (44 KiB; `tests/c/small.c` fails where a function is missing in `cabi/order.ld`), tables for unwinding behind the
 //! constants (12 to 24), words that the start writes to on pages of their own (20 KiB and six faults), the file of the CPUs that are possible (7 to
-//! 10 µs), a page that forks wipe in programs of one thread (4), clearing a sheaf's room for each class at the end (3), words that are read before they
-//! are written to (a fault each). What the loader writes to takes two pages less 144 bytes (a place that can panic takes 24).
+//! 10 µs), a page that forks wipe in programs of one thread (4), handlers of `fork` before anybody forks (2.5 µs, 100 KiB of the C library's pages), start files
+//! of the compiler, for which the loader looks for five names and which have the C library look for handlers of `fork` at the end (2), a sixth mapping of the file
+//! (2), a request that cannot be served before the first growth but looked at every zone (4 faults), advice about rows among which no huge page finds room
+//! (1.5), clearing a sheaf's room for each class at the end (3), words that are read before they
+//! are written to (a fault each). What the loader writes to takes two pages less 96 bytes (a place that can panic takes 24).
 //!
 //! What is left of the faults: one for each class whose first block is taken and one for every other of its sheaves, four of descriptors, since the
 //! heads of the free blocks of 512 KiB and more lie on other pages than the first ones. That descriptors, classes and arena lie far apart costs 6 to 9 µs of
 //! page tables; descriptors that go downwards from the classes would spare a third of it, but programs count on those of a block to follow each other.
 //!
 //! Rejected: code and constants in one mapping (4 µs less, 70 KiB more); strings behind the code (the start reads one of them: 60 KiB more); pages
-//! populated in one call (as long).
+//! populated in one call (as long); tables of runs between the two parts of the code (40 KiB more: each `malloc` that goes the slow way looks at one).
 //!
 //! Rejected: registering the handlers of `fork` when a second thread comes. They would run before those that the program registered earlier, which
-//! then would allocate under every lock.
+//! then would allocate under every lock. (The shared library does so before the first of others, as it has `fork` and `__register_atfork` itself.) Short
+//! sheaves at first: two share a page in any case. Descriptors and classes that can be written to from the start would spare two calls of `mprotect` of
+//! 1.6 µs, but be 66 GiB of a core dump, and of what `mlockall` locks.
 //!
 //! Rejected: no sheaf before the fourth request of a class. It spares 25 KiB and seven faults, but then what is written to a block that was freed
 //! is not seen before the block is handed out again.

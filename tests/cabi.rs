@@ -344,6 +344,7 @@ programs! {
     fork_alone: "fork_alone.c";
     fork_in_handler: "fork_in_handler.c";
     fork_beside_another_thread: "fork_beside.c";
+    fork_handlers: "fork_handlers.c";
     fork_and_streams: "fork_and_streams.c";
     exit_in_handler: "exit_in_handler.c";
     cancelled: "cancelled.c";
@@ -403,7 +404,7 @@ fn symbols() {
         malloc_usable_size free_sized free_aligned_sized cfree mallopt mallinfo mallinfo2 malloc_trim malloc_stats \
         malloc_info reallocf malloc_size malloc_good_size nallocx sdallocx __libc_malloc __libc_free __libc_calloc \
         __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc __libc_cfree __posix_memalign \
-        setrlimit setrlimit64 prlimit prlimit64 mlockall";
+        setrlimit setrlimit64 prlimit prlimit64 mlockall fork __register_atfork";
     for name in names.split_whitespace() {
         assert!(defined.contains(&name), "{name} is missing");
     }

@@ -6,6 +6,8 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg(not(test))]
 
+#[cfg(target_env = "gnu")]
+mod forks;
 mod kernel;
 mod libc_abi;
 mod operators;

@@ -35,7 +35,8 @@ extern "C" fn at_start() {
     }
     if options.stats || options.verify {
         // SAFETY: duplicates a descriptor; touches no memory.
-        let spare = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, SPARE_FROM) };
+        let spare =
+            unsafe { libc::syscall(libc::SYS_fcntl, libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, SPARE_FROM) as c_int };
         SPARE_OUTPUT.store(spare, Ordering::Relaxed);
     }
 }
@@ -61,7 +62,7 @@ extern "C" fn at_exit(_: *mut c_void) {
     let verdict = if options.verify { heap::verify() } else { Ok(()) };
     if options.stats || verdict.is_err() {
         // SAFETY: no preconditions.
-        let pid = unsafe { libc::getpid() };
+        let pid = unsafe { libc::syscall(libc::SYS_getpid) };
         with_error_output(|out| {
             if options.stats {
                 let _ = writeln!(out, "slabwright: statistics of process {pid} at exit");
@@ -93,7 +94,7 @@ pub(crate) fn with_output<R>(fd: c_int, f: impl FnOnce(&mut dyn Write) -> R) -> 
 
 fn error_output() -> c_int {
     // SAFETY: asks about a descriptor; touches no memory.
-    if unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_GETFD) } >= 0 {
+    if unsafe { libc::syscall(libc::SYS_fcntl, libc::STDERR_FILENO, libc::F_GETFD) } >= 0 {
         libc::STDERR_FILENO
     } else {
         SPARE_OUTPUT.load(Ordering::Relaxed)
@@ -163,7 +164,10 @@ vfork!(vfork __vfork);
 unsafe fn limit(pid: libc::pid_t, resource: c_int, new: *const libc::rlimit64, old: *mut libc::rlimit64) -> c_int {
     // SAFETY: the caller's; no preconditions.
     unsafe {
-        if resource == libc::RLIMIT_AS as c_int && !new.is_null() && (pid == 0 || pid == libc::getpid()) {
+        if resource == libc::RLIMIT_AS as c_int
+            && !new.is_null()
+            && (pid == 0 || libc::c_long::from(pid) == libc::syscall(libc::SYS_getpid))
+        {
             heap::before_address_limit((*new).rlim_cur);
         }
         libc::syscall(libc::SYS_prlimit64, pid, resource, new, old) as c_int

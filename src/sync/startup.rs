@@ -17,6 +17,9 @@ pub enum Phase {
     Failed = 3,
 }
 
+/// Beside [`Phase::Starting`]: somebody waits.
+const WAITED: u32 = 4;
+
 /// Runs a start once. Others wait for its end.
 pub struct Startup {
     word: AtomicU32,
@@ -39,7 +42,7 @@ impl Startup {
     #[inline]
     pub fn phase(&self) -> Phase {
         // Acquire, pairs with the Release in `run`.
-        match self.word.load(Ordering::Acquire) {
+        match self.word.load(Ordering::Acquire) & !WAITED {
             0 => Phase::Down,
             1 => Phase::Starting,
             2 => Phase::Up,
@@ -63,8 +66,9 @@ impl Startup {
             if self.word.compare_exchange(down, starting, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 let phase = if start() { Phase::Up } else { Phase::Failed };
                 // Release, pairs with the Acquire in `phase`.
-                self.word.store(phase as u32, Ordering::Release);
-                park.wake(&self.word);
+                if self.word.swap(phase as u32, Ordering::Release) & WAITED != 0 {
+                    park.wake(&self.word);
+                }
                 return (phase, true);
             }
             match self.phase() {
@@ -73,8 +77,10 @@ impl Startup {
                     if nested() {
                         return (Phase::Starting, false);
                     }
+                    let (starting, waited) = (Phase::Starting as u32, Phase::Starting as u32 | WAITED);
                     while self.phase() == Phase::Starting {
-                        park.wait(&self.word, Phase::Starting as u32);
+                        let _ = self.word.compare_exchange(starting, waited, Ordering::Relaxed, Ordering::Relaxed);
+                        park.wait(&self.word, waited);
                     }
                     // The starter wakes one, and each who was woken the next.
                     park.wake(&self.word);

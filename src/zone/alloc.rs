@@ -196,6 +196,10 @@ impl<M: Machine> PageAllocator<M> {
     /// Takes frames for a request from a zone.
     #[cold]
     pub(super) fn get_slow(&self, m: &M, mut request: Request, bin: Option<Bin>) -> Option<Taken> {
+        // Nothing there, as at the start: a look at every zone and list would be five page faults in vain.
+        if !may_grow(&request) && self.managed.load(Relaxed) == 0 {
+            return None;
+        }
         if !self.grouping.load(Relaxed) {
             request.list = MigrateType::Unmovable;
         }

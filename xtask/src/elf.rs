@@ -46,6 +46,9 @@ const SYMBOLS: &[&str] = &[
     // Its child must not allocate on the parent's memory unseen.
     "vfork",
     "__vfork",
+    // The heap's handlers of fork are registered before.
+    "fork",
+    "__register_atfork",
     // They limit or lock addresses that are only reserved.
     "setrlimit",
     "setrlimit64",
@@ -83,7 +86,8 @@ const SYMBOLS: &[&str] = &[
 ];
 
 /// Symbols that only the shared library has: the static one leaves them to the C library.
-const SHARED_ONLY: &[&str] = &["vfork", "__vfork", "setrlimit", "setrlimit64", "prlimit", "prlimit64", "mlockall"];
+const SHARED_ONLY: &[&str] =
+    &["vfork", "__vfork", "fork", "__register_atfork", "setrlimit", "setrlimit64", "prlimit", "prlimit64", "mlockall"];
 
 /// Static TLS that a preloaded or dlopened library may take: the loader's surplus is small and shared.
 const MOST_STATIC_TLS: u64 = 64;

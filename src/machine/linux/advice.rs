@@ -3,7 +3,7 @@
 //! Advice is kept by mapping: a pageblock that is advised otherwise than its neighbours splits one, and a process may have 65530. So it
 //! is remembered what was said, the borders are counted, and beyond [`BORDERS`] of them no more are made.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::sys;
 use crate::types::PAGEBLOCK_SIZE;
@@ -19,6 +19,8 @@ const SMALL: u32 = 1;
 const HUGE: u32 = 2;
 /// Pageblocks that were advised otherwise than the one before. Not exact while two threads advise neighbours.
 static MADE: AtomicU32 = AtomicU32::new(0);
+/// Something was said, so that it is worth a look at what.
+static SPOKEN: AtomicBool = AtomicBool::new(false);
 
 fn said(nth: u32) -> u32 {
     SAID.get(nth as usize / 16).map_or(0, |word| word.load(Relaxed) >> (nth % 16 * 2) & 3)
@@ -26,7 +28,7 @@ fn said(nth: u32) -> u32 {
 
 /// Says whether the `nth` pageblock of the arena, at `address`, is to be a huge page. What is not by default is not told so.
 pub(super) fn set(address: usize, nth: u32, huge: bool) {
-    if huge || said(nth) == HUGE {
+    if huge || SPOKEN.load(Relaxed) && said(nth) == HUGE {
         say(address, nth, huge);
     }
 }
@@ -47,6 +49,7 @@ pub(super) fn say(address: usize, nth: u32, huge: bool) {
     if made + more > BORDERS + less {
         return;
     }
+    SPOKEN.store(true, Relaxed);
     let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
     let shift = nth % 16 * 2;
     let say = |word: u32| (word >> shift & 3 == old).then_some(word ^ (old ^ new) << shift);

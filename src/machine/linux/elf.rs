@@ -1,4 +1,4 @@
-//! Symbols of an object that is loaded, found in its own tables.
+//! Symbols of objects that are loaded, found in their own tables.
 //!
 //! `dlsym` finds them too, but brings 140 KiB of the C library's pages into a small program, and may allocate.
 
@@ -6,6 +6,8 @@ use core::ffi::CStr;
 use core::ptr::with_exposed_provenance as at;
 
 use libc::{Elf64_Ehdr, Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD};
+
+use super::sys;
 
 const DT_NULL: usize = 0;
 const DT_STRTAB: usize = 5;
@@ -25,12 +27,23 @@ pub(super) unsafe fn symbol(base: usize, name: &CStr) -> Option<usize> {
         let first = segments.iter().find(|segment| segment.p_type == PT_LOAD && segment.p_offset == 0)?;
         let slide = base.wrapping_sub(first.p_vaddr as usize);
         let dynamic = segments.iter().find(|segment| segment.p_type == PT_DYNAMIC)?;
-        let mut entry = at::<[usize; 2]>(slide.wrapping_add(dynamic.p_vaddr as usize));
+        symbol_of(slide, slide.wrapping_add(dynamic.p_vaddr as usize), name)
+    }
+}
+
+/// [`symbol`] of the object that lies `slide` bytes from where its file says, with its dynamic section at `dynamic`.
+///
+/// # Safety
+/// There is such an object, for good.
+unsafe fn symbol_of(slide: usize, dynamic: usize, name: &CStr) -> Option<usize> {
+    // SAFETY: the caller's; the tables are where the format has them, and agree with each other.
+    unsafe {
+        let mut entry = at::<[usize; 2]>(dynamic);
         let (mut strings, mut symbols, mut hashes) = (0, 0, 0);
         while (*entry)[0] != DT_NULL {
             let [tag, value] = *entry;
             // Some loaders have made addresses of them, some have not.
-            let address = if value < base { slide.wrapping_add(value) } else { value };
+            let address = if value < slide { slide.wrapping_add(value) } else { value };
             match tag {
                 DT_STRTAB => strings = address,
                 DT_SYMTAB => symbols = address,
@@ -67,9 +80,48 @@ pub(super) unsafe fn symbol(base: usize, name: &CStr) -> Option<usize> {
     }
 }
 
+/// What the loader shows to debuggers.
+#[repr(C)]
+struct Debug {
+    version: i32,
+    first: *const Object,
+}
+
+/// A loaded object, in the order in which symbols are looked for.
+#[repr(C)]
+struct Object {
+    slide: usize,
+    name: *const u8,
+    dynamic: usize,
+    next: *const Object,
+}
+
+/// What the objects behind that which has `own` for `name` have for it, as `dlsym` finds it by `RTLD_NEXT`; without a lock, for handlers. `None` also where
+/// the loader was run as the program.
+pub fn next(own: usize, name: &CStr) -> Option<usize> {
+    let loader = sys::auxv(libc::AT_BASE) as usize;
+    if loader == 0 {
+        return None;
+    }
+    // SAFETY: the loader's header lies at its base. Its list has had the program and what that needs from before the first call of a function, and those stay;
+    // what comes later comes behind them.
+    unsafe {
+        let mut object = (*at::<Debug>(symbol(loader, c"_r_debug")?)).first;
+        let mut seen = false;
+        while let Some(Object { slide, dynamic, next, .. }) = object.as_ref() {
+            match symbol_of(*slide, *dynamic, name) {
+                Some(found) if found == own => seen = true,
+                Some(found) if seen => return Some(found),
+                _ => {}
+            }
+            object = *next;
+        }
+    }
+    None
+}
+
 #[cfg(all(test, target_env = "gnu"))]
 mod tests {
-    use super::super::sys;
     use super::*;
 
     #[test]

@@ -1,7 +1,7 @@
 //! `fork`, and children that came about without it.
 //!
-//! `fork` runs the handlers of [`install`]. A raw `clone` does not: its child finds out by [`generation`], which
-//! reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
+//! `fork` runs the handlers of [`install`], which the shared library registers when it first sees a `fork` or another's handlers come. A raw
+//! `clone` does not: its child finds out by [`generation`], which reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
 //! only what the program had the kernel wipe may differ (`is_other`).
 
 use core::sync::atomic::{
@@ -11,7 +11,7 @@ use core::sync::atomic::{
 
 use super::rseq::{self, Mode};
 use super::{Linux, device, percpu, proc, reservation, sys, tls};
-use crate::sync::Fork;
+use crate::sync::{Fork, Park};
 use crate::types::PAGE_SIZE;
 
 static HANDLERS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
@@ -24,9 +24,10 @@ static WORD: AtomicUsize = AtomicUsize::new(0);
 /// The process that the heap began in.
 static PID: AtomicU32 = AtomicU32::new(0);
 
+/// Not by the C library's function, which lies 64 KiB from all else of it that a small program touches.
 fn pid() -> u32 {
-    // SAFETY: no arguments, and it cannot fail.
-    unsafe { libc::getpid() as u32 }
+    // SAFETY: no arguments.
+    unsafe { sys::call(libc::SYS_getpid, [0; 6]) }.map_or(0, |pid| pid as u32)
 }
 
 /// Sets up the word, where there may be several threads.
@@ -86,6 +87,9 @@ pub(super) fn is_other() -> bool {
 fn begin() {
     percpu::after_fork();
     reservation::after_fork();
+    if ![NOBODY, DONE, tls::base()].contains(&REGISTRAR.load(Relaxed)) {
+        REGISTRAR.store(NOBODY, Relaxed);
+    }
     GENERATION.fetch_add(1, Relaxed);
 }
 
@@ -214,14 +218,44 @@ extern "C" fn child() {
 }
 
 /// Has `fork` call these: before it, after it in the parent, after it in the child (where rows are in order again by then).
-/// The first call counts; false where the system refused. It may allocate, so it comes after initialisation.
-pub fn install(before: fn(), in_parent: fn(), in_child: fn()) -> bool {
+/// The first call counts. It may allocate, so it comes after initialisation.
+pub fn install(before: fn(), in_parent: fn(), in_child: fn()) {
     if INSTALLED.swap(true, Relaxed) {
-        return true;
+        return;
     }
     for (place, handler) in HANDLERS.iter().zip([before, in_parent, in_child]) {
         // Release, pairs with the Acquire in `run`.
         place.store(handler as usize, Release);
+    }
+    if !LATER.load(Relaxed) {
+        register();
+    }
+}
+
+/// Who forks, or registers handlers, calls [`register`] first.
+static LATER: AtomicBool = AtomicBool::new(false);
+/// [`NOBODY`], the thread that is at registering ([`tls::base`]), or [`DONE`].
+static REGISTRAR: AtomicUsize = AtomicUsize::new(NOBODY);
+const NOBODY: usize = 0;
+const DONE: usize = 1;
+
+/// From now on [`register`] is called before anybody forks, and before other handlers are registered: the heap's are to be the first, as those run with all its
+/// locks held. At the start they would bring 100 KiB of the C library's pages into a small program.
+pub fn register_later() {
+    LATER.store(true, Relaxed);
+}
+
+/// Registers what [`install`] was given, or will be, if nobody did. Not for a thread that is at it: its `fork` is like a raw `clone`.
+pub fn register() {
+    let me = tls::base();
+    loop {
+        match REGISTRAR.compare_exchange(NOBODY, me, Acquire, Acquire) {
+            Ok(_) => break,
+            Err(DONE) => return,
+            Err(other) if other == me => return,
+            // It takes a microsecond, once.
+            Err(_) => Linux.nap(&AtomicU32::new(0), 0),
+        }
     }
     unsafe extern "C" {
         fn pthread_atfork(
@@ -231,5 +265,6 @@ pub fn install(before: fn(), in_parent: fn(), in_child: fn()) -> bool {
         ) -> core::ffi::c_int;
     }
     // SAFETY: the functions live as long as the program (the library is linked never to be unloaded).
-    unsafe { pthread_atfork(prepare, parent, child) == 0 }
+    unsafe { pthread_atfork(prepare, parent, child) };
+    REGISTRAR.store(DONE, Release);
 }

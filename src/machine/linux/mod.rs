@@ -53,6 +53,7 @@ use super::{Context, Machine, Report};
 use crate::config::Options;
 use crate::sync::{Guard, Lock};
 
+pub use elf::next as next_symbol;
 pub use memory::LOW_PAGES;
 pub use remap::can_move;
 #[cfg(any(test, feature = "sim"))]

@@ -171,8 +171,8 @@ pub(super) fn init() {
     if ROWS.load(Relaxed) == 0
         && let Ok(rows) = sys::mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, 0)
     {
-        if len > PAGEBLOCK_SIZE {
-            // Few of them are ever touched.
+        if rows.next_multiple_of(PAGEBLOCK_SIZE) + PAGEBLOCK_SIZE <= rows + len {
+            // A huge page would find room, and few of them are ever touched.
             let _ = sys::madvise(rows, len, libc::MADV_NOHUGEPAGE);
         }
         ROWS.store(rows, Relaxed);

@@ -36,7 +36,7 @@
 //! populated in one call (as long); tables of runs between the two parts of the code (40 KiB more: each `malloc` that goes the slow way looks at one).
 //!
 //! Rejected: registering the handlers of `fork` when a second thread comes. They would run before those that the program registered earlier, which
-//! then would allocate under every lock. (The shared library does so before the first of others, as it has `fork` and `__register_atfork` itself.) Short
+//! then would allocate under every lock. (The shared library does, where there were none before, as it has `fork` and `__register_atfork` itself.) Short
 //! sheaves at first: two share a page in any case. Descriptors and classes that can be written to from the start would spare two calls of `mprotect` of
 //! 1.6 µs, but be 66 GiB of a core dump, and of what `mlockall` locks.
 //!

@@ -345,6 +345,7 @@ programs! {
     fork_in_handler: "fork_in_handler.c";
     fork_beside_another_thread: "fork_beside.c";
     fork_handlers: "fork_handlers.c";
+    fork_within: "fork_within.c";
     fork_and_streams: "fork_and_streams.c";
     exit_in_handler: "exit_in_handler.c";
     cancelled: "cancelled.c";

@@ -1,7 +1,7 @@
 //! `fork`, and children that came about without it.
 //!
-//! `fork` runs the handlers of [`install`], which the shared library registers when it first sees a `fork` or another's handlers come. A raw
-//! `clone` does not: its child finds out by [`generation`], which reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
+//! `fork` runs the handlers of [`install`], which the shared library registers when it first sees a `fork`, another's handlers or a second thread come.
+//! A raw `clone` does not: its child finds out by [`generation`], which reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
 //! only what the program had the kernel wipe may differ (`is_other`).
 
 use core::sync::atomic::{
@@ -239,10 +239,18 @@ static REGISTRAR: AtomicUsize = AtomicUsize::new(NOBODY);
 const NOBODY: usize = 0;
 const DONE: usize = 1;
 
-/// From now on [`register`] is called before anybody forks, and before other handlers are registered: the heap's are to be the first, as those run with all its
+/// From now on [`register`] is called before the program forks, before other handlers are registered, and where there are several threads: the heap's are to be the first, as those run with all its
 /// locks held. At the start they would bring 100 KiB of the C library's pages into a small program.
 pub fn register_later() {
     LATER.store(true, Relaxed);
+}
+
+/// There are several threads now, and the C library has forks of its own (`forkpty`, `daemon`) that nobody announces.
+#[inline]
+pub(super) fn register_for_threads() {
+    if LATER.load(Relaxed) && REGISTRAR.load(Relaxed) != DONE {
+        register();
+    }
 }
 
 /// Registers what [`install`] was given, or will be, if nobody did. Not for a thread that is at it: its `fork` is like a raw `clone`.

@@ -737,6 +737,7 @@ unsafe impl PerCpu for Linux {
         see_threads();
         if SEVERAL.load(Relaxed) {
             super::fork::watch();
+            super::fork::register_for_threads();
         }
     }
 

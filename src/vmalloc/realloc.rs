@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use super::node::{Ref, State};
+use super::node::Ref;
 use super::space::round_up;
 use super::usage::Usage;
 use super::{FrameSource, Since, Vmalloc, backing};
@@ -13,6 +13,10 @@ use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// Most bytes that an area is mapped ahead of its size when it grows.
 const AHEAD: usize = 64 << 20;
+/// Most retained ranges and holes that an area grows over at once.
+const PARTS: usize = 8;
+/// Retained ranges looked at for one that can be lengthened.
+const LOOKS: usize = 16;
 
 impl<M: Machine> Vmalloc<M> {
     /// Makes the area at `address` `new_size` bytes long (rounded up to pages), where it is or elsewhere; its contents up
@@ -126,10 +130,8 @@ impl<M: Machine> Vmalloc<M> {
         let in_place = if M::OWNS_FRAMES {
             self.grow_frames(m, pages, area, len, gfp)
         } else {
-            // The rest of the last slot first: all else works on whole slots. What is absorbed may lack the rest of its own.
-            self.complete(m, area)
-                && (len <= area.len.get() || self.absorb(m, area, len) || self.grow_fresh(m, pages, area, size, gfp))
-                && (size <= area.mapped.get() || self.complete(m, area))
+            // The rest of the last slot first: all else works on whole slots.
+            self.complete(m, area) && (len <= area.len.get() || self.grow_behind(m, pages, area, size, len, gfp))
         };
         let (grown, copied) = if in_place {
             (area, 0)
@@ -170,62 +172,122 @@ impl<M: Machine> Vmalloc<M> {
         Some(start)
     }
 
-    /// Takes what lacks from a retained range directly behind `area`. False: nothing changed.
-    fn absorb(&self, m: &M, area: Ref, len: usize) -> bool {
-        let mut space = self.space.lock(m);
-        let need = len - area.len.get();
-        let Some(behind) = space.areas.next(area).filter(|next| {
-            next.start.get() == area.end() && next.state.get() == State::Retained && next.len.get() >= need
-        }) else {
-            return false;
-        };
-        space.take(behind);
-        if behind.len.get() > need
-            && let Some(rest) = space.split(behind, need, PAGE_SHIFT)
-        {
-            space.retain(rest);
-        }
-        space.join(area, behind);
-        true
-    }
-
-    /// Maps more fresh memory behind `area`, ahead of the need where there is room, so that growing by small steps is
-    /// seldom a system call. False: nothing changed.
-    fn grow_fresh<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> bool {
-        let had = area.len.get();
-        let need = size.next_multiple_of(Self::SLOT) - had;
-        let Some(mut space) = self.prepare(m, pages, gfp, 1) else { return false };
-        let room = space.room_behind(area);
-        if room < need {
-            return false;
-        }
-        let ahead = (area.len.get() / 4).min(AHEAD) & !(Self::SLOT - 1);
-        let by = need.max(ahead).min(room);
-        let end = area.end();
+    /// Lengthens `area`, mapped to its end, by what lies behind it: retained ranges, and holes, which are mapped. If a hole is the last of it more of
+    /// it is taken where there is room, so that growing by small steps is seldom a system call. False: nothing changed, but that retained ranges may
+    /// have gone.
+    fn grow_behind<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, len: usize, gfp: Gfp) -> bool {
+        let Some(mut space) = self.prepare(m, pages, gfp, 2) else { return false };
+        let (had, end, charged) = (area.len.get(), area.end(), area.charged.get());
+        let Some(parts) = space.parts_behind(area, len - had).filter(|parts| *parts <= PARTS) else { return false };
         let Some(spare) = space.pool.take() else { return false };
-        if !space.extend(area, by) {
-            space.pool.put(spare);
-            return false;
+        let ahead = (had / 4).min(AHEAD) & !(Self::SLOT - 1);
+        // Holes, and the rest of last slots of what was absorbed.
+        let mut fresh = [(0, 0); PARTS];
+        for place in &mut fresh[..parts] {
+            let (at, need) = (area.end(), len - area.len.get());
+            let room = space.room_behind(area);
+            if room > 0 {
+                let by = if room < need { room } else { need.max(ahead).min(room) };
+                space.extend(area, by);
+                *place = (at, by);
+            } else if let Some(behind) = space.areas.next(area) {
+                space.take(behind);
+                if behind.len.get() > need
+                    && let Some(rest) = space.split(behind, need, PAGE_SHIFT)
+                {
+                    space.retain(rest);
+                }
+                *place = (at + behind.mapped.get(), behind.len.get() - behind.mapped.get());
+                space.join(area, behind);
+            }
         }
         drop(space);
-        let mapped = if by > need { had + by } else { Self::mapped_for(size) };
-        let opened = m.map_fresh(end, mapped - had);
-        if opened && area.is_dense() {
-            m.advise(end, mapped - had, true);
+        let by = area.len.get() - had;
+        // The last slot as far as it is needed, where nothing is mapped ahead.
+        let excess = if had + by > len { 0 } else { len - Self::mapped_for(size) };
+        if let Some((_, part)) = fresh[..parts].last_mut() {
+            *part -= excess.min(*part);
         }
+        let opened = fresh.iter().all(|(at, part)| *part == 0 || m.map_fresh(*at, *part));
+        if opened && area.is_dense() {
+            fresh.iter().filter(|(_, part)| *part > 0).for_each(|(at, part)| m.advise(*at, *part, true));
+        }
+        let done = opened && self.tables(m, pages, gfp, end, by);
+        if !done {
+            m.unmap(end, by);
+            self.forget(m, end, by, |_| ());
+        }
+        let mut space = self.space.lock(m);
+        if done {
+            // What is mapped ahead reads zero; of what was absorbed the slots are known.
+            for (at, part) in fresh.iter().filter(|(at, part)| *part > 0 && at & (Self::SLOT - 1) == 0) {
+                space
+                    .index
+                    .update(m, *at, part.next_multiple_of(Self::SLOT), false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
+            }
+            let (at, part) = fresh[parts - 1];
+            area.mapped.set(at + part - area.start.get());
+            space.pool.put(spare);
+            return true;
+        }
+        let gone = area.charged.get() - charged;
+        space.charge(area, -(gone as isize));
+        area.mapped.set(had);
+        space.retract(area, by, spare);
+        drop(space);
+        pages.uncharge(gone as u64);
+        false
+    }
+
+    /// The longest retained range that has room enough behind it, lengthened by addresses only as far as `size` bytes need: in transit, and how long it
+    /// was. `None`: nothing changed.
+    pub(super) fn lengthen<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        size: usize,
+        len: usize,
+        align: usize,
+        gfp: Gfp,
+    ) -> Option<(Ref, usize)> {
+        let mut space = self.prepare(m, pages, gfp, 1)?;
+        let mut longest = space.retained.last();
+        let mut chosen = None;
+        for _ in 0..LOOKS {
+            let Some(area) = longest else { break };
+            let (start, had) = (area.start.get(), area.len.get());
+            // A tail that is not mapped would be filled by small pages.
+            let fits = had < len && start & (align - 1) == 0 && area.mapped.get() == had;
+            if fits && space.room_behind(area) >= len - had && !self.survey(m, &mut space, start, had).shared {
+                chosen = Some(area);
+                break;
+            }
+            longest = space.retained.previous(area);
+        }
+        let area = chosen?;
+        let (had, end) = (area.len.get(), area.end());
+        let by = len - had;
+        let spare = space.pool.take()?;
+        space.take(area);
+        space.extend(area, by);
+        let mapped = if space.figures.retained_bytes >= by { by } else { Self::mapped_for(size) - had };
+        drop(space);
+        let opened = m.map_fresh(end, mapped);
         let done = opened && self.tables(m, pages, gfp, end, by);
         if opened && !done {
             m.unmap(end, by);
         }
         let mut space = self.space.lock(m);
-        if done {
-            area.mapped.set(mapped);
-            space.index.update(m, end, by, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
-            space.pool.put(spare);
-        } else {
+        if !done {
             space.retract(area, by, spare);
+            space.retain(area);
+            return None;
         }
-        done
+        space.pool.put(spare);
+        area.mapped.set(had + mapped);
+        // Of what is behind nothing is known.
+        area.usage.set(Usage::Unknown);
+        Some((area, had))
     }
 
     /// Adds frames behind `area`. False: nothing changed.

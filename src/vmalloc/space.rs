@@ -17,6 +17,8 @@ pub struct Figures {
     pub busy: usize,
     /// Bytes handed out (whole pages).
     pub busy_bytes: usize,
+    /// Bytes of memory that these may hold: whole slots, as far as they are mapped.
+    pub held_bytes: usize,
     /// Bytes among them that may turn out to be sparsely used, and have huge pages.
     pub hoped_bytes: usize,
     /// Freed ranges that are still mapped.
@@ -93,6 +95,7 @@ impl Space {
             figures: Figures {
                 busy: 0,
                 busy_bytes: 0,
+                held_bytes: 0,
                 hoped_bytes: 0,
                 retained: 0,
                 retained_bytes: 0,
@@ -233,6 +236,26 @@ impl Space {
         self.holes.at(area.end()).map_or(0, |hole| hole.len.get())
     }
 
+    /// How many retained ranges and holes behind `area` have `len` bytes; `None` where something else is in the way.
+    pub fn parts_behind(&self, area: Ref, len: usize) -> Option<usize> {
+        let (mut at, goal) = (area.end(), area.end() + len);
+        let (mut next, mut parts) = (self.areas.next(area), 0);
+        while at < goal {
+            match next {
+                Some(found) if found.start.get() == at => {
+                    if found.state.get() != State::Retained {
+                        return None;
+                    }
+                    at = found.end();
+                    next = self.areas.next(found);
+                }
+                _ => at = self.holes.at(at)?.end(),
+            }
+            parts += 1;
+        }
+        Some(parts)
+    }
+
     /// The area that `address` lies in.
     pub fn area_of(&self, address: usize) -> Option<Ref> {
         self.areas.at_or_below(address).filter(|area| address < area.end())
@@ -306,16 +329,22 @@ impl Space {
         }
     }
 
+    /// Bytes of memory that the busy `area` may hold. What is mapped ahead of its size was not touched.
+    fn held(&self, area: Ref) -> usize {
+        area.size.get().next_multiple_of(self.slot).min(area.mapped.get())
+    }
+
     /// Hands `area` out with `size` bytes.
     pub fn hand_out(&mut self, area: Ref, size: usize) {
         area.state.set(State::Busy);
         area.size.set(size);
         self.figures.busy += 1;
         self.figures.busy_bytes += size;
+        self.figures.held_bytes += self.held(area);
         if area.usage.get() == Usage::Hoped {
             self.figures.hoped_bytes += size;
         }
-        self.demand.at(self.figures.busy_bytes as u64);
+        self.demand.at(self.figures.held_bytes as u64);
     }
 
     /// The use of the busy `area` is about to be known, or no longer of interest.
@@ -331,6 +360,7 @@ impl Space {
             State::Busy => {
                 self.figures.busy -= 1;
                 self.figures.busy_bytes -= area.size.get();
+                self.figures.held_bytes -= self.held(area);
                 self.uncount_hope(area);
             }
             State::Retained => {
@@ -429,6 +459,7 @@ impl Space {
                 (State::Busy, false) => {
                     sums.busy += 1;
                     sums.busy_bytes += node.size.get();
+                    sums.held_bytes += self.held(node);
                     if node.usage.get() == Usage::Hoped {
                         sums.hoped_bytes += node.size.get();
                     }
@@ -460,6 +491,7 @@ impl Space {
         }
         let f = &self.figures;
         if (sums.busy, sums.busy_bytes, sums.hoped_bytes) != (f.busy, f.busy_bytes, f.hoped_bytes)
+            || sums.held_bytes != f.held_bytes
             || (sums.retained, sums.retained_bytes) != (f.retained, f.retained_bytes)
             || self.retained.len() != f.retained
         {

@@ -201,6 +201,13 @@ impl<const BY: usize> Tree<BY> {
         node
     }
 
+    fn rightmost(mut node: Ref) -> Ref {
+        while let Some(right) = Self::links(node).right.get() {
+            node = right;
+        }
+        node
+    }
+
     /// The node with the least key.
     pub fn first(&self) -> Option<Ref> {
         self.root.map(Self::leftmost)
@@ -215,6 +222,28 @@ impl<const BY: usize> Tree<BY> {
         let mut at = Self::links(node).parent.get();
         while let Some(here) = at {
             if Self::links(here).left.get().is_some_and(|l| l.is(below)) {
+                return at;
+            }
+            below = here;
+            at = Self::links(here).parent.get();
+        }
+        None
+    }
+
+    /// The node with the greatest key.
+    pub fn last(&self) -> Option<Ref> {
+        self.root.map(Self::rightmost)
+    }
+
+    /// The node before `node` in the tree's order.
+    pub fn previous(&self, node: Ref) -> Option<Ref> {
+        if let Some(left) = Self::links(node).left.get() {
+            return Some(Self::rightmost(left));
+        }
+        let mut below = node;
+        let mut at = Self::links(node).parent.get();
+        while let Some(here) = at {
+            if Self::links(here).right.get().is_some_and(|r| r.is(below)) {
                 return at;
             }
             below = here;

@@ -87,13 +87,69 @@ fn old_memory_moves_into_a_larger_area() {
     let w = World::<Hosted>::new(1024, 64, u64::MAX);
     let small = Live { at: w.alloc(4 << 20, 1, Gfp::KERNEL).unwrap(), size: 4 << 20, seed: 1 };
     fill(&small);
+    let wall = w.alloc(2 << 20, 1, Gfp::KERNEL).unwrap();
+    assert_eq!(wall, small.at + small.size, "the window is too small for room");
     w.free(small.at).unwrap();
     let backed = w.m.backed_at(small.at, small.size);
     let big = w.alloc(10 << 20, 1, Gfp::KERNEL).unwrap();
     assert_ne!(big, small.at);
     assert!(w.v.stats(&w.m).donated >= 2);
     assert!(w.m.backed_at(big, 10 << 20) >= backed, "the old memory is there");
-    w.end(vec![Live { at: big, size: 0, seed: 0 }]);
+    w.end(vec![Live { at: big, size: 0, seed: 0 }, Live { at: wall, size: 0, seed: 0 }]);
+}
+
+/// What a freed range lacks for a larger area is moved behind it, its last slot, too; what is there stays.
+#[test]
+fn a_freed_range_is_made_longer() {
+    let w = World::<Hosted>::new(1024, 64, u64::MAX);
+    let sizes = [2, 2, 6, 2].map(|slots| slots << 21);
+    let areas = sizes.map(|size| Live { at: w.alloc(size, 1, Gfp::KERNEL).unwrap(), size, seed: 5 });
+    areas.iter().for_each(fill);
+    let [other, _, long, wall] = areas;
+    // The last one leaves a hole behind the longest.
+    w.free(wall.at).unwrap();
+    w.v.purge(&w.m, &w.pages);
+    w.free(other.at).unwrap();
+    w.free(long.at).unwrap();
+    let size = (7 << 21) + PAGE_SIZE;
+    let donated = w.v.stats(&w.m).donated;
+    let before = (w.m.calls(Call::MapFresh), w.m.calls(Call::MoveMapping));
+    let at = w.alloc(size, 1, Gfp::KERNEL).unwrap();
+    assert_eq!((at, w.v.stats(&w.m).donated - donated), (long.at, 2));
+    assert_eq!((w.m.calls(Call::MapFresh), w.m.calls(Call::MoveMapping)), (before.0 + 1, before.1 + 1));
+    assert_eq!(w.m.backed_at(at + long.size, 2 << 21), w.m.backed_at(at, 2 << 21), "nothing is fresh");
+    w.verify();
+    w.end(vec![areas[1], Live { at, size: 0, seed: 0 }]);
+}
+
+/// An area grows over what lies behind it, freed ranges and holes in turn, and does not move; where the system refuses it does, and all is as it was.
+#[test]
+fn an_area_grows_over_ranges_and_holes() {
+    for refused in [false, true] {
+        let w = World::<Hosted>::new(1024, 64, u64::MAX);
+        let sizes = [2, 2, 1, 3, 2, 1].map(|slots| slots << 21);
+        let areas = sizes.map(|size| Live { at: w.alloc(size - PAGE_SIZE, 1, Gfp::KERNEL).unwrap(), size, seed: 5 });
+        let [first, hole, kept, second_hole, last, wall] = areas;
+        areas.iter().zip(&areas[1..]).for_each(|(front, behind)| assert_eq!(front.at + front.size, behind.at));
+        let filled = Live { size: first.size - PAGE_SIZE, ..first };
+        fill(&filled);
+        w.free(hole.at).unwrap();
+        w.free(second_hole.at).unwrap();
+        w.v.purge(&w.m, &w.pages);
+        w.free(kept.at).unwrap();
+        w.free(last.at).unwrap();
+        // A slot of the last one stays.
+        let size = wall.at - first.at - (1 << 21);
+        w.m.fail_at(if refused { 2 } else { 0 });
+        let at = w.realloc(first.at, size, Gfp::KERNEL | Gfp::ZERO).unwrap();
+        check(&Live { at, ..filled }, filled.size);
+        assert!(is_zero(at, first.size, size));
+        let stats = w.v.stats(&w.m);
+        assert_eq!((at == first.at, stats.moved), (!refused, u64::from(refused)));
+        assert_eq!(stats.retained_bytes, 1 << 21);
+        w.verify();
+        w.end(vec![Live { at, size: 0, seed: 0 }, Live { at: wall.at, size: 0, seed: 0 }]);
+    }
 }
 
 #[test]
@@ -146,6 +202,22 @@ fn refused_moves_are_copied() {
         w.verify();
         w.end(vec![Live { at, size: 0, seed: 0 }, Live { at: wall, size: 0, seed: 0 }]);
     }
+}
+
+/// Areas that end in the middle of a slot are kept like others when they are freed: what they may hold counts in use and free alike.
+#[test]
+fn ranges_with_rests_of_slots_are_kept() {
+    let w = World::<Hosted>::new(1024, 512, u64::MAX);
+    w.v.set_retained(0);
+    let size = (2 << 21) + (5 << 18);
+    let mut areas: Vec<usize> = (0..20).map(|_| w.alloc(size, 1, Gfp::KERNEL).unwrap()).collect();
+    let placed = w.v.stats(&w.m).placed;
+    for _ in 0..2 {
+        areas.drain(..).for_each(|at| w.free(at).unwrap());
+        areas.extend((0..20).map(|_| w.alloc(size, 1, Gfp::KERNEL).unwrap()));
+    }
+    assert_eq!((w.v.stats(&w.m).purged, w.v.stats(&w.m).placed), (0, placed));
+    w.end(areas.into_iter().map(|at| Live { at, size: 0, seed: 0 }).collect());
 }
 
 // rows: H2

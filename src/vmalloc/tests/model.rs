@@ -163,7 +163,7 @@ fn run<F: Flavour>(w: World<F>, seed: u64, steps: usize, most: usize, most_live:
         check(area, area.size);
     }
     let stats = w.v.stats(&w.m);
-    assert!(stats.reused > 20 && stats.placed > 20 && stats.grown > 5 && stats.moved > 5, "idle test: {stats:?}");
+    assert!(stats.reused > 20 && stats.placed > 20 && stats.grown > 5 && stats.moved > 0, "idle test: {stats:?}");
     w.end(live);
 }
 

@@ -79,6 +79,12 @@ fn a_hundred_thousand_steps() {
                 at = at.and_then(|n| by_address.next(n));
             }
             assert!(at.is_none());
+            let mut at = by_address.last();
+            for entry in list.iter().rev() {
+                assert_eq!(at.map(|n| n.start.get()), Some(entry.0));
+                at = at.and_then(|n| by_address.previous(n));
+            }
+            assert!(at.is_none());
             assert_eq!((by_address.len(), by_size.len()), (list.len(), list.len()));
         }
     }

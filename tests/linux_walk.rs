@@ -11,7 +11,9 @@ use std::arch::asm;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-use slabwright::machine::linux::testing::{Section, compare_below, pop_again, push_again, sections, unabortable};
+use slabwright::machine::linux::testing::{
+    Section, compare_below, is_local_held, pop_again, push_again, sections, unabortable,
+};
 use slabwright::machine::linux::{Linux, Mode, mode};
 use slabwright::machine::{Context, Limits, Machine, OWNERS, PerCpu, SHEAF_BYTES, Word, no_sheaf};
 
@@ -152,6 +154,8 @@ static NESTED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the handler uses per-CPU data instead of the row.
 static LOCAL: AtomicBool = AtomicBool::new(false);
+/// Whether it does so on another CPU.
+static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 /// CPU 0's copy of a counter; the test stays on that CPU.
 static COPY: AtomicU64 = AtomicU64::new(0);
 
@@ -215,6 +219,14 @@ extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         RESUMED.store(breakpoint, SeqCst);
     } else {
         RESUMED.store(at, SeqCst);
+    }
+    if ELSEWHERE.load(SeqCst) {
+        // Moved, and back.
+        assert!(run_on(1));
+        Linux.get_cpu();
+        Linux.put_cpu();
+        assert!(run_on(0));
+        return;
     }
     if LOCAL.load(SeqCst) {
         // A use of this CPU's copy under its lock, and one without.
@@ -305,6 +317,33 @@ fn walk_local(local: Local, all: &[Section]) -> usize {
     len
 }
 
+/// Interrupts the taking of CPU 0's lock, and its giving back, at each instruction, by a handler that takes another CPU's meanwhile.
+fn walk_held() -> usize {
+    let instructions = steps_of(|| perform_local(Local::Take));
+    ELSEWHERE.store(true, SeqCst);
+    for &at in &instructions {
+        ORIGINAL.store(usize::from(patch(at, 0xcc)), SeqCst);
+        BREAKPOINT.store(at, SeqCst);
+        perform_local(Local::Take);
+        if BREAKPOINT.swap(0, SeqCst) != 0 {
+            // Of the steps around the call.
+            patch(at, ORIGINAL.load(SeqCst) as u8);
+        }
+        assert!(!is_local_held(0) && !is_local_held(1), "interrupted at {at:#x}, a lock stays");
+        assert_eq!(Linux.preempt_count(), 0);
+    }
+    ELSEWHERE.store(false, SeqCst);
+    instructions.len()
+}
+
+fn run_on(cpu: usize) -> bool {
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set) == 0
+    }
+}
+
 /// All objects that are in the sheaf at `word`.
 fn contents(word: usize) -> Vec<usize> {
     let mut top = word;
@@ -377,11 +416,8 @@ fn every_instruction_of_every_section() {
         matches!(mode(), Mode::Libc | Mode::Own),
         "no restartable sequences here; set WITHOUT_RSEQ=1 to leave this test out"
     );
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(0, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
-    }
+    let two = run_on(1);
+    assert!(run_on(0));
     assert_eq!(Linux.cpu(), 0);
     handle_traps();
     let all: Vec<Section> = sections().collect();
@@ -395,6 +431,9 @@ fn every_instruction_of_every_section() {
 
     for local in LOCALS {
         println!("{local:?}: {} instructions", walk_local(local, &all));
+    }
+    if two {
+        println!("taken and given back: {} instructions", walk_held());
     }
 
     // Stepped one by one, no section ever ends; every call must all the same.

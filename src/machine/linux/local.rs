@@ -5,7 +5,7 @@
 //! CPU has thereby ended every section there. Taken from elsewhere (a thread without a registration) it takes a membarrier.
 //!
 //! The lock's word lies in the CPU's row, behind the words: the thread that holds it, 0 for none. A thread holds at most one, and
-//! [`tls::HELD`] counts how often; a handler that finds its own thread's name in a lock while that count is 0 came in the middle of taking or
+//! [`tls::HELD`] says of which CPU and counts how often, in one word, as a handler may take another CPU's in between; a handler that finds its own thread's name in a lock while that count is 0 came in the middle of taking or
 //! giving it back, and uses the copies as they are, as an interrupt does in the kernel.
 #![allow(unsafe_code)]
 
@@ -22,6 +22,8 @@ use crate::sync::Park;
 
 /// Looks at a lock before sleeping a while.
 const YIELDS: u32 = 20;
+/// Where in [`tls::HELD`] the number of the CPU is, above the count.
+const HELD_CPU: u32 = 20;
 
 /// One section: runs `$commit` with `{t}` the distance to this CPU's copies, `{c}` the address of its lock, which is free; `{r}` is then this
 /// CPU's number, and -1 where the section did not get through.
@@ -130,17 +132,20 @@ fn try_take() -> Option<Result<usize, usize>> {
     if sections && let Some(cpu) = take_section().or_else(|| once_more(take_section, Option::is_some).flatten()) {
         return Some(Ok(cpu));
     }
-    let cpu = usize::try_from(rseq::cpu_id()).unwrap_or_else(|_| lock_cpu());
+    take_from_outside(usize::try_from(rseq::cpu_id()).unwrap_or_else(|_| lock_cpu()), sections)
+}
+
+/// [`try_take`] of the lock of `cpu`, wherever the caller is, where others may take it by `sections`.
+fn take_from_outside(cpu: usize, sections: bool) -> Option<Result<usize, usize>> {
     let lock: &AtomicU64 = local_lock(cpu)?;
     // Acquire, pairs with the Release in `put_cpu`.
     match lock.compare_exchange(0, me(), AcqRel, Acquire) {
-        Ok(_) => {
-            if sections {
-                // Sections on that CPU that saw it free: they are restarted, or done.
-                membarrier::restart(cpu);
-            }
-            Some(Ok(cpu))
+        Ok(_) if sections => {
+            // Sections on that CPU that saw it free are restarted, or done: then one may have taken it, over this thread's name.
+            membarrier::restart(cpu);
+            (lock.load(Acquire) == me()).then_some(Ok(cpu))
         }
+        Ok(_) => Some(Ok(cpu)),
         Err(holder) if holder == me() => Some(Err(cpu)),
         Err(_) => None,
     }
@@ -149,16 +154,16 @@ fn try_take() -> Option<Result<usize, usize>> {
 /// See [`Machine::get_cpu`].
 pub(super) fn get_cpu() -> usize {
     tls::add(tls::PREEMPT, 1);
-    if tls::get(tls::HELD) > 0 {
+    let held = tls::get(tls::HELD);
+    if held > 0 {
         tls::add(tls::HELD, 1);
-        return tls::get(tls::HELD_CPU) as usize;
+        return (held >> HELD_CPU) as usize;
     }
     let mut looks = 0;
     loop {
         match try_take() {
             Some(Ok(cpu)) => {
-                tls::set(tls::HELD_CPU, cpu as u32);
-                tls::set(tls::HELD, 1);
+                note_held(cpu);
                 return cpu;
             }
             Some(Err(cpu)) => return cpu,
@@ -175,16 +180,32 @@ pub(super) fn get_cpu() -> usize {
     }
 }
 
+fn note_held(cpu: usize) {
+    tls::set(tls::HELD, (cpu as u32) << HELD_CPU | 1);
+}
+
+/// Takes the lock of `cpu` from wherever the calling thread is, as [`get_cpu`] that of its own; false where another has it.
+#[cfg(any(test, feature = "sim"))]
+pub(super) fn get_cpu_from_outside(cpu: usize) -> bool {
+    use_locals();
+    let taken = take_from_outside(cpu, rseq::mode() != Mode::Lock) == Some(Ok(cpu));
+    if taken {
+        tls::add(tls::PREEMPT, 1);
+        note_held(cpu);
+    }
+    taken
+}
+
 /// See [`Machine::put_cpu`].
 pub(super) fn put_cpu() {
     tls::add(tls::PREEMPT, u32::MAX);
-    match tls::get(tls::HELD) {
+    let held = tls::get(tls::HELD);
+    match held & ((1 << HELD_CPU) - 1) {
         // A handler that was let in without the lock.
         0 => {}
         1 => {
-            let cpu = tls::get(tls::HELD_CPU) as usize;
             tls::set(tls::HELD, 0);
-            if let Some(lock) = local_lock(cpu) {
+            if let Some(lock) = local_lock((held >> HELD_CPU) as usize) {
                 // Release, pairs with the Acquire of the next holder; sections of that CPU see it in the same order.
                 lock.store(0, Release);
             }

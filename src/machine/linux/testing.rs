@@ -3,7 +3,7 @@
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::{percpu, rseq, tls};
+use super::{local, percpu, rseq, tls};
 
 /// A critical section of the program.
 #[derive(Clone, Debug)]
@@ -75,4 +75,14 @@ pub unsafe fn push_again(cache: u8, object: *mut u8) -> bool {
     tls::set(tls::ABORTS, 1);
     // SAFETY: the caller's.
     unsafe { percpu::push_cold(cache, object) }
+}
+
+/// Takes the lock of the per-CPU data of `cpu` from wherever the calling thread is, if it is free; `put_cpu` gives it back.
+pub fn get_cpu_from_outside(cpu: usize) -> bool {
+    local::get_cpu_from_outside(cpu)
+}
+
+/// Whether somebody has the lock of the per-CPU data of `cpu`.
+pub fn is_local_held(cpu: usize) -> bool {
+    percpu::local_lock(cpu).is_some_and(|lock| lock.load(Relaxed) != 0)
 }

@@ -10,7 +10,7 @@
 //! | 36 | state of this thread's registration ([`super::rseq`]) |
 //! | 40 | sections aborted since the last one that was looked after; left set where they never get through |
 //! | 44 | how often the thread forbade itself to sleep |
-//! | 48 | how often it holds the lock of per-CPU data, and 52 of which CPU ([`super::local`]) |
+//! | 48 | of which CPU it holds the lock of per-CPU data, and how often ([`super::local`]) |
 
 use core::arch::{asm, global_asm};
 
@@ -35,10 +35,8 @@ pub(super) const STATE: usize = 36;
 pub(super) const ABORTS: usize = 40;
 /// Offset of the count of `preempt_disable` calls in force.
 pub(super) const PREEMPT: usize = 44;
-/// Offset of the count of uses of a CPU's per-CPU data.
+/// Offset of whose per-CPU data it uses, and how often.
 pub(super) const HELD: usize = 48;
-/// Offset of that CPU's number.
-pub(super) const HELD_CPU: usize = 52;
 
 /// Offset of the block from the thread pointer: the same in every thread.
 #[inline(always)]

@@ -83,7 +83,8 @@ impl<M: Machine> Slab<M> {
         if ctor.is_none() && flags.merges() {
             let twin = (FIRST_CREATED..MAX_CACHES as u8).find(|id| {
                 let cache = self.cache(*id);
-                cache.state() == State::Live && {
+                // One without users is about to go.
+                cache.state() == State::Live && cache.users.load(Relaxed) > 0 && {
                     let shape = cache.shape();
                     shape.ctor.is_none()
                         && shape.flags.alike(flags)
@@ -153,8 +154,8 @@ impl<M: Machine> Slab<M> {
         {
             let _registry = self.registry.lock(m);
             let users = descriptor.users.load(Relaxed);
+            descriptor.users.store(users.saturating_sub(1), Relaxed);
             if users > 1 {
-                descriptor.users.store(users - 1, Relaxed);
                 return Ok(());
             }
         }
@@ -165,9 +166,12 @@ impl<M: Machine> Slab<M> {
             remain == 0
         });
         if remain > 0 {
+            descriptor.users.store(1, Relaxed);
             self.report_remaining(m, pages, cache, remain);
             return Err(remain);
         }
+        // Who shrinks all caches may still have its last slabs, or be about to look at it: by its shape, which the next one of this id changes.
+        self.wait_for_hands(m);
         let _registry = self.registry.lock(m);
         descriptor.set_state(State::Vacant);
         Ok(())

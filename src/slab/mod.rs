@@ -901,9 +901,14 @@ impl<M: Machine> Slab<M> {
 
     /// Frees what was deferred. The caller may block.
     fn drain_deferred(&self, m: &M, pages: &PageAllocator<M>) {
-        if self.deferred.is_empty() && self.orphans.is_empty() {
-            return;
+        if !self.deferred.is_empty() || !self.orphans.is_empty() {
+            let _in_hand = InHand::new(&self.flushes);
+            self.free_deferred(m, pages);
         }
+    }
+
+    /// [`Slab::drain_deferred`] by who is counted in for it.
+    fn free_deferred(&self, m: &M, pages: &PageAllocator<M>) {
         let mut slab = self.orphans.take();
         while slab != 0 {
             let link: *const usize = ptr::with_exposed_provenance(slab);
@@ -980,6 +985,18 @@ impl<M: Machine> Slab<M> {
         }
     }
 
+    /// Waits until what others took out of caches before this is where it belongs.
+    fn wait_for_hands(&self, m: &M) {
+        for _ in 0..FLUSH_TRIES {
+            // In this order: who begins and ends in between is not taken for one who began earlier.
+            let done = self.flushes[1].load(Ordering::Acquire);
+            if self.flushes[0].load(Ordering::Acquire) == done {
+                break;
+            }
+            m.nap(&self.flushes[1], done);
+        }
+    }
+
     /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.
     pub fn flush(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
         self.flush_where(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
@@ -987,9 +1004,16 @@ impl<M: Machine> Slab<M> {
 
     /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then. Whether it got through.
     fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) -> bool {
-        let mut through = true;
-        self.drain_deferred(m, pages);
         let _in_hand = InHand::new(&self.flushes);
+        self.empty_sheaves(m, pages, until, wanted)
+    }
+
+    /// [`Slab::flush_where`] by who is counted in for it.
+    fn empty_sheaves(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) -> bool {
+        let mut through = true;
+        if !self.deferred.is_empty() || !self.orphans.is_empty() {
+            self.free_deferred(m, pages);
+        }
         for cpu in 0..m.rows_end() {
             if until != u64::MAX && m.now_ms() > until {
                 through = false;
@@ -1105,8 +1129,10 @@ impl<M: Machine> Slab<M> {
         let runs = self.keeps_much(m, committed);
         let kept = self.kept.load(Ordering::Relaxed);
         let wanted = |id: &u8| if runs::is_run(*id) { runs } else { used(id) };
+        let _in_hand = InHand::new(&self.flushes);
         self.ids().filter(wanted).for_each(|id| full[id as usize] = true);
-        if full.contains(&true) && self.flush_where(m, pages, m.now_ms() + GATHER_MS, |id| full[id as usize]) && runs {
+        if full.contains(&true) && self.empty_sheaves(m, pages, m.now_ms() + GATHER_MS, |id| full[id as usize]) && runs
+        {
             let less = |now: u32| Some(now.saturating_sub(kept));
             let _ = self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
@@ -1117,10 +1143,12 @@ impl<M: Machine> Slab<M> {
 
     /// [`Slab::flush`], then gives every empty slab back to the page allocator.
     pub fn shrink(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
-        self.flush(m, pages, only);
+        let _in_hand = InHand::new(&self.flushes);
+        self.empty_sheaves(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
         self.ids().filter(|id| only.is_none_or(|o| o == *id)).for_each(|id| self.shrink_slabs(m, pages, id));
     }
 
+    /// Gives the empty slabs of a cache back. The caller is counted in: they are still the cache's when no list has them any more.
     fn shrink_slabs(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
         for node in self.nodes_of(m, id) {
             let mut release = PageList::new();

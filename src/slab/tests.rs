@@ -345,6 +345,60 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
     w.verify();
 }
 
+/// One that is about to go is nobody's twin, and its id is not given away before who shrinks all caches is done with its slabs.
+#[test]
+fn a_cache_that_ends_is_shared_by_nobody_and_waits_for_its_slabs() {
+    let w = world(1, Hostile::default());
+    let make = || w.slab.create(&w.m, "short-lived", 3000, 0, SlabFlags::default(), None).unwrap();
+    let cache = make();
+    let object = w.alloc(cache.get());
+    w.free(cache.get(), object);
+    w.slab.flush(&w.m, &w.pages, Some(cache.get()));
+    // As `age` does it, in the middle: its empty slabs are on no list, and not back yet.
+    let in_hand = InHand::new(&w.slab.flushes);
+    let mut release = PageList::new();
+    w.slab.node(cache.get(), 0).locked(&w.m).shrink(&w.m, w.slab.layout(cache.get()), &mut release);
+    assert!(!release.is_empty());
+    std::thread::scope(|threads| {
+        let end = threads.spawn(|| w.slab.destroy(&w.m, &w.pages, cache));
+        while !end.is_finished() && w.slab.cache(cache.get()).users.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        let other = make();
+        assert_ne!(other, cache);
+        w.slab.release(&w.m, &w.pages, release, Gfp::KERNEL);
+        drop(in_hand);
+        assert_eq!(end.join().unwrap(), Ok(()));
+        assert_eq!(w.slab.destroy(&w.m, &w.pages, other), Ok(()));
+    });
+    w.verify();
+}
+
+/// What was deferred is freed by any slow path, which has it in hand while the cache ends.
+#[test]
+fn a_cache_ends_though_another_thread_frees_what_was_deferred() {
+    let w = world(1, Hostile::default());
+    let cache = w.slab.create(&w.m, "short-lived", 100, 0, SlabFlags::default(), None).unwrap();
+    let class = class_of(100);
+    let objects = [cache.get(), class].map(|id| (id, w.alloc(id)));
+    objects.iter().for_each(|(id, object)| w.slab.defer(*id, *object));
+    std::thread::scope(|threads| {
+        // The first of the deferred objects has to wait.
+        let list = w.slab.node(class, 0).slabs.lock(&w.m);
+        threads.spawn(|| w.slab.drain_deferred(&w.m, &w.pages));
+        while !w.slab.deferred.is_empty() {
+            std::thread::yield_now();
+        }
+        let end = threads.spawn(|| w.slab.destroy(&w.m, &w.pages, cache));
+        while !end.is_finished() && w.slab.flushes[0].load(Ordering::Acquire) < 3 {
+            std::thread::yield_now();
+        }
+        drop(list);
+        assert_eq!(end.join().unwrap(), Ok(()));
+    });
+    w.verify();
+}
+
 /// What other threads had in hand at a fork is nowhere in the child.
 #[test]
 fn a_child_does_not_wait_for_what_its_parents_threads_had_in_hand() {

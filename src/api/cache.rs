@@ -185,10 +185,27 @@ unsafe extern "C" fn construct<T: Construct>(object: *mut u8) {
 /// left it.
 ///
 /// Safe because every object is a valid `T` from its construction on (its user can only leave a valid one behind), and because it is never
-/// dropped, which types that would have to be are refused for at compile time.
+/// dropped, which types that would have to be are refused for at compile time. What is left behind in one comes out of it again, so a cache is no
+/// cache of values that live shorter:
+///
+/// ```compile_fail
+/// # use slabwright::{api::ObjectCache, machine::Machine};
+/// fn shorter<'a, M: Machine>(names: &'a ObjectCache<'a, M, &'static str>) -> &'a ObjectCache<'a, M, &'a str> {
+///     names
+/// }
+/// ```
+///
+/// One of values that are dropped is:
+///
+/// ```
+/// # use slabwright::{api::Cache, machine::Machine};
+/// fn shorter<'a, M: Machine>(names: &'a Cache<'a, M, &'static str>) -> &'a Cache<'a, M, &'a str> {
+///     names
+/// }
+/// ```
 pub struct ObjectCache<'m, M: Machine, T> {
     handle: Handle<'m, M>,
-    values: PhantomData<fn() -> T>,
+    values: PhantomData<fn(T) -> T>,
 }
 
 impl<'m, M: Machine, T: Construct> ObjectCache<'m, M, T> {

@@ -75,10 +75,10 @@ impl<'m, M: Machine, T: Copy> PerCpu<'m, M, T> {
         PerCpuGuard { mm: self.mm, copy: copy_of(self.first, cpu), cpu, data: PhantomData }
     }
 
-    /// The copy of `cpu` as it is at this moment, or was (`*per_cpu_ptr`): the CPU may be writing it. `None` where there is no such CPU.
-    pub fn read(&self, cpu: usize) -> Option<T> {
-        // SAFETY: the CPU has a copy, which is a valid value; one that is larger than a word may be half of an older one's.
-        (cpu < self.mm.machine().nr_cpus()).then(|| unsafe { copy_of(self.first, cpu).read_volatile() })
+    /// The copy of `cpu` (`per_cpu_ptr`), which the CPU may be writing: what is read there may be half of one value and half of another. `None` where
+    /// there is no such CPU.
+    pub fn copy_ptr(&self, cpu: usize) -> Option<*mut T> {
+        (cpu < self.mm.machine().nr_cpus()).then(|| copy_of(self.first, cpu))
     }
 
     /// The first CPU's copy.
@@ -88,6 +88,20 @@ impl<'m, M: Machine, T: Copy> PerCpu<'m, M, T> {
 }
 
 impl<M: Machine, T: Count> PerCpu<'_, M, T> {
+    /// The copy of `cpu` as it is at this moment, or was (`*per_cpu_ptr`). `None` where there is no such CPU. Of other values than integers this would
+    /// not be safe:
+    ///
+    /// ```compile_fail,E0599
+    /// # use slabwright::{api::PerCpu, machine::Machine};
+    /// fn of_another_cpu<M: Machine>(names: &PerCpu<'_, M, &'static str>) -> Option<&'static str> {
+    ///     names.read(1)
+    /// }
+    /// ```
+    pub fn read(&self, cpu: usize) -> Option<T> {
+        // SAFETY: the CPU has a copy. It is read and written as a whole, and whatever is read is a value.
+        self.copy_ptr(cpu).map(|copy| unsafe { copy.read_volatile() })
+    }
+
     /// Adds to this CPU's copy, wrapping; nothing is lost, wherever the thread is moved and whatever interrupts it (`this_cpu_add`).
     #[inline]
     pub fn add(&self, value: T) {

@@ -68,14 +68,19 @@ impl<T: Copy> StaticPerCpu<T> {
         unsafe { PerCpuGuard::of(mm(), first, cpu) }
     }
 
-    /// The copy of `cpu` as it is at this moment, or was; `None` where there is no such CPU.
-    pub fn read(&self, cpu: usize) -> Option<T> {
-        // SAFETY: the CPU has a copy, which is a valid value.
-        (cpu < Linux.nr_cpus()).then(|| unsafe { self.first().wrapping_byte_add(cpu << CPU_SHIFT).read_volatile() })
+    /// The copy of `cpu`: see [`api::PerCpu::copy_ptr`](crate::api::PerCpu::copy_ptr).
+    pub fn copy_ptr(&self, cpu: usize) -> Option<*mut T> {
+        (cpu < Linux.nr_cpus()).then(|| self.first().wrapping_byte_add(cpu << CPU_SHIFT))
     }
 }
 
 impl<T: Count> StaticPerCpu<T> {
+    /// The copy of `cpu` as it is at this moment, or was; `None` where there is no such CPU.
+    pub fn read(&self, cpu: usize) -> Option<T> {
+        // SAFETY: the CPU has a copy. It is read and written as a whole, and whatever is read is a value.
+        self.copy_ptr(cpu).map(|copy| unsafe { copy.read_volatile() })
+    }
+
     /// Adds to this CPU's copy, wrapping; nothing is lost (`this_cpu_add`).
     #[inline]
     pub fn add(&self, value: T) {

@@ -366,7 +366,7 @@ impl<M: Machine> Mm<M> {
                 }
                 Ok(())
             }
-            Ok(Block::Run(range, _)) => {
+            Ok(Block::Run(range, offset)) => {
                 let (head, tag) = (m.page(range.start), m.class(range.start));
                 // The tag stands for the kind of those that have one.
                 let claimed = match tag.load(Relaxed) {
@@ -378,7 +378,12 @@ impl<M: Machine> Mm<M> {
                 } else {
                     // Isolated meanwhile: a second free is still found out.
                     match class_of_run(head, pages.cost()) {
-                        0 if !pages.free_run(m, range, gfp.may_block()) => self.defer(address),
+                        0 if !pages.free_run(m, range, gfp.may_block()) => {
+                            // Until then it is told as one that never had a tag.
+                            head.set_mapcount(offset as i32);
+                            head.set_kind(Kind::Isolated, Order::ZERO);
+                            self.defer(address);
+                        }
                         0 => {}
                         id => {
                             head.set_kind(kind_kept(id), Order::ZERO);
@@ -413,5 +418,38 @@ impl<M: Machine> Mm<M> {
             let where_ = if self.vmalloc.contains(m, address) { "vmalloc" } else { "pages" };
             misuse(m, defect, address.addr(), where_);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+
+    use super::*;
+    use crate::machine::sim::Sim;
+    use crate::machine::{Frames, ZoneKind};
+    use crate::sync::Fork;
+
+    /// Of a class that became too dear meanwhile, and freed where the zone's lock is not to be had: it is no second free when it is freed later.
+    #[test]
+    fn a_run_that_had_a_tag_can_be_deferred() {
+        let sim = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 10).build();
+        let mm = Box::new(Mm::new(sim));
+        mm.start();
+        mm.pages.set_cost(Cost::Little);
+        let block = mm.alloc(run_pages(run_class(MAX_CACHED as usize + 1)) as usize * PAGE_SIZE - 1000);
+        let before = mm.stats().pages_in_use;
+        let pfn = mm.machine.pfn(block).unwrap();
+        assert_eq!(mm.machine.page(pfn).kind(), Kind::Tagged);
+        mm.pages.set_cost(Cost::All);
+        let fork = Fork { token: 1, may_block: true };
+        mm.pages.lock_all(&mm.machine, fork);
+        mm.free_large(block, Gfp::ATOMIC);
+        // SAFETY: taken before.
+        unsafe { mm.pages.unlock_all(&mm.machine, fork) };
+        assert!(!mm.deferred.is_empty());
+        mm.drain_deferred();
+        assert!(mm.deferred.is_empty() && mm.stats().pages_in_use < before);
+        mm.verify().unwrap();
     }
 }

@@ -640,6 +640,7 @@ impl<M: Machine> Mm<M> {
         self.generation.store(self.machine.generation(), Ordering::Relaxed);
         self.slab.begin_child();
         self.pages.begin_child();
+        self.shrinkers.begin_child(self.machine.thread());
     }
 
     /// This process is the child of a `clone` that ran no handlers, or of a `fork` whose handlers may not have had all locks, and this thread
@@ -741,8 +742,14 @@ impl<M: Machine> Mm<M> {
         }
         // The program's caches first: what they free lies in sheaves then.
         self.shrink(gfp, usize::MAX);
-        let (m, pages) = (&self.machine, &self.pages);
         self.reserve.drain(|object| self.unreserve(object));
+        self.release_kept(gfp);
+        true
+    }
+
+    /// Frees what lies in sheaves, empty slabs, retained ranges and per-CPU page lists.
+    fn release_kept(&self, gfp: Gfp) {
+        let (m, pages) = (&self.machine, &self.pages);
         // Where memory is lent, other CPUs' sheaves are not to be had without entering the system, and ranges go back to it.
         if gfp.may_io() || !M::LENT {
             self.slab.shrink(m, pages, None);
@@ -752,19 +759,23 @@ impl<M: Machine> Mm<M> {
             self.slab.release_runs(m, pages, gfp);
         }
         pages.drain(m);
-        true
     }
 
     /// Gives everything back to the system that can be given; whether anything went.
     pub fn trim(&self) -> bool {
         self.bracket(Gfp::KERNEL, |gfp| {
-            if !gfp.may_block() || !self.reclaim(gfp.without(Gfp::FS)) {
+            if !gfp.may_block() || !self.is_up() {
                 return false;
             }
             let before = self.returned.load(Ordering::Relaxed);
+            self.release_kept(gfp);
             let gone = self.pages.trim(&self.machine, true);
-            self.returned.fetch_add(gone, Ordering::Relaxed);
-            before + gone > 0
+            let any = self.returned.fetch_add(gone, Ordering::Relaxed) + gone > before;
+            // Last, and not counted: it was never touched, and the next slow path fills it again.
+            self.reserve.drain(|object| self.unreserve(object));
+            self.slab.shrink(&self.machine, &self.pages, Some(Reserve::class()));
+            self.pages.trim(&self.machine, true);
+            any
         })
     }
 

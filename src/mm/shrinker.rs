@@ -53,7 +53,7 @@ struct Slot {
 /// All shrinkers of an instance.
 pub(super) struct Shrinkers {
     slots: [Slot; SLOTS],
-    /// Threads that are in a callback.
+    /// Threads that are in a callback, each with the number of its slot.
     inside: [AtomicUsize; THREADS],
 }
 
@@ -70,6 +70,29 @@ impl Shrinkers {
                 }
             }; SLOTS],
             inside: [const { AtomicUsize::new(0) }; THREADS],
+        }
+    }
+}
+
+/// A thread's name is a multiple of 32.
+const _: () = assert!(SLOTS == 32);
+
+impl Shrinkers {
+    /// In a child, whose only thread `me` is: the others are in no callback.
+    pub(super) fn begin_child(&self, me: usize) {
+        let mut own = SLOTS;
+        for place in &self.inside {
+            let inside = place.load(Ordering::Relaxed);
+            if inside & !(SLOTS - 1) == me {
+                own = inside % SLOTS;
+            } else if inside != 0 {
+                place.store(0, Ordering::Relaxed);
+            }
+        }
+        for (nth, slot) in self.slots.iter().enumerate() {
+            if slot.users.load(Ordering::Relaxed) != 0 {
+                slot.users.store((nth == own).into(), Ordering::Relaxed);
+            }
         }
     }
 }
@@ -140,14 +163,18 @@ impl<M: Machine> Mm<M> {
             return 0;
         }
         let (me, inside) = (m.thread(), &self.shrinkers.inside);
-        if inside.iter().any(|thread| thread.load(Ordering::Relaxed) == me) {
+        if inside.iter().any(|thread| thread.load(Ordering::Relaxed) & !(SLOTS - 1) == me) {
             return 0;
         }
         let enter = |place: &&AtomicUsize| place.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         let Some(place) = inside.iter().find(enter) else { return 0 };
         // What the callbacks do is no part of this slow path.
         m.leave();
-        let freed = self.shrinkers.slots.iter().map(|slot| self.shrink_slot(slot, gfp, batches)).sum();
+        let in_slot = |(nth, slot)| {
+            place.store(me + nth, Ordering::Relaxed);
+            self.shrink_slot(slot, gfp, batches)
+        };
+        let freed = self.shrinkers.slots.iter().enumerate().map(in_slot).sum();
         m.enter();
         place.store(0, Ordering::Relaxed);
         freed
@@ -189,5 +216,58 @@ impl<M: Machine> Mm<M> {
         }
         slot.users.fetch_sub(1, Ordering::SeqCst);
         freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+    use crate::machine::Context;
+    use crate::machine::sim::Sim;
+
+    static INSIDE: AtomicBool = AtomicBool::new(false);
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+
+    unsafe extern "C" fn count(_: *mut u8, _: &mut ShrinkControl) -> usize {
+        INSIDE.store(true, Ordering::SeqCst);
+        while !GO_ON.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        0
+    }
+
+    /// What would be waited for when it is unregistered.
+    #[test]
+    fn a_child_has_no_callback_of_its_parents_other_threads() {
+        let mm = Box::new(Mm::new(Sim::builder().build()));
+        let data = core::ptr::without_provenance_mut(8);
+        // SAFETY: the callback takes anything, from any thread.
+        unsafe { mm.register_shrinker(data, count, count, 0).unwrap() };
+        let users = || mm.shrinkers.slots[0].users.load(Ordering::SeqCst);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                mm.machine().enter();
+                mm.shrink(Gfp::KERNEL, 1);
+                mm.machine().leave();
+            });
+            while !INSIDE.load(Ordering::SeqCst) && !other.is_finished() {
+                thread::yield_now();
+            }
+            mm.begin_child();
+            let left = users();
+            // The other thread, which a child would not have, ends.
+            mm.shrinkers.slots[0].users.store(1, Ordering::SeqCst);
+            GO_ON.store(true, Ordering::SeqCst);
+            assert_eq!(left, 0);
+        });
+        // One that forks in a callback goes on in it.
+        mm.shrinkers.slots[3].users.store(2, Ordering::SeqCst);
+        mm.shrinkers.inside[5].store(mm.machine().thread() + 3, Ordering::SeqCst);
+        mm.begin_child();
+        assert_eq!(mm.shrinkers.slots[3].users.load(Ordering::SeqCst), 1);
     }
 }

@@ -209,6 +209,12 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
+    /// Says what page runs cost.
+    #[cfg(test)]
+    pub fn set_cost(&self, cost: Cost) {
+        self.cost.store(cost as u8, Relaxed);
+    }
+
     /// Frames of all zones.
     pub fn managed(&self) -> u64 {
         self.managed.load(Relaxed)

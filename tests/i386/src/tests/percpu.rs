@@ -61,9 +61,11 @@ fn dynamics() {
     let a = PerCpu::new(&HEAP, 7u64).expect("memory");
     let b = PerCpu::new(&HEAP, [0xffu8; 100]).expect("memory");
     for other in 0..cpus() {
-        assert_eq!((a.read(other), b.read(other)), (Some(7), Some([0xff; 100])));
+        // SAFETY: nobody writes to it.
+        let read = b.copy_ptr(other).map(|copy| unsafe { copy.read() });
+        assert_eq!((a.read(other), read), (Some(7), Some([0xff; 100])));
     }
-    assert_eq!(a.read(cpus()), None, "there is no such CPU");
+    assert_eq!((a.read(cpus()), b.copy_ptr(cpus())), (None, None), "there is no such CPU");
     {
         let mine = a.get();
         assert_eq!((mine.cpu(), preempt_count()), (cpu(), 1));
@@ -75,7 +77,10 @@ fn dynamics() {
     assert_eq!(preempt_count(), 0);
     assert_eq!(a.sum(), 1000 + 7 * (cpus() as u64 - 1), "one copy was written");
     let many: Vec<_> = (0..100).map(|n| PerCpu::new(&HEAP, [n; 64]).expect("memory")).collect();
-    assert!(many.iter().enumerate().all(|(n, one)| (0..cpus()).all(|cpu| one.read(cpu) == Some([n; 64]))));
+    // SAFETY: as above.
+    let holds =
+        |one: &PerCpu<_, [_; 64]>, cpu, n| one.copy_ptr(cpu).is_some_and(|copy| unsafe { copy.read() } == [n; 64]);
+    assert!(many.iter().enumerate().all(|(n, one)| (0..cpus()).all(|cpu| holds(one, cpu, n))));
     assert_eq!(HEAP.alloc_percpu(MAX_PERCPU + 1, 8, Gfp::KERNEL), Err(AllocError::Invalid));
     set_aborts(false);
     assert!(HEAP.free_percpu(a.as_ptr().cast::<u8>().wrapping_add(1)).is_err());

@@ -379,6 +379,7 @@ programs! {
     kernel_atomic: "kernel_atomic.c";
     kernel_nodes: "kernel_nodes.c";
     kernel_percpu: "kernel_percpu.c";
+    percpu_large: "percpu_large.c";
     kernel_mappings: "kernel_mappings.c";
     kernel_pressure: "kernel_pressure.c";
 }

@@ -114,3 +114,26 @@ fn a_good_size_is_usable() {
         }
     }
 }
+
+/// A module that was unloaded has no claim to the addresses of the one that comes after it.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn a_module_where_another_one_was_has_copies_of_its_own() {
+    use slabwright::kernel::{first_copy, register_module};
+    let section: &'static [u64; 64] = Box::leak(Box::new(std::array::from_fn(|n| n as u64)));
+    let at = |n: usize| section[n..].as_ptr().cast::<u8>();
+    // SAFETY: the templates stay; what `first_copy` says is a copy of them.
+    unsafe {
+        let value = |n: usize| first_copy(at(n).cast_mut()).cast::<u64>().read();
+        assert!(register_module(at(0), at(8)) && register_module(at(0), at(8)));
+        let old = first_copy(at(1).cast_mut());
+        assert!(old != at(1).cast_mut() && value(7) == 7);
+        assert_eq!(first_copy(at(8).cast_mut()), at(8).cast_mut());
+        old.cast::<u64>().write(99);
+        // Another one's, longer.
+        assert!(register_module(at(0), at(32)));
+        assert_ne!(first_copy(at(31).cast_mut()), at(31).cast_mut());
+        assert_eq!((value(1), value(31)), (1, 31));
+        assert!(!register_module(at(0), at(0).wrapping_add(40 << 10)), "more than a module may have");
+    }
+}

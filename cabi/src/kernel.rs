@@ -10,7 +10,7 @@ use slabwright_core::gfp::Gfp;
 use slabwright_core::global::{frame_of, mm};
 use slabwright_core::kernel::{first_copy, register_module};
 use slabwright_core::machine::linux::device;
-use slabwright_core::machine::{Context, Frames, Machine, PerCpu};
+use slabwright_core::machine::{Context, Frames, Machine, PerCpu, Report};
 use slabwright_core::mm::{Mempool, Named, PoolSource, ShrinkCall};
 use slabwright_core::page::Page;
 use slabwright_core::slab::{Constructor, SlabFlags};
@@ -521,7 +521,9 @@ unsafe fn percpu_module(start: *const c_void, end: *const c_void) {
     // Before anything was allocated nothing is up; this allocates.
     // SAFETY: by contract.
     if !unsafe { register_module(start.cast(), end.cast()) } {
-        fail(libc::ENOMEM);
+        let machine = mm().machine();
+        machine.line("slabwright: no room for the per-CPU variables of a module");
+        machine.abort();
     }
 }
 

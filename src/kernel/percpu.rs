@@ -99,42 +99,53 @@ const MODULES: usize = 64;
 
 /// A module's section of templates, and its copies.
 struct Module {
-    /// The section; 0 where there is no module. Written last.
+    /// The section; 0 where there is no module, [`CHANGING`] while it becomes another one's place. Written last.
     start: AtomicUsize,
+    /// 0 where there never was a module: nor is there one behind it.
     end: AtomicUsize,
     first: AtomicUsize,
 }
+
+/// No address is above it.
+const CHANGING: usize = usize::MAX;
 
 static TABLE: [Module; MODULES] =
     [const { Module { start: AtomicUsize::new(0), end: AtomicUsize::new(0), first: AtomicUsize::new(0) } }; MODULES];
 
 /// Makes the copies of a module's static variables, whose templates are at `[start, end)`; once, however often it is called. False without
-/// memory, or where there are too many modules: then the templates themselves serve all CPUs.
+/// memory, where they are more than 32 KiB, or where there are too many modules: then they must not be used.
 ///
 /// # Safety
-/// The templates are readable and stay.
+/// The templates are readable and stay until the module is unloaded.
 pub unsafe fn register_module(start: *const u8, end: *const u8) -> bool {
-    let len = end.addr() - start.addr();
-    let known = |module: &&Module| module.start.load(Ordering::Acquire) == start.addr();
-    if len == 0 || TABLE.iter().any(|module| known(&module)) {
+    let (from, to) = (start.addr(), end.addr());
+    let range = |module: &Module| (module.start.load(Ordering::Acquire), module.end.load(Ordering::Relaxed));
+    if from == to || TABLE.iter().any(|module| range(module) == (from, to)) {
         return true;
     }
-    let Ok(first) = mm().alloc_percpu(len, 64, Gfp::KERNEL) else { return false };
+    let Ok(first) = mm().alloc_percpu(to - from, 64, Gfp::KERNEL) else { return false };
     for cpu in 0..Linux.nr_cpus() {
-        // SAFETY: the copies are new and `len` bytes long; the templates are readable.
-        unsafe { first.wrapping_add(cpu << CPU_SHIFT).copy_from_nonoverlapping(start, len) };
+        // SAFETY: the copies are new and as long as the templates, which are readable.
+        unsafe { first.wrapping_add(cpu << CPU_SHIFT).copy_from_nonoverlapping(start, to - from) };
     }
-    for module in &TABLE {
-        // Claimed by its end, found by its start.
-        if module.end.compare_exchange(0, end.addr(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            module.first.store(first.expose_provenance(), Ordering::Relaxed);
-            // Release, pairs with the Acquire of who looks for it.
-            module.start.store(start.addr(), Ordering::Release);
-            return true;
-        }
-    }
-    let _ = mm().free_percpu(first);
-    false
+    // Where another one was, which was unloaded since, or else the first place that is free: claimed by its end, found by its start.
+    let replaces = |module: &Module| {
+        let old = range(module);
+        let overlaps = old.0 != 0 && old.0 < to && from < old.1;
+        overlaps && module.start.compare_exchange(old.0, CHANGING, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    };
+    let claims = |module: &Module| module.end.compare_exchange(0, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    let place = TABLE.iter().find(|module| replaces(module)).or_else(|| TABLE.iter().find(|module| claims(module)));
+    let Some(module) = place else {
+        let _ = mm().free_percpu(first);
+        return false;
+    };
+    module.end.store(to, Ordering::Relaxed);
+    let old = module.first.swap(first.expose_provenance(), Ordering::Relaxed);
+    // Release, pairs with the Acquire of who looks for it.
+    module.start.store(from, Ordering::Release);
+    let _ = mm().free_percpu(core::ptr::with_exposed_provenance_mut(old));
+    true
 }
 
 /// CPU 0's copy of what is at `address`: of a module's static variable, or of dynamic data, which is there itself.
@@ -143,7 +154,11 @@ pub fn first_copy(address: *mut u8) -> *mut u8 {
     for module in &TABLE {
         let start = module.start.load(Ordering::Acquire);
         if start == 0 {
-            break;
+            // One that is just being made is no end: others may be behind it.
+            if module.end.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            continue;
         }
         if address.addr() >= start && address.addr() < module.end.load(Ordering::Relaxed) {
             let first = module.first.load(Ordering::Relaxed);

@@ -353,6 +353,7 @@ programs! {
     vfork_in_threads: "vfork.c";
     spawn: "spawn.c";
     libraries_come_and_go: "libraries.c";
+    libraries_bound_deep: "libraries_deep.c";
     first_and_last: "first_and_last.c";
     first_call_is_early: "early.c";
     first_call_is_free: "free_first.c";
@@ -406,7 +407,7 @@ fn symbols() {
         malloc_usable_size free_sized free_aligned_sized cfree mallopt mallinfo mallinfo2 malloc_trim malloc_stats \
         malloc_info reallocf malloc_size malloc_good_size nallocx sdallocx __libc_malloc __libc_free __libc_calloc \
         __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc __libc_cfree __posix_memalign \
-        setrlimit setrlimit64 prlimit prlimit64 mlockall fork __register_atfork";
+        setrlimit setrlimit64 prlimit prlimit64 mlockall fork __register_atfork dlopen dlsym";
     for name in names.split_whitespace() {
         assert!(defined.contains(&name), "{name} is missing");
     }

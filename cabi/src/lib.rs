@@ -10,6 +10,8 @@
 mod forks;
 mod kernel;
 mod libc_abi;
+#[cfg(target_env = "gnu")]
+mod loader;
 mod operators;
 mod process;
 mod report;

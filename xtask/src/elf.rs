@@ -55,6 +55,9 @@ const SYMBOLS: &[&str] = &[
     "prlimit",
     "prlimit64",
     "mlockall",
+    // Libraries get this malloc, however they are bound.
+    "dlopen",
+    "dlsym",
     // BSD, macOS, jemalloc
     "reallocf",
     "malloc_size",
@@ -86,8 +89,19 @@ const SYMBOLS: &[&str] = &[
 ];
 
 /// Symbols that only the shared library has: the static one leaves them to the C library.
-const SHARED_ONLY: &[&str] =
-    &["vfork", "__vfork", "fork", "__register_atfork", "setrlimit", "setrlimit64", "prlimit", "prlimit64", "mlockall"];
+const SHARED_ONLY: &[&str] = &[
+    "vfork",
+    "__vfork",
+    "fork",
+    "__register_atfork",
+    "setrlimit",
+    "setrlimit64",
+    "prlimit",
+    "prlimit64",
+    "mlockall",
+    "dlopen",
+    "dlsym",
+];
 
 /// Static TLS that a preloaded or dlopened library may take: the loader's surplus is small and shared.
 const MOST_STATIC_TLS: u64 = 64;

@@ -11,7 +11,7 @@
 //! | [`fork`], `vfork` | children |
 //! | [`proc`] | reports as files |
 //! | `text` | the allocator's code, populated |
-//! | `elf` | symbols of a loaded object |
+//! | `elf` | symbols of a loaded object, and others in their place |
 //! | `symbol` | names of functions, for reports |
 //! | `park` | sleeping on lock words ([`Park`](crate::sync::Park)) |
 //! | [`device`] | device memory: `ioremap` of files |
@@ -53,7 +53,7 @@ use super::{Context, Machine, Report};
 use crate::config::Options;
 use crate::sync::{Guard, Lock};
 
-pub use elf::next as next_symbol;
+pub use elf::{next as next_symbol, redefine};
 pub use memory::LOW_PAGES;
 pub use remap::can_move;
 #[cfg(any(test, feature = "sim"))]

@@ -1,0 +1,109 @@
+// Libraries that are not bound in the usual order, as PHP's and Apache's modules, and functions asked for by a library's
+// handle, as Python's ctypes does: memory passes between them and the program.
+//: modes: glibc preload norseq so
+//: plugin: plugin_deep.c
+//: run: deep
+//: run: handle
+//: run: libc
+//: run: fork
+#include <dlfcn.h>
+#include <gnu/lib-names.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "check.h"
+
+enum { THREADS = 8 };
+
+static pthread_barrier_t barrier;
+
+static void release_by(void *library) {
+    void (*release)(void *) = (void (*)(void *))dlsym(library, "free");
+    CHECK(release);
+    release(malloc(300));
+}
+
+static void swap_by(void *library) {
+    void *(*swap)(void *) = (void *(*)(void *))dlsym(library, "swap");
+    CHECK(swap);
+    for (int i = 0; i < 1000; i++) {
+        void *p = swap(malloc((size_t)i * 100));
+        CHECK(marked(p, 5000, 3));
+        free(p);
+    }
+}
+
+static void *deep(void *unused) {
+    (void)unused;
+    pthread_barrier_wait(&barrier);
+    void *library = dlopen(getenv("PLUGIN"), RTLD_NOW | RTLD_DEEPBIND);
+    CHECK(library);
+    swap_by(library);
+    release_by(library);
+    return NULL;
+}
+
+static void *handle(void *unused) {
+    (void)unused;
+    pthread_barrier_wait(&barrier);
+    void *library = dlopen(getenv("PLUGIN"), RTLD_LAZY);
+    CHECK(library);
+    release_by(library);
+    swap_by(library);
+    return NULL;
+}
+
+/// All at once, before anything else was loaded.
+static void in_threads(void *(*work)(void *)) {
+    pthread_t threads[THREADS];
+    CHECK(pthread_barrier_init(&barrier, NULL, THREADS) == 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&threads[i], NULL, work, NULL) == 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+static void libc(void) {
+    void *library = dlopen(LIBC_SO, RTLD_LAZY);
+    CHECK(library);
+    void *(*obtain)(size_t) = (void *(*)(size_t))dlsym(library, "malloc");
+    CHECK(obtain);
+    free(obtain(100000));
+    void (*release)(void *) = (void (*)(void *))dlsym(library, "free");
+    CHECK(release);
+    release(strdup("from the C library"));
+    const char *names[] = {"malloc", "free", "calloc", "realloc", "posix_memalign", "malloc_usable_size", "malloc_trim"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        CHECK(dlsym(library, names[i]) == dlsym(RTLD_DEFAULT, names[i]));
+    // All else is as before.
+    CHECK(dlsym(library, "strdup") == dlsym(RTLD_DEFAULT, "strdup"));
+    CHECK(dlsym(library, "no such name") == NULL && dlerror());
+    CHECK(dlopen("no such library", RTLD_NOW) == NULL && strstr(dlerror(), "no such library"));
+    // In a name space of its own is another C library, with a heap of its own.
+    void *apart = dlmopen(LM_ID_NEWLM, getenv("PLUGIN"), RTLD_NOW);
+    CHECK(apart);
+    void *(*swap)(void *) = (void *(*)(void *))dlsym(apart, "swap");
+    CHECK(swap);
+    swap(swap(NULL));
+}
+
+int main(int count, char **arguments) {
+    CHECK(count == 2);
+    if (!strcmp(arguments[1], "deep"))
+        in_threads(deep);
+    if (!strcmp(arguments[1], "handle"))
+        in_threads(handle);
+    if (!strcmp(arguments[1], "libc"))
+        libc();
+    if (!strcmp(arguments[1], "fork")) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        in_threads(child ? deep : handle);
+        if (child == 0)
+            _exit(0);
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+    return 0;
+}

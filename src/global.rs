@@ -341,6 +341,13 @@ pub fn before_lock() {
     Linux.before_lock();
 }
 
+/// To be called before the process restricts the system calls that it may make (`seccomp`), as such a filter may end it for one that it does not
+/// expect of a malloc. The C ABI calls it in `prctl`.
+pub fn before_filter() {
+    MM.start();
+    Linux.before_filter();
+}
+
 /// The process's allocator as a value: zero-sized, for `#[global_allocator]`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slabwright;

@@ -369,6 +369,7 @@ programs! {
     at_exit: "at_exit.c";
     secure: "secure.c";
     confined: "confined.c";
+    filtered: "filtered.c";
     descriptors: "descriptors.c";
     reports: "reports.c";
     report_files: "report_files.c";
@@ -405,9 +406,9 @@ fn symbols() {
     let defined: Vec<&str> = output.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
     let names = "malloc free calloc realloc reallocarray posix_memalign aligned_alloc memalign valloc pvalloc \
         malloc_usable_size free_sized free_aligned_sized cfree mallopt mallinfo mallinfo2 malloc_trim malloc_stats \
-        malloc_info reallocf malloc_size malloc_good_size nallocx sdallocx __libc_malloc __libc_free __libc_calloc \
+        malloc_info reallocf malloc_size malloc_good_size mallocx rallocx xallocx sallocx nallocx dallocx sdallocx __libc_malloc __libc_free __libc_calloc \
         __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc __libc_cfree __posix_memalign \
-        setrlimit setrlimit64 prlimit prlimit64 mlockall fork __register_atfork dlopen dlsym";
+        setrlimit setrlimit64 prlimit prlimit64 mlockall prctl fork __register_atfork dlopen dlsym";
     for name in names.split_whitespace() {
         assert!(defined.contains(&name), "{name} is missing");
     }

@@ -213,6 +213,65 @@ fn size_with_flags(size: usize, flags: c_int) -> usize {
     }
 }
 
+/// jemalloc's `MALLOCX_ZERO`. Its other flags choose caches and arenas, which are not here.
+const ZERO: c_int = 0x40;
+
+fn alloc_with_flags(size: usize, flags: c_int) -> Ptr {
+    match alignment_of(flags) {
+        1 if flags & ZERO == 0 => alloc(size),
+        1 => zeroed(1, size),
+        align => {
+            let p = strictly_aligned(align, size);
+            if !p.is_null() && flags & ZERO != 0 {
+                // SAFETY: a new block of that size at least.
+                unsafe { p.write_bytes(0, usable(p)) };
+            }
+            p
+        }
+    }
+}
+
+/// # Safety
+/// As for [`dealloc`].
+unsafe fn resize_with_flags(p: Ptr, size: usize, flags: c_int) -> Ptr {
+    if p.is_null() || flags & (0x3f | ZERO) != 0 {
+        let new = alloc_with_flags(size, flags);
+        if !p.is_null() && !new.is_null() {
+            // SAFETY: both are live, and no shorter than said.
+            unsafe {
+                new.copy_from_nonoverlapping(p, size.min(usable(p)));
+                dealloc(p);
+            }
+        }
+        return new;
+    }
+    // SAFETY: by contract. As much as nothing is still a block.
+    unsafe { resize(p, size.max(1)) }
+}
+
+/// jemalloc's `xallocx`, which may change the size of a block where it lies: this does not. The size it has.
+///
+/// # Safety
+/// As for [`usable`].
+unsafe fn resize_in_place(p: Ptr, _size: usize, _extra: usize, _flags: c_int) -> usize {
+    // SAFETY: by contract.
+    unsafe { usable(p) }
+}
+
+/// # Safety
+/// As for [`usable`].
+unsafe fn usable_with_flags(p: *const c_void, _flags: c_int) -> usize {
+    // SAFETY: by contract.
+    unsafe { usable(p) }
+}
+
+/// # Safety
+/// As for [`dealloc`].
+unsafe fn dealloc_by_flags(p: Ptr, _flags: c_int) {
+    // SAFETY: by contract.
+    unsafe { dealloc(p) }
+}
+
 /// # Safety
 /// As for [`dealloc_sized`].
 unsafe fn dealloc_with_flags(p: Ptr, size: usize, flags: c_int) {
@@ -428,12 +487,17 @@ export! {
     __posix_memalign(out: *mut Ptr, align: usize, size: usize) -> c_int = posix_aligned;
 }
 
-// BSD, macOS, jemalloc.
+// BSD, macOS, jemalloc: all of its calls that take or give blocks, as a program linked with it (BIND) would mix the two.
 export! {
     reallocf(p: Ptr, size: usize) -> Ptr = resize_or_free;
     malloc_size(p: *const c_void) -> usize = usable;
     malloc_good_size(size: usize) -> usize = good_size;
+    mallocx(size: usize, flags: c_int) -> Ptr = alloc_with_flags;
+    rallocx(p: Ptr, size: usize, flags: c_int) -> Ptr = resize_with_flags;
+    xallocx(p: Ptr, size: usize, extra: usize, flags: c_int) -> usize = resize_in_place;
+    sallocx(p: *const c_void, flags: c_int) -> usize = usable_with_flags;
     nallocx(size: usize, flags: c_int) -> usize = size_with_flags;
+    dallocx(p: Ptr, flags: c_int) = dealloc_by_flags;
     sdallocx(p: Ptr, size: usize, flags: c_int) = dealloc_with_flags;
 }
 

@@ -29,7 +29,7 @@ names! {
     malloc free calloc realloc reallocarray posix_memalign aligned_alloc memalign valloc pvalloc free_sized free_aligned_sized cfree
     malloc_usable_size mallopt mallinfo mallinfo2 malloc_trim malloc_stats malloc_info
     __libc_malloc __libc_free __libc_calloc __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc
-    vfork __vfork setrlimit setrlimit64 prlimit prlimit64 mlockall
+    vfork __vfork setrlimit setrlimit64 prlimit prlimit64 mlockall prctl
 }
 
 type Next = AtomicPtr<c_void>;

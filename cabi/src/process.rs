@@ -1,7 +1,7 @@
 //! The library in its process: what is said at exit, panics, and output without allocation.
 
 use core::arch::naked_asm;
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_ulong, c_void};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, Ordering};
 
@@ -187,13 +187,25 @@ fn lock_all(flags: c_int) -> c_int {
     unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int }
 }
 
-// Calls that count reserved addresses against the program, which it knows nothing of: they are given back first.
+/// # Safety
+/// As for `prctl(2)`.
+unsafe fn control(option: c_int, one: c_ulong, two: c_ulong, three: c_ulong, four: c_ulong) -> c_int {
+    // Who calls `seccomp(2)` itself promises this before.
+    if matches!(option, libc::PR_SET_SECCOMP | libc::PR_SET_NO_NEW_PRIVS) {
+        heap::before_filter();
+    }
+    // SAFETY: the caller's.
+    unsafe { libc::syscall(libc::SYS_prctl, option, one, two, three, four) as c_int }
+}
+
+// Calls that count reserved addresses against the program, which it knows nothing of: they are given back first. And `prctl`, which announces filters.
 export! {
     setrlimit(resource: c_int, new: *const libc::rlimit64) -> c_int = set_limit;
     setrlimit64(resource: c_int, new: *const libc::rlimit64) -> c_int = set_limit;
     prlimit(pid: libc::pid_t, resource: c_int, new: *const libc::rlimit64, old: *mut libc::rlimit64) -> c_int = limit;
     prlimit64(pid: libc::pid_t, resource: c_int, new: *const libc::rlimit64, old: *mut libc::rlimit64) -> c_int = limit;
     mlockall(flags: c_int) -> c_int = lock_all;
+    prctl(option: c_int, one: c_ulong, two: c_ulong, three: c_ulong, four: c_ulong) -> c_int = control;
 }
 
 slabwright_core::without_std! {

@@ -28,7 +28,12 @@ WEAK void free_aligned_sized(void *, size_t, size_t);
 WEAK void *reallocf(void *, size_t);
 WEAK size_t malloc_size(const void *);
 WEAK size_t malloc_good_size(size_t);
+WEAK void *mallocx(size_t, int);
+WEAK void *rallocx(void *, size_t, int);
+WEAK size_t xallocx(void *, size_t, size_t, int);
+WEAK size_t sallocx(const void *, int);
 WEAK size_t nallocx(size_t, int);
+WEAK void dallocx(void *, int);
 WEAK void sdallocx(void *, size_t, int);
 WEAK void cfree(void *);
 WEAK void *__libc_malloc(size_t);
@@ -49,8 +54,38 @@ static void misfits(void) {
     CHECK(mallopt(0, 1) == 0);
 }
 
+static int all_zero(const char *p, size_t from, size_t to) {
+    for (size_t i = from; i < to; i++)
+        if (p[i])
+            return 0;
+    return 1;
+}
+
+// jemalloc's calls, as they pass blocks among themselves and to malloc's. 0x40 asks for zeroes, small numbers are log2 of an alignment.
+static void jemalloc(void) {
+    for (size_t size = 1; size < 3 << 20; size = size * 3 / 2 + 1) {
+        char *p = malloc(size);
+        memset(p, 1, size);
+        free(p);
+        CHECK((p = mallocx(size, 0x40)) && all_zero(p, 0, sallocx(p, 0)));
+        memset(p, 1, sallocx(p, 0));
+        size_t old = sallocx(p, 0);
+        CHECK(old == malloc_usable_size(p) && xallocx(p, size, 100, 0) == old);
+        CHECK((p = rallocx(p, size * 2, 0x40 | 8)) && aligned_to(p, 256));
+        CHECK(p[0] == 1 && p[old < size * 2 ? old - 1 : size * 2 - 1] == 1);
+        CHECK(all_zero(p, old < size * 2 ? old : size * 2, sallocx(p, 0)));
+        sdallocx(p, size * 2, 8);
+        CHECK((p = mallocx(size, 12)) && aligned_to(p, 4096));
+        dallocx(rallocx(p, size / 2, 12), 12);
+        CHECK((p = rallocx(mallocx(size, 0), size + 1000, 1 << 20)));
+        free(p);
+    }
+    CHECK(mallocx(TOO_MUCH, 0) == NULL);
+}
+
 int main(void) {
     misfits();
+    jemalloc();
     for (size_t size = 0; size < 20000; size += 1 + size / 16) {
         void *p = malloc(size);
         CHECK(malloc_size(p) == malloc_usable_size(p) && malloc_size(p) >= size);

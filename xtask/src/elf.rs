@@ -55,6 +55,8 @@ const SYMBOLS: &[&str] = &[
     "prlimit",
     "prlimit64",
     "mlockall",
+    // It announces filters of system calls.
+    "prctl",
     // Libraries get this malloc, however they are bound.
     "dlopen",
     "dlsym",
@@ -62,7 +64,12 @@ const SYMBOLS: &[&str] = &[
     "reallocf",
     "malloc_size",
     "malloc_good_size",
+    "mallocx",
+    "rallocx",
+    "xallocx",
+    "sallocx",
     "nallocx",
+    "dallocx",
     "sdallocx",
     // operator new: plain, array, nothrow, aligned
     "_Znwm",
@@ -99,6 +106,7 @@ const SHARED_ONLY: &[&str] = &[
     "prlimit",
     "prlimit64",
     "mlockall",
+    "prctl",
     "dlopen",
     "dlsym",
 ];

@@ -14,6 +14,8 @@ use crate::types::{PAGE_SHIFT, PAGE_SIZE};
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 /// Bytes that the system lets the process have, `usize::MAX` for no limit.
 static SYSTEM: OnceNonZeroUsize = OnceNonZeroUsize::new();
+/// Bytes of memory that the machine had when it was asked.
+static INSTALLED: OnceNonZeroUsize = OnceNonZeroUsize::new();
 static ABORTS: AtomicBool = AtomicBool::new(Options::DEFAULT.abort);
 static CPUS: OnceNonZeroUsize = OnceNonZeroUsize::new();
 /// What [`table_cpus`] says.
@@ -73,7 +75,7 @@ fn masks() -> (Option<usize>, usize) {
     let mut mask = [0u64; 8];
     let address = (&raw mut mask).expose_provenance();
     // SAFETY: the buffer is as long as said.
-    let bytes = unsafe { sys::call(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address, 0, 0, 0]) };
+    let bytes = unsafe { sys::ask(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address, 0, 0, 0]) };
     // A filter of system calls may answer no bytes and no error.
     (bytes.ok().filter(|bytes| *bytes > 0).map(|bytes| bytes * 8), highest(&mask).map_or(1, |cpu| cpu + 1))
 }
@@ -96,7 +98,7 @@ pub(super) fn nodes() -> usize {
         let mut mask = [0u64; 16];
         let at = (&raw mut mask).expose_provenance();
         // SAFETY: the kernel writes at most as many bits as said.
-        let done = unsafe { sys::call(libc::SYS_get_mempolicy, [0, at, size_of_val(&mask) * 8, 0, MEMS_ALLOWED, 0]) };
+        let done = unsafe { sys::ask(libc::SYS_get_mempolicy, [0, at, size_of_val(&mask) * 8, 0, MEMS_ALLOWED, 0]) };
         highest(&mask).filter(|_| done.is_ok()).map_or(1, |node| node + 1).min(MAX_NODES)
     })
 }
@@ -112,7 +114,7 @@ pub(super) fn current_node() -> usize {
     }
     let mut node = 0u32;
     // SAFETY: the kernel writes one word.
-    let done = unsafe { sys::call(libc::SYS_getcpu, [0, (&raw mut node).expose_provenance(), 0, 0, 0, 0]) };
+    let done = unsafe { sys::ask(libc::SYS_getcpu, [0, (&raw mut node).expose_provenance(), 0, 0, 0, 0]) };
     if done.is_ok() { node as usize % MAX_NODES } else { 0 }
 }
 
@@ -126,7 +128,7 @@ pub(super) fn bind(at: usize, len: usize, node: usize) {
     let mask = (0..64).filter(|n| n % MAX_NODES == node).fold(0u64, |mask, n| mask | 1 << n);
     let mask = (&raw const mask).expose_provenance();
     // SAFETY: the range is the caller's, the mask of 64 bits is readable.
-    let _ = unsafe { sys::call(libc::SYS_mbind, [at, len, MPOL_PREFERRED_MANY, mask, 64, 0]) };
+    let _ = unsafe { sys::ask(libc::SYS_mbind, [at, len, MPOL_PREFERRED_MANY, mask, 64, 0]) };
 }
 
 /// Pages that may be used at most: the option. Resource limits are the kernel's to enforce, where memory is mapped.
@@ -149,7 +151,8 @@ pub(super) fn pressure() -> u64 {
 
 /// Pages that there are at most: of the machine, or within the limits.
 pub(super) fn memory() -> u64 {
-    sys::installed().min(system_limit()) >> PAGE_SHIFT
+    let installed = once(&INSTALLED, || usize::try_from(sys::installed()).unwrap_or(usize::MAX));
+    (installed as u64).min(system_limit()) >> PAGE_SHIFT
 }
 
 /// That least limit in bytes; `u64::MAX` for none.

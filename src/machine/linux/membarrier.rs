@@ -9,7 +9,7 @@ const ONE_CPU: usize = 1;
 
 fn call(command: usize, flags: usize, cpu: usize) -> Result<usize, sys::Errno> {
     // SAFETY: touches no memory of ours.
-    unsafe { sys::call(libc::SYS_membarrier, [command, flags, cpu, 0, 0, 0]) }
+    unsafe { sys::ask(libc::SYS_membarrier, [command, flags, cpu, 0, 0, 0]) }
 }
 
 /// Announces the use of [`restart`]; false where the kernel (before 5.10) has none.

@@ -157,7 +157,7 @@ impl Uffd {
         }
         let flags = Uffd::USER_MODE_ONLY | libc::O_CLOEXEC as usize;
         // SAFETY: a new descriptor of our own.
-        let fd = unsafe { sys::call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0]) };
+        let fd = unsafe { sys::ask(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0]) };
         let fd = fd.inspect_err(|&error| Uffd::refused(error)).ok()?;
         let set_up = Uffd::ioctl(fd, Uffd::API, &mut [0xaa_u64, Uffd::FEATURE_MOVE, 0])
             .and_then(|_| Uffd::ioctl(fd, Uffd::REGISTER, &mut [start as u64, len as u64, Uffd::MODE_MISSING, 0]));
@@ -231,7 +231,7 @@ fn release() -> (u64, u64) {
     // SAFETY: all zero is a valid value of this structure of byte arrays.
     let mut name: libc::utsname = unsafe { core::mem::zeroed() };
     // SAFETY: the kernel fills the structure.
-    let done = unsafe { sys::call(libc::SYS_uname, [(&raw mut name).expose_provenance(), 0, 0, 0, 0, 0]) };
+    let done = unsafe { sys::ask(libc::SYS_uname, [(&raw mut name).expose_provenance(), 0, 0, 0, 0, 0]) };
     if done.is_err() {
         return (0, 0);
     }
@@ -423,7 +423,7 @@ pub(super) fn resident(at: usize) -> Option<[u8; SLOT / PAGE_SIZE]> {
     let mut pages = [0u8; SLOT / PAGE_SIZE];
     let to = (&raw mut pages).expose_provenance();
     // SAFETY: the vector holds a byte for each page of the range: the kernel only looks at it.
-    unsafe { sys::call(libc::SYS_mincore, [at, SLOT, to, 0, 0, 0]) }.ok().map(|_| pages)
+    unsafe { sys::ask(libc::SYS_mincore, [at, SLOT, to, 0, 0, 0]) }.ok().map(|_| pages)
 }
 
 /// Mappings that moving is believed to have added so far, for tests.

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char, c_long};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// An error number as the kernel returns it, positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,26 @@ pub(super) unsafe fn call(number: c_long, args: [usize; 6]) -> Result<usize, Err
     if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
 }
 
+/// Whether the program restricts its system calls.
+static CONFINED: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`ask`] makes no call.
+pub(super) fn confine() {
+    CONFINED.store(true, Relaxed);
+}
+
+/// A system call that can be done without, and that nobody expects of a malloc: a filter may end the program for the attempt.
+///
+/// # Safety
+/// As for [`call`].
+pub(super) unsafe fn ask(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    if CONFINED.load(Relaxed) {
+        return Err(Errno(libc::ENOSYS));
+    }
+    // SAFETY: the caller's.
+    unsafe { call(number, args) }
+}
+
 /// Flags of a private anonymous mapping that reserves nothing.
 const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
@@ -85,7 +105,7 @@ pub(super) fn lines(path: &CStr, mut each: impl FnMut(&[u8])) {
     const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
     let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
     // SAFETY: `path` ends in a zero byte.
-    let fd = unsafe { call(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) };
+    let fd = unsafe { ask(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) };
     let Ok(fd) = fd else { return };
     let mut buffer = [0u8; 2048];
     let (mut held, mut skipping) = (0, false);
@@ -119,7 +139,7 @@ pub(super) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8
     const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
     let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
     // SAFETY: `path` ends in a zero byte.
-    let fd = unsafe { call(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) }.ok()?;
+    let fd = unsafe { ask(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) }.ok()?;
     // SAFETY: the buffer is valid for its length; the descriptor is ours.
     let got = unsafe {
         let got = call(libc::SYS_read, [fd, buffer.as_mut_ptr().expose_provenance(), buffer.len(), 0, 0, 0]);
@@ -140,7 +160,7 @@ pub(super) fn rlimit(resource: Resource) -> u64 {
     let mut limit = [u64::MAX; 2];
     // SAFETY: the kernel writes a `struct rlimit64` of two words.
     let done =
-        unsafe { call(libc::SYS_prlimit64, [0, resource as usize, 0, (&raw mut limit).expose_provenance(), 0, 0]) };
+        unsafe { ask(libc::SYS_prlimit64, [0, resource as usize, 0, (&raw mut limit).expose_provenance(), 0, 0]) };
     if done.is_ok() { limit[0] } else { u64::MAX }
 }
 
@@ -148,16 +168,15 @@ pub(super) fn rlimit(resource: Resource) -> u64 {
 pub(super) fn installed() -> u64 {
     let mut info = core::mem::MaybeUninit::<libc::sysinfo>::zeroed();
     // SAFETY: the kernel writes a `struct sysinfo`, whose fields are numbers: zeroes are valid.
-    let (done, info) = unsafe {
-        (call(libc::SYS_sysinfo, [info.as_mut_ptr().expose_provenance(), 0, 0, 0, 0, 0]), info.assume_init())
-    };
+    let (done, info) =
+        unsafe { (ask(libc::SYS_sysinfo, [info.as_mut_ptr().expose_provenance(), 0, 0, 0, 0, 0]), info.assume_init()) };
     if done.is_ok() { info.totalram.saturating_mul(u64::from(info.mem_unit)) } else { u64::MAX }
 }
 
 /// Lets another thread run.
 pub(super) fn pause() {
     // SAFETY: no arguments.
-    let _ = unsafe { call(libc::SYS_sched_yield, [0; 6]) };
+    let _ = unsafe { ask(libc::SYS_sched_yield, [0; 6]) };
 }
 
 /// A value of the auxiliary vector; 0 where there is none.

@@ -1,0 +1,75 @@
+// Programs that are ended for a system call that the C library's malloc would not make, as sshd's and chronyd's filters have it.
+//: modes: preload norseq so
+//: run: used
+//: run: fresh
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "check.h"
+
+#define ALLOW(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+static void confine(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        // Memory and locks.
+        ALLOW(brk), ALLOW(mmap), ALLOW(munmap), ALLOW(mremap), ALLOW(mprotect), ALLOW(madvise), ALLOW(futex),
+        // Threads, and the end.
+        ALLOW(clone), ALLOW(clone3), ALLOW(rseq), ALLOW(set_robust_list), ALLOW(rt_sigprocmask), ALLOW(rt_sigaction), ALLOW(exit), ALLOW(exit_group),
+        ALLOW(write), ALLOW(getpid), ALLOW(clock_gettime), ALLOW(getrandom),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+static void work(void) {
+    enum { MANY = 2000 };
+    static __thread char *blocks[MANY];
+    for (size_t round = 0; round < 3; round++) {
+        for (size_t i = 0; i < MANY; i++) {
+            size_t size = i % 500 ? i * 37 % 70000 : (i / 500 + 1) << 23;
+            CHECK((blocks[i] = malloc(size + 16)));
+            mark(blocks[i], 16, (int)i);
+        }
+        for (size_t i = 0; i < MANY; i++) {
+            CHECK((blocks[i] = realloc(blocks[i], i % 100 ? i * 91 % 90000 + 16 : i << 12 | 16)));
+            CHECK(marked(blocks[i], 16, (int)i));
+        }
+        for (size_t i = 0; i < MANY; i++)
+            free(blocks[i]);
+        malloc_trim(0);
+    }
+    void *zeroes = calloc(1, 100 << 20);
+    CHECK(zeroes);
+    free(zeroes);
+}
+
+static void *on_cpu(void *cpu) {
+    if (cpu)
+        run_on((int)(long)cpu - 1);
+    work();
+    return NULL;
+}
+
+int main(int count, char **arguments) {
+    CHECK(count == 2);
+    if (!strcmp(arguments[1], "used"))
+        for (long cpu = 0; cpu < 2; cpu++) {
+            pthread_t thread;
+            CHECK(pthread_create(&thread, NULL, on_cpu, (void *)(cpu + 1)) == 0 && pthread_join(thread, NULL) == 0);
+        }
+    confine();
+    work();
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, on_cpu, NULL) == 0);
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    return 0;
+}

@@ -221,7 +221,7 @@ fn alloc_with_flags(size: usize, flags: c_int) -> Ptr {
         1 if flags & ZERO == 0 => alloc(size),
         1 => zeroed(1, size),
         align => {
-            let p = strictly_aligned(align, size);
+            let p = or_no_memory(aligned(align, size));
             if !p.is_null() && flags & ZERO != 0 {
                 // SAFETY: a new block of that size at least.
                 unsafe { p.write_bytes(0, usable(p)) };

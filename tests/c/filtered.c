@@ -2,6 +2,7 @@
 //: modes: preload norseq so
 //: run: used
 //: run: fresh
+//: run: inherited
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <malloc.h>
@@ -23,6 +24,18 @@ static void confine(void) {
         ALLOW(clone), ALLOW(clone3), ALLOW(rseq), ALLOW(set_robust_list), ALLOW(rt_sigprocmask), ALLOW(rt_sigaction), ALLOW(exit), ALLOW(exit_group),
         ALLOW(write), ALLOW(getpid), ALLOW(clock_gettime), ALLOW(getrandom),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+// As in a service of systemd's with `SystemCallFilter=@system-service`.
+static void forbid_mincore(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mincore, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
     CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
@@ -59,6 +72,15 @@ static void *on_cpu(void *cpu) {
 
 int main(int count, char **arguments) {
     CHECK(count == 2);
+    if (!strcmp(arguments[1], "inherited")) {
+        forbid_mincore();
+        execl("/proc/self/exe", arguments[0], "confined before", NULL);
+        return 1;
+    }
+    if (!strcmp(arguments[1], "confined before")) {
+        work();
+        return 0;
+    }
     if (!strcmp(arguments[1], "used"))
         for (long cpu = 0; cpu < 2; cpu++) {
             pthread_t thread;

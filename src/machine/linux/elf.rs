@@ -109,7 +109,8 @@ pub(super) unsafe fn symbol(base: usize, name: &CStr) -> Option<usize> {
 /// Names that the object does not define, or that `instead` knows nothing of, stay as they are. Each is taken to have one version.
 ///
 /// # Safety
-/// As for [`find`]; no other thread is in here, and each replacement can stand for what it replaces.
+/// At `base` lies the header of a shared object as the loader mapped it, for good; no other thread is in here, and each replacement can stand
+/// for what it replaces.
 pub unsafe fn redefine<'a>(
     base: usize,
     names: impl Iterator<Item = &'a CStr> + Clone,

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char, c_long};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// An error number as the kernel returns it, positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +70,19 @@ pub(super) unsafe fn ask(number: c_long, args: [usize; 6]) -> Result<usize, Errn
     unsafe { call(number, args) }
 }
 
+/// 0: not known; 1: no; 2: yes.
+static FILTERED: AtomicU8 = AtomicU8::new(0);
+
+/// Whether system calls went through a filter when this was first asked.
+pub(super) fn is_filtered() -> bool {
+    if FILTERED.load(Relaxed) == 0 {
+        // SAFETY: asks; touches no memory.
+        let mode = unsafe { ask(libc::SYS_prctl, [libc::PR_GET_SECCOMP as usize, 0, 0, 0, 0, 0]) };
+        FILTERED.store(if mode == Ok(0) { 1 } else { 2 }, Relaxed);
+    }
+    FILTERED.load(Relaxed) == 2
+}
+
 /// Flags of a private anonymous mapping that reserves nothing.
 const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
@@ -102,11 +115,7 @@ pub(super) fn madvise(at: usize, len: usize, advice: i32) -> Result<(), Errno> {
 
 /// Shows the lines of a file, those that are not too long for the name of a file to be in them whole.
 pub(super) fn lines(path: &CStr, mut each: impl FnMut(&[u8])) {
-    const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
-    let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
-    // SAFETY: `path` ends in a zero byte.
-    let fd = unsafe { ask(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) };
-    let Ok(fd) = fd else { return };
+    let Some(fd) = open(path) else { return };
     let mut buffer = [0u8; 2048];
     let (mut held, mut skipping) = (0, false);
     loop {
@@ -134,12 +143,18 @@ pub(super) fn lines(path: &CStr, mut each: impl FnMut(&[u8])) {
     let _ = unsafe { call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
 }
 
-/// Reads the start of a file into `buffer`; the bytes read.
-pub(super) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+/// A new descriptor for reading a file.
+#[inline(always)]
+pub(super) fn open(path: &CStr) -> Option<usize> {
     const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
     let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
     // SAFETY: `path` ends in a zero byte.
-    let fd = unsafe { ask(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) }.ok()?;
+    unsafe { ask(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) }.ok()
+}
+
+/// Reads the start of a file into `buffer`; the bytes read.
+pub(super) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let fd = open(path)?;
     // SAFETY: the buffer is valid for its length; the descriptor is ours.
     let got = unsafe {
         let got = call(libc::SYS_read, [fd, buffer.as_mut_ptr().expose_provenance(), buffer.len(), 0, 0, 0]);

@@ -5,8 +5,9 @@ use core::fmt::Write;
 use core::ptr;
 use core::sync::atomic::Ordering;
 
+use super::exchange::FIRST_REFILL;
 use super::node::slab_of;
-use super::{CacheNode, FIRST_CREATED, FIRST_REFILL, Slab, SlabFlags};
+use super::{CacheNode, FIRST_CREATED, Slab, SlabFlags};
 use super::{runs, sheaf};
 use crate::machine::{MAX_CACHES, Machine, Word};
 use crate::types::Line;

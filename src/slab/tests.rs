@@ -1,15 +1,19 @@
 //! The slab layer on simulated machines, against an oracle that knows every object.
 
+use core::sync::atomic::AtomicUsize;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
+use super::barn::TOGETHER;
 use super::classes::{NR_CLASSES, class_of, class_size};
-use core::sync::atomic::AtomicUsize;
-
+use super::layout::MapPlace;
+use super::tag::is_foreign;
 use super::*;
 use crate::config::Options;
 use crate::machine::sim::{Hostile, Sim};
 use crate::machine::{Frames, ZoneKind};
+use crate::page::PageList;
+use crate::types::{PAGE_SIZE, PfnRange};
 
 struct World {
     m: Sim,

@@ -36,7 +36,10 @@ mod backing;
 mod index;
 mod mapping;
 mod node;
+mod observe;
+mod purge;
 mod realloc;
+mod slots;
 mod source;
 mod space;
 #[cfg(test)]
@@ -45,11 +48,10 @@ mod tree;
 mod usage;
 
 use core::marker::PhantomData;
-use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{
     AtomicU32, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed},
 };
 
 pub use source::FrameSource;
@@ -58,36 +60,24 @@ pub use space::Figures;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, non_null};
-use crate::page::Kind;
 use crate::paging::Level;
-use crate::paging::x86_64::{Slot, SlotState};
-use crate::sync::{Fork, Guard, Lock};
+use crate::paging::x86_64::SlotState;
+use crate::sync::{Fork, Lock};
 use crate::types::{Caller, Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use index::Index;
 use node::{Ref, State};
-use space::{Space, WATCHED, round_up};
-use usage::{Count, Usage};
+use slots::Since;
+use space::{Space, round_up};
+use usage::Usage;
 
 /// Areas above which new ones are placed without room to grow, so that neighbouring mappings merge: a sixteenth of the
 /// usual limit on mappings.
 const COMPACT: usize = 4096;
 /// Least and most room to grow that is left between areas.
 const ROOM: (usize, usize) = (16 << 20, 1 << 30);
-/// Freed ranges kept at most.
-const RETAINED_RANGES: usize = 512;
-/// The part of what is in use that is kept besides what may be wanted again.
-const RETAINED_PART: usize = 32;
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
 /// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
-/// Most bytes in areas that have huge pages and of whose kind nothing is known. Who reserves more without meaning to fill it often does.
-const HOPED: usize = 1 << 30;
-/// The same where zeroes are asked for, much of which may be left as they are.
-const HOPED_ZEROED: usize = 32 << 20;
-/// Bytes given back between two looks at the clock.
-const PIECE: usize = 64 << 20;
-/// Ranges purged between two takings of the lock.
-const BATCH: usize = 16;
 
 /// Why an area could not be freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -369,165 +359,6 @@ impl<M: Machine> Vmalloc<M> {
         built
     }
 
-    /// Settles how `area`, in transit and fresh from offset `from` on (or `cleaned`), is to be backed there, and which part of it
-    /// is to tell whether that was right.
-    #[allow(clippy::too_many_arguments)]
-    fn foresee<P: FrameSource<M>>(
-        &self,
-        m: &M,
-        pages: &P,
-        area: Ref,
-        size: usize,
-        gfp: Gfp,
-        from: usize,
-        cleaned: bool,
-    ) {
-        if M::OWNS_FRAMES {
-            return;
-        }
-        let (start, mapped) = (area.start.get(), area.mapped.get());
-        let slots = (mapped.next_multiple_of(Self::SLOT) - from) / Self::SLOT;
-        let mut space = self.space.lock(m);
-        let outlook = Self::outlook(pages, &space, size, gfp);
-        // The first slots tell of areas like it that fill from the front; where there was none yet, one in the middle tells more.
-        let (first, probes) = match outlook {
-            Usage::Hoped => (slots.saturating_sub(1) / 2, slots.min(1)),
-            Usage::Dense => (0, space.history.probes(slots)),
-            _ if cleaned && !space.history.looks_at_cleaned() => (0, 0),
-            _ => (0, slots),
-        };
-        drop(space);
-        let probe = (from + first * Self::SLOT, from + (first + probes) * Self::SLOT);
-        if matches!(outlook, Usage::Dense | Usage::Hoped) {
-            for (from, to) in [(from, probe.0), (probe.1, mapped)] {
-                if from < to {
-                    m.advise(start + from, to - from, true);
-                }
-            }
-        } else if area.is_dense() {
-            m.advise(start, mapped, false);
-        }
-        area.usage.set(outlook);
-        area.probe.set(if probes > 0 { probe } else { (0, 0) });
-    }
-
-    /// How an area of `size` bytes is likely to be used; `Unknown` also where it is to have small pages for other reasons.
-    fn outlook<P: FrameSource<M>>(pages: &P, space: &Space, size: usize, gfp: Gfp) -> Usage {
-        // Where more is asked for than there is, not all of it will be touched. And each such area is a mapping of its own.
-        if pages.pressed() || space.areas.len() > COMPACT {
-            return Usage::Unknown;
-        }
-        let hoped = space.figures.hoped_bytes.saturating_add(size);
-        match space.history.expects(size) {
-            Usage::Dense => Usage::Dense,
-            // Who wants it zeroed may be about to leave much of it that way; who does not will write what is to be read.
-            Usage::Unknown if hoped <= if gfp.has(Gfp::ZERO) { HOPED_ZEROED } else { HOPED } => {
-                let hopeless = gfp.has(Gfp::ZERO) && space.history.leaves_zero(size);
-                if !hopeless && pages.affords((hoped >> PAGE_SHIFT) as u64) { Usage::Hoped } else { Usage::Unknown }
-            }
-            _ => Usage::Unknown,
-        }
-    }
-
-    /// Looks at how `area`, of `size` bytes and in transit, was used, learns from it, and asks for huge pages, or for none, in all of
-    /// it.
-    fn judge(&self, m: &M, area: Ref, size: usize) -> Usage {
-        let usage = Self::sample(m, area.start.get(), area.probe.get());
-        if usage != Usage::Unknown {
-            self.space.lock(m).history.learn(size, usage);
-            area.probe.set((0, 0));
-            let dense = usage == Usage::Dense;
-            if area.is_dense() || dense {
-                m.advise(area.start.get(), area.mapped.get(), dense);
-            }
-            area.usage.set(usage);
-        }
-        usage
-    }
-
-    /// How the slots in `probe`, offsets from `start`, were used.
-    fn sample(m: &M, start: usize, probe: (usize, usize)) -> Usage {
-        let mut count = Count::default();
-        for (nth, slot) in usage::samples((probe.1 - probe.0) / Self::SLOT).enumerate() {
-            if nth == 2 && count.is_silent() {
-                break;
-            }
-            let (pages, leading) = m.backed_pages(start + probe.0 + slot * Self::SLOT);
-            count.add(pages, leading, Self::SLOT / PAGE_SIZE);
-        }
-        count.usage()
-    }
-
-    /// Takes note that `area`, in transit, reads zero from offset `from` on without having been written to, if that is to be looked at.
-    fn remember_zeroes(&self, m: &M, area: Ref, size: usize, from: usize) {
-        if from < size && self.space.lock(m).history.looks_at_zeroed(size) {
-            area.zeroed.set((from, size.next_multiple_of(Self::SLOT)));
-        }
-    }
-
-    /// Looks at how much of what `area`, of `size` bytes and in transit, was given as zeroes of the system's was written to, and learns
-    /// from it.
-    fn judge_zeroed(&self, m: &M, area: Ref, size: usize) {
-        let (from, to) = area.zeroed.replace((0, 0));
-        let (mut pages, mut all) = (0, 0);
-        for (nth, slot) in usage::spread(to.saturating_sub(from) / Self::SLOT).enumerate() {
-            if nth == 2 && pages == 0 {
-                break;
-            }
-            let at = from + slot * Self::SLOT;
-            let within = size.saturating_sub(at).min(Self::SLOT) / PAGE_SIZE;
-            pages += m.backed_pages(area.start.get() + at).0.min(within);
-            all += within;
-        }
-        if all > 0 {
-            self.space.lock(m).history.learn_filled(size, 2 * pages > all);
-        }
-    }
-
-    /// Notes that `area` should be looked at.
-    fn watch(space: &mut Space, area: Ref) {
-        if area.probe.get() != (0, 0) {
-            space.watched.rotate_right(1);
-            space.watched[0] = area.start.get();
-        }
-    }
-
-    /// Looks at the areas made of late. They may be freed meanwhile: then what is learned was true a moment ago, and the worst
-    /// is advice to a range that has no use for it.
-    fn observe(&self, m: &M) {
-        for nth in 0..if M::OWNS_FRAMES { 0 } else { WATCHED } {
-            let mut space = self.space.lock(m);
-            let start = space.watched[nth];
-            let known = |space: &Space| {
-                let area = space.areas.at(start).filter(|area| area.state.get() == State::Busy)?;
-                (area.probe.get() != (0, 0)).then_some((area, area.probe.get()))
-            };
-            let Some((_, probe)) = known(&space).filter(|_| start != 0) else {
-                space.watched[nth] = 0;
-                continue;
-            };
-            drop(space);
-            let usage = Self::sample(m, start, probe);
-            if usage == Usage::Unknown {
-                continue;
-            }
-            let mut space = self.space.lock(m);
-            space.watched[nth] = 0;
-            let Some((area, _)) = known(&space).filter(|known| known.1 == probe) else { continue };
-            space.uncount_hope(area);
-            space.history.learn(area.size.get(), usage);
-            area.probe.set((0, 0));
-            let dense = usage == Usage::Dense;
-            let advise = area.is_dense() || dense;
-            area.usage.set(usage);
-            let mapped = area.mapped.get();
-            drop(space);
-            if advise {
-                m.advise(start, mapped, dense);
-            }
-        }
-    }
-
     /// How many bytes are mapped for an area of `size` bytes.
     fn mapped_for(size: usize) -> usize {
         let tail = size & (Self::SLOT - 1);
@@ -637,57 +468,6 @@ impl<M: Machine> Vmalloc<M> {
         Ok(())
     }
 
-    /// Gives ranges back, oldest first, that are more than may be kept.
-    fn purge_excess<P: FrameSource<M>>(&self, m: &M, pages: &P, space: Guard<Space, M>, may_block: bool) {
-        let bound = self.bound(m, &space);
-        let excess = |figures: &Figures| match figures.retained_bytes.saturating_sub(bound) {
-            0 if figures.retained > RETAINED_RANGES => usize::MAX,
-            excess => excess,
-        };
-        let any = excess(&space.figures) > 0;
-        drop(space);
-        if any && may_block {
-            self.purge_while(m, pages, excess);
-        }
-    }
-
-    /// Bytes of freed ranges that may be kept: as many as may be wanted again, within limits, and a few. Owned frames are scarcer.
-    fn bound(&self, m: &M, space: &Space) -> usize {
-        let busy = space.figures.held_bytes;
-        let wanted = usize::try_from(space.demand.wanted()).unwrap_or(usize::MAX);
-        let few = self.few(&space.figures);
-        let most = if M::OWNS_FRAMES {
-            (space.window() / 8).min(32 << 20)
-        } else {
-            let pages = usize::try_from(m.budget().min(m.pressure()) / 4).unwrap_or(usize::MAX);
-            pages.saturating_mul(PAGE_SIZE).min(space.window() / 2)
-        };
-        few.saturating_add(wanted.saturating_sub(busy)).min(most)
-    }
-
-    /// Freed bytes that are kept whether or not they may be wanted again.
-    fn few(&self, figures: &Figures) -> usize {
-        (!self.not_retained.load(Relaxed)).saturating_add(figures.busy_bytes / RETAINED_PART)
-    }
-
-    /// Sets how many freed bytes are kept in any case; `usize::MAX` for as many as there may be.
-    pub fn set_retained(&self, bytes: usize) {
-        self.not_retained.store(!bytes, Relaxed);
-    }
-
-    /// A window of time ends.
-    pub fn turn(&self, m: &M) {
-        let mut space = self.space.lock(m);
-        let busy = space.figures.held_bytes as u64;
-        space.demand.turn(busy);
-    }
-
-    /// Whether something will have to go back if nothing is wanted from now on.
-    pub fn will_idle(&self, m: &M) -> bool {
-        let figures = self.space.lock(m).figures;
-        figures.retained_bytes > self.few(&figures)
-    }
-
     /// The busy area that begins at `address`, or what is wrong with the address.
     fn find(m: &M, space: &mut Space, address: usize) -> Result<Ref, Defect> {
         match space.area_of(address) {
@@ -724,93 +504,6 @@ impl<M: Machine> Vmalloc<M> {
         }
         let mut space = self.space.acquire(m, may_block).ok_or(Defect::Foreign)?;
         Self::find(m, &mut space, address).map(|area| area.size.get())
-    }
-
-    /// Gives all retained ranges back to the system. Returns pages.
-    pub fn purge<P: FrameSource<M>>(&self, m: &M, pages: &P) -> u64 {
-        self.purge_while(m, pages, |_| usize::MAX)
-    }
-
-    /// Gives retained ranges back, the oldest first, while `short` says that memory is. Returns pages.
-    pub fn relieve<P: FrameSource<M>>(&self, m: &M, pages: &P, short: impl Fn() -> bool) -> u64 {
-        let mut purged = 0;
-        while short() {
-            let before = self.stats(m).retained;
-            // One at a time: what it gives back counts from when it is gone.
-            purged += self.purge_while(m, pages, |figures| if figures.retained == before { usize::MAX } else { 0 });
-            if before == 0 {
-                break;
-            }
-        }
-        purged
-    }
-
-    /// Gives ranges back, the oldest first, that are more than may be wanted again, until the clock says `until`. Returns pages.
-    pub fn give_back_excess<P: FrameSource<M>>(&self, m: &M, pages: &P, until: u64) -> u64 {
-        self.observe(m);
-        let mut gone = 0;
-        while m.now_ms() < until {
-            let space = self.space.lock(m);
-            let (retained, bound) = (space.figures.retained_bytes, self.bound(m, &space));
-            drop(space);
-            if retained <= bound {
-                break;
-            }
-            let goal = bound.max(retained.saturating_sub(PIECE));
-            gone += self.purge_while(m, pages, |figures| figures.retained_bytes.saturating_sub(goal));
-        }
-        gone
-    }
-
-    /// Gives up to `bytes` of retained ranges back, the oldest first. Returns pages.
-    pub fn give_up<P: FrameSource<M>>(&self, m: &M, pages: &P, bytes: usize) -> u64 {
-        let goal = self.space.lock(m).figures.retained_bytes.saturating_sub(bytes);
-        self.purge_while(m, pages, |figures| figures.retained_bytes.saturating_sub(goal))
-    }
-
-    /// Purges retained ranges, oldest first, while `more` of the figures says how many bytes are to go.
-    fn purge_while<P: FrameSource<M>>(&self, m: &M, pages: &P, more: impl Fn(&Figures) -> usize) -> u64 {
-        let mut purged = 0;
-        loop {
-            let mut batch: [Option<Ref>; BATCH] = [None; BATCH];
-            let mut space = self.space.lock(m);
-            for place in &mut batch {
-                let Some(oldest) = space.oldest() else { break };
-                let part = more(&space.figures);
-                if part == 0 {
-                    break;
-                }
-                space.take(oldest);
-                *place = Some(oldest);
-                if !M::OWNS_FRAMES
-                    && part < oldest.len.get() - Self::SLOT
-                    && let Some(rest) = space.split(oldest, part.next_multiple_of(Self::SLOT), PAGE_SHIFT)
-                {
-                    space.retain(rest);
-                }
-            }
-            drop(space);
-            let mapped = |area: &Ref| area.start.get()..area.start.get() + area.len.get() - Self::GUARD;
-            if M::OWNS_FRAMES {
-                // One flush of the TLBs for the whole batch; only then do the frames go back.
-                batch.iter().flatten().for_each(|area| m.flush_cache(mapped(area)));
-                m.unmap_all(batch.iter().flatten().map(mapped));
-                for area in batch.iter().flatten() {
-                    purged += self.vacate_unmapped(m, pages, area, mapped(area).len());
-                }
-            } else {
-                for area in batch.iter().flatten() {
-                    purged += self.vacate(m, pages, area, mapped(area).len());
-                }
-            }
-            if batch[BATCH - 1].is_none() {
-                break;
-            }
-        }
-        if purged > 0 {
-            self.space.lock(m).figures.purged += purged;
-        }
-        purged
     }
 
     /// The sums and counts.
@@ -924,134 +617,4 @@ impl<M: Machine> Vmalloc<M> {
             None => Ok(space.figures),
         }
     }
-
-    /// The lock, with the window open and at least `nodes` nodes in the pool. Memory for them is taken outside the lock.
-    fn prepare<'a, P: FrameSource<M>>(
-        &'a self,
-        m: &'a M,
-        pages: &P,
-        gfp: Gfp,
-        nodes: usize,
-    ) -> Option<Guard<'a, Space, M>> {
-        let window = m.window();
-        if window.len() < Self::SLOT {
-            return None;
-        }
-        loop {
-            let mut space = self.space.acquire(m, gfp.may_block())?;
-            space.open(window.start, window.end, M::SLOT_SHIFT, Self::GUARD);
-            let table = space.index.root().is_some();
-            if table && space.window() > 0 && space.pool.len() >= nodes {
-                return Some(space);
-            }
-            drop(space);
-            if !gfp.may_block() {
-                return None;
-            }
-            let page = Self::own_page(m, pages, gfp)?;
-            let mut space = self.space.lock(m);
-            self.adopt(m, &mut space, page, table);
-        }
-    }
-
-    /// Makes the tables for the slots of a range. False where there is no memory for them.
-    fn tables<P: FrameSource<M>>(&self, m: &M, pages: &P, gfp: Gfp, start: usize, len: usize) -> bool {
-        loop {
-            let mut space = self.space.lock(m);
-            let lacking = space.index.lacking(m, start, len);
-            if lacking == 0 && space.index.update(m, start, len, true, |_, slot| slot) {
-                return true;
-            }
-            drop(space);
-            for _ in 0..lacking.max(1) {
-                let Some(page) = Self::own_page(m, pages, gfp) else { return false };
-                let mut space = self.space.lock(m);
-                self.adopt(m, &mut space, page, false);
-            }
-        }
-    }
-
-    /// A page for nodes or tables, zeroed.
-    fn own_page<P: FrameSource<M>>(m: &M, pages: &P, gfp: Gfp) -> Option<Pfn> {
-        let allowed = gfp.0 & (Gfp::RECLAIM.0 | Gfp::IO.0 | Gfp::FS.0 | Gfp::NORETRY.0 | Gfp::HIGH.0);
-        pages.alloc_pages(m, Gfp(allowed | Gfp::ZERO.0), Order::ZERO, None)
-    }
-
-    /// Uses a page for nodes, or for tables.
-    #[allow(unsafe_code)]
-    fn adopt(&self, m: &M, space: &mut Space, page: Pfn, for_nodes: bool) {
-        space.figures.own_pages += 1;
-        m.page(page).set_kind(Kind::Reserved, Order::ZERO);
-        if for_nodes {
-            if let Some(at) = NonNull::new(m.virt(page)) {
-                // SAFETY: the page was just allocated and is given to the pool for ever.
-                unsafe { space.pool.add(at) }
-            }
-        } else {
-            // SAFETY: the page was just allocated, zeroed, and is given to the index for ever.
-            unsafe { space.index.put_by(m, page) }
-            if let Some(root) = space.index.root() {
-                // Release, pairs with the Acquire in `usable_size`.
-                self.not_root.store(!root.0, Release);
-            }
-        }
-    }
-
-    /// Hands `area` out with `size` bytes.
-    fn publish(m: &M, space: &mut Space, area: Ref, size: usize) {
-        space.hand_out(area, size);
-        space.index.set_pages(m, area.start.get(), size >> PAGE_SHIFT);
-    }
-
-    /// Takes a busy `area` back: it is in transit.
-    fn withdraw(m: &M, space: &mut Space, area: Ref) {
-        space.index.set_pages(m, area.start.get(), 0);
-        space.take(area);
-    }
-
-    /// Counts the slots of a range by what they hold.
-    fn survey(&self, m: &M, space: &mut Space, start: usize, len: usize) -> Survey {
-        let generation = self.generation.load(Relaxed);
-        let mut survey = Survey { dirty: 0, range: start..start, shared: false };
-        space.index.look(m, start, len, |at, slot| {
-            if slot.state() == SlotState::Dirty {
-                survey.dirty += 1;
-                survey.range = if survey.dirty == 1 { at } else { survey.range.start }..at + Self::SLOT;
-                survey.shared |= !M::OWNS_FRAMES && !slot.of_generation(generation);
-            }
-        });
-        survey
-    }
-
-    /// Marks the slots of `[from, to)` as handed out.
-    fn mark(&self, m: &M, space: &mut Space, from: usize, to: usize, since: Since) {
-        let generation = self.generation.load(Relaxed).wrapping_sub(u32::from(since == Since::Before));
-        let first = from & !(Self::SLOT - 1);
-        space.index.update(m, first, to - first, false, |at, slot| match slot.state() {
-            SlotState::Dirty if since != Since::Now => slot,
-            SlotState::Dirty | SlotState::Zero => slot.dirtied(generation, at + Self::SLOT <= to),
-            _ => Slot::zero(Self::LEVEL, Pfn(0)).dirtied(generation, at + Self::SLOT <= to),
-        });
-    }
-}
-
-/// Since when slots have their memory.
-#[derive(Clone, Copy, PartialEq)]
-enum Since {
-    /// All of them since the last fork.
-    Now,
-    /// As is noted of dirty ones, the others since the last fork.
-    Then,
-    /// The same, the others from before the last fork, maybe.
-    Before,
-}
-
-/// What [`Vmalloc::survey`] found.
-struct Survey {
-    /// Slots with old contents.
-    dirty: usize,
-    /// Addresses from the first of them to the last.
-    range: Range<usize>,
-    /// Some of them are from before a fork, so that writing to them may copy pages.
-    shared: bool,
 }

@@ -3,9 +3,10 @@
 use core::ptr::NonNull;
 
 use super::node::Ref;
+use super::slots::Since;
 use super::space::round_up;
 use super::usage::Usage;
-use super::{FrameSource, Since, Vmalloc, backing};
+use super::{FrameSource, Vmalloc, backing};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, non_null};
 use crate::paging::x86_64::{Slot, SlotState};

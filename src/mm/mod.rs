@@ -1,4 +1,4 @@
-//! The allocator: routes requests by size to the layers, and holds what spans them.
+//! The allocator: routes requests by size to the layers (`malloc`, `kmalloc`), and holds what spans them.
 //!
 //! | request | served by |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! Slab caches: small objects.
 //!
 //! An allocation pops from the current CPU's *main* sheaf ([`crate::machine::PerCpu::pop`]), a free pushes there: no lock, no atomic, no
-//! system call. Here is what happens when that sheaf is empty or full:
+//! system call. What happens when that sheaf is empty or full (`exchange`; `transfer` has the way to slabs and back, `flush` what goes back in time):
 //!
 //! ```text
 //! empty: spare sheaf -> barn's full sheaf -> refill from partial slabs -> kept empty slab -> new slab from the buddy

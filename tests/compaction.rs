@@ -95,7 +95,7 @@ impl Book {
         let mut pages = self.pages.lock().unwrap();
         let pfn = pages.remove(&number).unwrap();
         self.check(number, pfn);
-        self.mm.free_pages(pfn, 0).unwrap();
+        unsafe { self.mm.free_pages(pfn, 0).unwrap() };
     }
 
     /// Fills the memory, then frees all pages but each `nth`.
@@ -140,7 +140,7 @@ fn a_block_is_made_of_a_fragmented_zone() {
         assert!(more.len() >= 4, "{} more", more.len());
         book.check_all();
         mm.verify().unwrap();
-        more.into_iter().chain([block]).for_each(|block| mm.free_pages(block, 9).unwrap());
+        more.into_iter().chain([block]).for_each(|block| unsafe { mm.free_pages(block, 9).unwrap() });
         let left: Vec<u64> = book.pages.lock().unwrap().keys().copied().collect();
         left.into_iter().for_each(|number| book.remove(number));
         mm.verify().unwrap();
@@ -170,7 +170,7 @@ fn what_may_not_move_stays() {
     let done = mm.compact(MOVABLE, 8);
     assert!(done.done && done.moved > 0, "{done:?}");
     assert!(pinned.iter().all(|pfn| book.pages.lock().unwrap().values().any(|at| at == pfn)), "one in use moved");
-    pinned.iter().for_each(|pfn| mm.free_pages(*pfn, 0).unwrap());
+    pinned.iter().for_each(|pfn| unsafe { mm.free_pages(*pfn, 0).unwrap() });
     book.check_all();
     // An owner that says no.
     *book.stubborn.lock().unwrap() = true;
@@ -232,7 +232,7 @@ fn contents_move_and_the_frame_is_used_anew() {
     mm.get_page(third).unwrap();
     assert_eq!(mm.migrate_page(third, MOVABLE), Err(AllocError::Invalid));
     assert_eq!(&task.load::<8>(at + 100).unwrap(), b"what WAS");
-    mm.free_pages(third, 0).unwrap();
+    unsafe { mm.free_pages(third, 0).unwrap() };
     assert_eq!(mm.migrate_page(held[0], MOVABLE), Err(AllocError::Invalid), "an ordinary page");
     mm.verify().unwrap();
 }

@@ -206,7 +206,7 @@ fn c2_atomic_requests_are_served_whatever_they_interrupt() {
             unsafe { object.write_bytes(1, 300) };
             let pages = mm.alloc_pages(Gfp::ATOMIC, n as u32 / 7 % 3, None).expect("pages");
             assert_eq!(sim.backed(), backed, "something was not populated");
-            mm.free_pages(pages, n as u32 / 7 % 3).unwrap();
+            unsafe { mm.free_pages(pages, n as u32 / 7 % 3).unwrap() };
             unsafe {
                 mm.kmem_cache_free(cache.named().cache(), object, 0).unwrap();
                 mm.kfree(block);
@@ -278,7 +278,7 @@ fn g5_caches_come_up_in_order() {
         mm.kmem_cache_free(named.cache(), object, 0).unwrap();
         mm.free(block);
     }
-    mm.kmem_cache_destroy(named).unwrap();
+    unsafe { mm.kmem_cache_destroy(named).unwrap() };
     finish(&mm);
 }
 
@@ -296,7 +296,7 @@ fn g3_a_descriptor_says_what_its_cache_is() {
     assert_eq!((mm.slab().name(id.get()), mm.slab().object_size(id.get())), ("described", 200));
     let (order, least, zone) = mm.slab().slab_order(id);
     assert!(order >= least && least.get() == 0 && zone == Gfp::NONE);
-    mm.kmem_cache_destroy(named).unwrap();
+    unsafe { mm.kmem_cache_destroy(named).unwrap() };
     assert!(mm.slab().created(id.get()).is_none(), "the descriptor is free for another cache");
     finish(&mm);
 }
@@ -307,16 +307,16 @@ fn e9_references_keep_a_block() {
     let mm = plain();
     let pfn = mm.alloc_pages(Gfp::KERNEL, 3, None).unwrap();
     mm.get_page(pfn).unwrap();
-    mm.free_pages(pfn, 3).unwrap();
+    unsafe { mm.free_pages(pfn, 3).unwrap() };
     assert_eq!(mm.machine().page(pfn).kind(), Kind::Allocated);
-    mm.free_pages(pfn, 3).unwrap();
+    unsafe { mm.free_pages(pfn, 3).unwrap() };
     mm.machine().set_aborts(false);
-    assert_eq!(mm.free_pages(pfn, 3), Err(Defect::DoubleFree));
+    assert_eq!(unsafe { mm.free_pages(pfn, 3) }, Err(Defect::DoubleFree));
     assert_eq!(mm.get_page(pfn), Err(Defect::DoubleFree));
     let pfn = mm.alloc_pages(Gfp::KERNEL, 3, None).unwrap();
-    assert_eq!(mm.free_pages(pfn, 2), Err(Defect::WrongOrder));
-    assert_eq!(mm.free_pages(pfn.add(1), 0), Err(Defect::Interior));
-    mm.free_pages(pfn, 3).unwrap();
+    assert_eq!(unsafe { mm.free_pages(pfn, 2) }, Err(Defect::WrongOrder));
+    assert_eq!(unsafe { mm.free_pages(pfn.add(1), 0) }, Err(Defect::Interior));
+    unsafe { mm.free_pages(pfn, 3).unwrap() };
     assert_eq!(mm.machine().take_reports().len(), 4);
     finish(&mm);
 }
@@ -329,7 +329,7 @@ fn e11_frees_never_wait() {
     let blocks: Vec<_> = (0..300).map(|n| mm.alloc_pages(Gfp::KERNEL, n % 7, None).unwrap()).collect();
     mm.machine().forbid_calls(|| {
         for (n, pfn) in blocks.iter().enumerate() {
-            mm.free_pages(*pfn, n as u32 % 7).unwrap();
+            unsafe { mm.free_pages(*pfn, n as u32 % 7).unwrap() };
         }
     });
     finish(&mm);
@@ -424,15 +424,15 @@ fn g9_destroy_names_what_lives() {
     let named = mm.kmem_cache_create("leaky", 64, 0, SlabFlags::STORE_USER, None).unwrap();
     let objects: Vec<_> = (0..3).map(|_| mm.kmem_cache_alloc(named.cache(), Gfp::KERNEL, 0xabc0)).collect();
     mm.machine().set_aborts(false);
-    assert_eq!(mm.kmem_cache_destroy(named), Err(3));
+    assert_eq!(unsafe { mm.kmem_cache_destroy(named) }, Err(3));
     let line = mm.machine().take_reports().remove(0);
     assert!(line.contains("leaky: 3 left") && line.contains("allocated at 0xabc0"), "{line}");
     assert!(objects.iter().any(|object| line.contains(&format!("{:p}", *object))), "{line}");
     for object in objects {
         unsafe { mm.kmem_cache_free(named.cache(), object, 0).unwrap() };
     }
-    assert_eq!(mm.kmem_cache_destroy(named), Ok(()));
-    assert_eq!(mm.kmem_cache_destroy(named), Err(0), "twice");
+    assert_eq!(unsafe { mm.kmem_cache_destroy(named) }, Ok(()));
+    assert_eq!(unsafe { mm.kmem_cache_destroy(named) }, Err(0), "twice");
     assert_eq!(mm.machine().take_reports().len(), 1);
     finish(&mm);
 }
@@ -466,7 +466,7 @@ fn g11_a_second_free_is_noticed_in_a_sheaf() {
             assert!(wrong.is_err());
             sim.take_reports();
             mm.verify().unwrap();
-            assert_eq!(mm.kmem_cache_destroy(named), Ok(()));
+            assert_eq!(unsafe { mm.kmem_cache_destroy(named) }, Ok(()));
         }
     }
     finish(&mm);
@@ -495,7 +495,7 @@ fn g7_checked_caches_tell_what_was_written_where() {
     assert!(line.contains("after it was freed at byte 13") && line.contains("freed at 0x2000"), "{line}");
     free(object);
     assert!(mm.kmem_cache_create("x", 8, 0, SlabFlags(0x80000), None).is_err(), "a flag that means nothing here");
-    assert_eq!(mm.kmem_cache_destroy(named), Ok(()));
+    assert_eq!(unsafe { mm.kmem_cache_destroy(named) }, Ok(()));
     finish(&mm);
 }
 
@@ -531,21 +531,21 @@ fn g12_slab_pages_fall_back_to_a_smaller_order() {
     let named = mm.kmem_cache_create("big", 3000, 0, SlabFlags::NO_MERGE, None).unwrap();
     let full = mm.kmem_getpages(named.cache(), Gfp::KERNEL, None).unwrap();
     assert!(mm.machine().page(full).order().get() > 0);
-    mm.kmem_freepages(mm.machine().virt(full)).unwrap();
+    unsafe { mm.kmem_freepages(mm.machine().virt(full)).unwrap() };
     // Every other page in use: no larger block is left.
     let to_the_end = Gfp::KERNEL | Gfp::MEMALLOC | Gfp::NORETRY;
     let all: Vec<_> = std::iter::from_fn(|| mm.alloc_pages(to_the_end, 0, None).ok()).collect();
     for pfn in all.iter().filter(|pfn| pfn.0 % 2 == 0) {
-        mm.free_pages(*pfn, 0).unwrap();
+        unsafe { mm.free_pages(*pfn, 0).unwrap() };
     }
     mm.trim();
     let least = mm.kmem_getpages(named.cache(), Gfp::KERNEL, None).unwrap();
     assert_eq!(mm.machine().page(least).order().get(), 0);
-    mm.kmem_freepages(mm.machine().virt(least)).unwrap();
+    unsafe { mm.kmem_freepages(mm.machine().virt(least)).unwrap() };
     for pfn in all.iter().filter(|pfn| pfn.0 % 2 == 1) {
-        mm.free_pages(*pfn, 0).unwrap();
+        unsafe { mm.free_pages(*pfn, 0).unwrap() };
     }
-    mm.kmem_cache_destroy(named).unwrap();
+    unsafe { mm.kmem_cache_destroy(named).unwrap() };
     finish(&mm);
 }
 
@@ -596,7 +596,7 @@ fn h3_h4_vmap_shows_frames_at_a_second_address() {
     assert!(runs.iter().all(|run| run.page().kind() == Kind::Allocated));
     assert!(mm.vmalloc_to_page(start).is_err());
     mm.machine().set_aborts(false);
-    assert_eq!(mm.vunmap(start), Err(Defect::Foreign), "twice");
+    assert_eq!(unsafe { mm.vunmap(start) }, Err(Defect::Foreign), "twice");
     mm.machine().take_reports();
     drop(runs);
     finish(&mm);
@@ -791,7 +791,7 @@ fn b10_below_low_the_idle_step_makes_room_up_to_high() {
         fn scan(&self, objects: usize) -> Option<usize> {
             let mut kept = self.1.lock().unwrap();
             let from = kept.len().saturating_sub(objects);
-            Some(kept.drain(from..).map(|pfn| self.0.free_pages(pfn, 0).unwrap()).count())
+            Some(kept.drain(from..).map(|pfn| unsafe { self.0.free_pages(pfn, 0).unwrap() }).count())
         }
     }
     let sim = SimBare::builder().ram(0, ZoneKind::Normal, 1 << 12, 4096).build();
@@ -817,7 +817,7 @@ fn b10_below_low_the_idle_step_makes_room_up_to_high() {
     assert!(!mm.balance(), "and nothing until the next time");
     drop(shrinker);
     let rest = std::mem::take(&mut *kept.1.lock().unwrap());
-    taken.into_iter().chain(rest).for_each(|pfn| mm.free_pages(pfn, 0).unwrap());
+    taken.into_iter().chain(rest).for_each(|pfn| unsafe { mm.free_pages(pfn, 0).unwrap() });
     finish(mm);
 }
 

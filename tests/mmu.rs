@@ -400,7 +400,7 @@ fn caches_are_told_of_what_is_mapped_and_unmapped() {
     let frames = [FRAME; 2].map(|_| heap.alloc_pages(slabwright::gfp::Gfp::KERNEL, 0, None).unwrap());
     let view = heap.vmap(&frames).unwrap();
     assert_eq!(calls(), mapped + 2);
-    heap.vunmap(view).unwrap();
+    unsafe { heap.vunmap(view).unwrap() };
     assert_eq!(calls(), mapped + 3);
-    frames.into_iter().for_each(|pfn| heap.free_pages(pfn, 0).unwrap());
+    frames.into_iter().for_each(|pfn| unsafe { heap.free_pages(pfn, 0).unwrap() });
 }

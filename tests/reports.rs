@@ -1,4 +1,5 @@
 //! The reports of simulated machines, against the kernel's formats.
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 use std::fmt::Write as _;
 
@@ -72,7 +73,8 @@ fn unusable_index() {
     mm.start();
     let light = Gfp::KERNEL | Gfp::NORETRY | Gfp::NOWARN;
     let all: Vec<_> = std::iter::from_fn(|| mm.alloc_pages(light | Gfp::MEMALLOC, 0, None).ok()).collect();
-    let free = |odd: u32| all.iter().filter(|pfn| pfn.0 % 2 == odd).for_each(|pfn| mm.free_pages(*pfn, 0).unwrap());
+    let free =
+        |odd: u32| all.iter().filter(|pfn| pfn.0 % 2 == odd).for_each(|pfn| unsafe { mm.free_pages(*pfn, 0).unwrap() });
     let zone = || mm.pages().stats(mm.machine()).zones[0][ZoneKind::Normal as usize];
     let index = |order| zone().unusable(Order::new(order).unwrap());
     free(1);
@@ -85,7 +87,7 @@ fn unusable_index() {
     free(0);
     mm.trim();
     assert!(index(4) < 50 && index(9) < 700, "{:?}", zone().blocks);
-    mm.free_pages(mm.alloc_pages(light, 4, None).unwrap(), 4).unwrap();
+    unsafe { mm.free_pages(mm.alloc_pages(light, 4, None).unwrap(), 4).unwrap() };
 }
 
 // rows: D3 D5
@@ -207,7 +209,7 @@ fn slabinfo() {
     }
     let line = text(&mm, Report::Slabinfo).lines().find(|line| line.starts_with("inode")).unwrap().to_owned();
     assert!(line.starts_with("inode_cache            0      8 "), "{line}");
-    mm.kmem_cache_destroy(cache).unwrap();
+    unsafe { mm.kmem_cache_destroy(cache).unwrap() };
     assert!(!text(&mm, Report::Slabinfo).contains("inode"));
 }
 
@@ -220,7 +222,7 @@ fn vmallocinfo_tells_mappings_from_areas() {
     let view = mm.vmap(&frames).unwrap();
     let line = text(&mm, Report::Vmallocinfo);
     assert!(line.starts_with(&format!("0x{:016x}-", view.addr())) && line.ends_with(" pages=2 vmap\n"), "{line}");
-    mm.vunmap(view).unwrap();
+    unsafe { mm.vunmap(view).unwrap() };
     assert!(!text(&mm, Report::Vmallocinfo).contains("vmap\n"));
     // By its type it knows who asked; so does an area, and it is the line of the caller.
     // SAFETY: the frames stay until the end.
@@ -233,8 +235,8 @@ fn vmallocinfo_tells_mappings_from_areas() {
     // The next one there is not theirs.
     let bytes = mm.vmalloc_bytes(5 << 12, Gfp::KERNEL).unwrap();
     assert!(!text(&mm, Report::Vmallocinfo).contains(file!()));
-    mm.vfree(bytes).unwrap();
-    frames.iter().for_each(|pfn| mm.free_pages(*pfn, 0).unwrap());
+    unsafe { mm.vfree(bytes).unwrap() };
+    frames.iter().for_each(|pfn| unsafe { mm.free_pages(*pfn, 0).unwrap() });
 }
 
 // rows: H1 H2

@@ -99,17 +99,22 @@ fn get_dma_pages(gfp: c_uint, order: c_uint) -> c_ulong {
     get_free_pages((Gfp(gfp) | Gfp::DMA).0, order)
 }
 
-fn free_block(page: PagePtr, order: c_uint) {
+/// # Safety
+/// There is no block, or the reference to it is the caller's to drop; where it is the last one nobody uses the pages any more.
+unsafe fn free_block(page: PagePtr, order: c_uint) {
     if !page.is_null()
         && let Some(pfn) = frame(page)
     {
-        // What is wrong with it was reported.
-        let _ = mm().free_pages(pfn, order);
+        // SAFETY: by contract. What is wrong with it was reported.
+        let _ = unsafe { mm().free_pages(pfn, order) };
     }
 }
 
-fn free_block_page(page: PagePtr) {
-    free_block(page, 0);
+/// # Safety
+/// As for [`free_block`].
+unsafe fn free_block_page(page: PagePtr) {
+    // SAFETY: by contract.
+    unsafe { free_block(page, 0) };
 }
 
 fn get_page(page: PagePtr) {
@@ -122,12 +127,18 @@ fn pointer(address: c_ulong) -> *mut u8 {
     ptr::with_exposed_provenance_mut(address as usize)
 }
 
-fn free_pages(address: c_ulong, order: c_uint) {
-    let _ = mm().free_pages_at(pointer(address), order);
+/// # Safety
+/// As for [`free_block`].
+unsafe fn free_pages(address: c_ulong, order: c_uint) {
+    // SAFETY: by contract.
+    let _ = unsafe { mm().free_pages_at(pointer(address), order) };
 }
 
-fn free_page(address: c_ulong) {
-    free_pages(address, 0);
+/// # Safety
+/// As for [`free_block`].
+unsafe fn free_page(address: c_ulong) {
+    // SAFETY: by contract.
+    unsafe { free_pages(address, 0) };
 }
 
 fn alloc_pages_exact(size: usize, gfp: c_uint) -> Ptr {
@@ -137,8 +148,11 @@ fn alloc_pages_exact(size: usize, gfp: c_uint) -> Ptr {
     }
 }
 
-fn free_pages_exact(address: Ptr, size: usize) {
-    let _ = mm().free_pages_exact(address.cast(), size);
+/// # Safety
+/// The run at `address` is not used any more, if there is one.
+unsafe fn free_pages_exact(address: Ptr, size: usize) {
+    // SAFETY: by contract.
+    let _ = unsafe { mm().free_pages_exact(address.cast(), size) };
 }
 
 fn page_address(page: PagePtr) -> Ptr {
@@ -314,11 +328,14 @@ unsafe fn cache_find(name: *const c_char) -> CachePtr {
     mm().kmem_cache_find(unsafe { text(name) }).map_or_else(|| fail(libc::ENOENT), handle)
 }
 
-fn cache_destroy(handle: CachePtr) -> c_int {
+/// # Safety
+/// The cache is the caller's to give up.
+unsafe fn cache_destroy(handle: CachePtr) -> c_int {
     if handle.is_null() {
         return 0;
     }
-    match cache(handle).map(|named| mm().kmem_cache_destroy(named)) {
+    // SAFETY: by contract.
+    match cache(handle).map(|named| unsafe { mm().kmem_cache_destroy(named) }) {
         Some(Ok(())) => 0,
         Some(Err(_)) => libc::EBUSY,
         None => {
@@ -398,8 +415,11 @@ fn getpages(handle: CachePtr, gfp: c_uint, node: c_int) -> Ptr {
     }
 }
 
-fn freepages(_handle: CachePtr, address: Ptr) {
-    let _ = mm().kmem_freepages(address.cast());
+/// # Safety
+/// As for [`free_block`].
+unsafe fn freepages(_handle: CachePtr, address: Ptr) {
+    // SAFETY: by contract.
+    let _ = unsafe { mm().kmem_freepages(address.cast()) };
 }
 
 export! {
@@ -475,8 +495,11 @@ fn alloc_percpu(size: usize, align: usize, gfp: c_uint) -> Ptr {
     }
 }
 
-fn free_percpu(address: Ptr) {
-    let _ = mm().free_percpu(address.cast());
+/// # Safety
+/// The copies are not used any more.
+unsafe fn free_percpu(address: Ptr) {
+    // SAFETY: by contract.
+    let _ = unsafe { mm().free_percpu(address.cast()) };
 }
 
 fn copy_of(address: Ptr, cpu: usize) -> Ptr {
@@ -560,8 +583,11 @@ extern "C" fn vzalloc(size: usize, caller: usize) -> Ptr {
     vmalloc_flags(size, Gfp::KERNEL | Gfp::ZERO, caller)
 }
 
-fn vfree(address: Ptr) {
-    let _ = mm().vfree(address.cast());
+/// # Safety
+/// The area is not used any more.
+unsafe fn vfree(address: Ptr) {
+    // SAFETY: by contract.
+    let _ = unsafe { mm().vfree(address.cast()) };
 }
 
 fn vmalloc_to_page(address: *const c_void) -> PagePtr {
@@ -576,8 +602,11 @@ fn vmap(_pages: *const PagePtr, _count: c_uint, _flags: c_ulong, _prot: c_ulong)
     refused(AllocError::Unsupported)
 }
 
-fn vunmap(address: *const c_void) {
-    let _ = mm().vunmap(address.cast());
+/// # Safety
+/// The mapping is not used any more.
+unsafe fn vunmap(address: *const c_void) {
+    // SAFETY: by contract.
+    let _ = unsafe { mm().vunmap(address.cast()) };
 }
 
 extern "C" fn ioremap(physical: c_ulong, size: usize, caller: usize) -> Ptr {

@@ -57,14 +57,22 @@ impl<'m, M: Machine> Handle<'m, M> {
 
 impl<M: Machine> Drop for Handle<'_, M> {
     fn drop(&mut self) {
-        // Objects that were leaked are reported, and the cache stays.
-        let _ = self.mm.kmem_cache_destroy(self.named);
+        // SAFETY: the name is this handle's, which nobody has any more. Objects that were leaked are reported, and the cache stays.
+        let _ = unsafe { self.mm.kmem_cache_destroy(self.named) };
     }
 }
 
 /// A cache of values of one type, each in a [`CacheBox`].
 ///
 /// Safe because a box borrows the cache, which therefore outlives it, and because objects are only ever reached through their box.
+/// Giving its name up behind its back is `unsafe`:
+///
+/// ```compile_fail,E0133
+/// # use slabwright::{api::Cache, machine::Machine};
+/// fn destroy<M: Machine>(mm: &slabwright::mm::Mm<M>, cache: &Cache<'_, M, u64>) {
+///     let _ = mm.kmem_cache_destroy(cache.named());
+/// }
+/// ```
 pub struct Cache<'m, M: Machine, T> {
     handle: Handle<'m, M>,
     values: PhantomData<fn() -> T>,

@@ -22,7 +22,14 @@ enum Backing {
 /// Adjacent addresses over memory that need not be adjacent; freed, or unmapped, when dropped.
 ///
 /// Safe because it alone owns its addresses. The bytes of an area over somebody else's frames are reached through raw pointers
-/// only: they are seen elsewhere, too.
+/// only: they are seen elsewhere, too. Freeing either behind its back is `unsafe`:
+///
+/// ```compile_fail,E0133
+/// # use slabwright::{api::VmArea, machine::Machine};
+/// fn free<M: Machine>(mm: &slabwright::mm::Mm<M>, area: &VmArea<'_, M>) {
+///     let _ = mm.vfree(area.as_ptr().as_ptr());
+/// }
+/// ```
 pub struct VmArea<'m, M: Machine> {
     mm: &'m Mm<M>,
     start: NonNull<u8>,
@@ -96,10 +103,12 @@ impl<'m, M: Machine> VmArea<'m, M> {
 
 impl<M: Machine> Drop for VmArea<'_, M> {
     fn drop(&mut self) {
-        // It came from there, so nothing can be wrong with it.
-        let _ = match self.backing {
-            Backing::Own => self.mm.vfree(self.start.as_ptr()),
-            Backing::Mapped => self.mm.vunmap(self.start.as_ptr()),
+        // SAFETY: the area is this value's, which nobody has any more. It came from there, so nothing can be wrong with it.
+        let _ = unsafe {
+            match self.backing {
+                Backing::Own => self.mm.vfree(self.start.as_ptr()),
+                Backing::Mapped => self.mm.vunmap(self.start.as_ptr()),
+            }
         };
     }
 }

@@ -86,7 +86,14 @@ impl<'m, M: Machine> Page<'m, M> {
 /// Pages of one's own, adjacent, freed when dropped.
 ///
 /// Safe because it alone owns them: it is neither copied nor are its parts handed out but by borrowing, and what was never written is
-/// `MaybeUninit`.
+/// `MaybeUninit`. Freeing them behind its back is `unsafe`:
+///
+/// ```compile_fail,E0133
+/// # use slabwright::{api::PageRun, machine::Machine};
+/// fn free<M: Machine>(mm: &slabwright::mm::Mm<M>, run: &PageRun<'_, M>) {
+///     let _ = mm.free_pages(run.page().pfn(), 0);
+/// }
+/// ```
 pub struct PageRun<'m, M: Machine> {
     mm: &'m Mm<M>,
     pfn: Pfn,
@@ -183,10 +190,13 @@ impl<'m, M: Machine> PageRun<'m, M> {
 
 impl<M: Machine> Drop for PageRun<'_, M> {
     fn drop(&mut self) {
-        // What is wrong with it was reported; there is nothing else to be done about it here.
-        let _ = match self.order {
-            Some(order) => self.mm.free_pages(self.pfn, u32::from(order.get())),
-            None => self.mm.free_pages_exact(self.mm.machine().virt(self.pfn), self.bytes),
+        // SAFETY: the pages are this value's, which nobody has any more. What is wrong with them was reported; there is nothing else to be done
+        // about it here.
+        let _ = unsafe {
+            match self.order {
+                Some(order) => self.mm.free_pages(self.pfn, u32::from(order.get())),
+                None => self.mm.free_pages_exact(self.mm.machine().virt(self.pfn), self.bytes),
+            }
         };
     }
 }

@@ -42,7 +42,14 @@ count!(u8 i8 u16 i16 u32 i32 u64 i64 usize isize);
 /// A copy of a value for each CPU: `alloc_percpu`.
 ///
 /// Safe because copies are only read and written as wholes, like a `Cell`'s, under their CPU's lock or by one instruction that
-/// happens on that CPU; no reference to one is ever given out.
+/// happens on that CPU; no reference to one is ever given out. Freeing what it has behind its back is `unsafe`:
+///
+/// ```compile_fail,E0133
+/// # use slabwright::{machine::Machine, mm::Mm};
+/// fn free<M: Machine>(mm: &Mm<M>, copies: *mut u8) {
+///     let _ = mm.free_percpu(copies);
+/// }
+/// ```
 pub struct PerCpu<'m, M: Machine, T: Copy> {
     mm: &'m Mm<M>,
     first: *mut T,
@@ -122,8 +129,8 @@ fn copy_of<T>(first: *mut T, cpu: usize) -> *mut T {
 
 impl<M: Machine, T: Copy> Drop for PerCpu<'_, M, T> {
     fn drop(&mut self) {
-        // It came from there, so nothing can be wrong with it.
-        let _ = self.mm.free_percpu(self.first.cast());
+        // SAFETY: the copies are this value's, which nobody has any more. They came from there, so nothing can be wrong with them.
+        let _ = unsafe { self.mm.free_percpu(self.first.cast()) };
     }
 }
 

@@ -53,7 +53,8 @@ impl<T: Copy> StaticPerCpu<T> {
         match self.first.compare_exchange(core::ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => made,
             Err(other) => {
-                let _ = mm().free_percpu(made.cast());
+                // SAFETY: the copies are this thread's, which tells nobody of them.
+                let _ = unsafe { mm().free_percpu(made.cast()) };
                 other
             }
         }
@@ -137,14 +138,16 @@ pub unsafe fn register_module(start: *const u8, end: *const u8) -> bool {
     let claims = |module: &Module| module.end.compare_exchange(0, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
     let place = TABLE.iter().find(|module| replaces(module)).or_else(|| TABLE.iter().find(|module| claims(module)));
     let Some(module) = place else {
-        let _ = mm().free_percpu(first);
+        // SAFETY: the copies are new, and nobody knows them.
+        let _ = unsafe { mm().free_percpu(first) };
         return false;
     };
     module.end.store(to, Ordering::Relaxed);
     let old = module.first.swap(first.expose_provenance(), Ordering::Relaxed);
     // Release, pairs with the Acquire of who looks for it.
     module.start.store(from, Ordering::Release);
-    let _ = mm().free_percpu(core::ptr::with_exposed_provenance_mut(old));
+    // SAFETY: the copies were those of a module that is unloaded.
+    let _ = unsafe { mm().free_percpu(core::ptr::with_exposed_provenance_mut(old)) };
     true
 }
 

@@ -133,9 +133,13 @@ impl<M: Machine> Mm<M> {
 
     /// Gives a name up; with its cache's last user the cache goes.
     ///
+    /// # Safety
+    /// The name is the caller's to give up: whoever made or found it does not use it any more. (Objects that are in use are noticed, and the cache stays.)
+    ///
     /// # Errors
     /// The number of objects in use, which are reported; the cache stays. 0 where it was destroyed before, which is reported, too.
-    pub fn kmem_cache_destroy(&self, named: Named) -> Result<(), usize> {
+    #[allow(unsafe_code)]
+    pub unsafe fn kmem_cache_destroy(&self, named: Named) -> Result<(), usize> {
         if self.admit(Gfp::KERNEL).is_err() {
             return Err(0);
         }
@@ -186,11 +190,16 @@ impl<M: Machine> Mm<M> {
 
     /// Gives such a block back (`kmem_freepages`), by its address; null is nothing.
     ///
+    /// # Safety
+    /// As for [`Mm::free_pages`].
+    ///
     /// # Errors
     /// As for [`Mm::free_pages`].
-    pub fn kmem_freepages(&self, address: *mut u8) -> Result<(), Defect> {
+    #[allow(unsafe_code)]
+    pub unsafe fn kmem_freepages(&self, address: *mut u8) -> Result<(), Defect> {
         let order = self.page_of(address).map_or(0, |pfn| self.machine.page(pfn).order().get());
-        self.free_pages_at(address, u32::from(order))
+        // SAFETY: the caller's condition.
+        unsafe { self.free_pages_at(address, u32::from(order)) }
     }
 
     /// Gives the cache's sheaves and empty slabs back.

@@ -1,4 +1,5 @@
 //! Mappings that are not of one piece with their memory: vmalloc under its own name, and `vmap`.
+#![allow(unsafe_code)]
 
 use super::Mm;
 use crate::error::{AllocError, Defect};
@@ -39,9 +40,12 @@ impl<M: Machine> Mm<M> {
 
     /// Frees what [`Mm::vmalloc_bytes`] returned; null is nothing.
     ///
+    /// # Safety
+    /// The area is the caller's and not used any more. (Violations that are noticed are reported; not all can be.)
+    ///
     /// # Errors
     /// What is wrong with that; it was reported.
-    pub fn vfree(&self, address: *mut u8) -> Result<(), Defect> {
+    pub unsafe fn vfree(&self, address: *mut u8) -> Result<(), Defect> {
         if address.is_null() {
             return Ok(());
         }
@@ -83,9 +87,12 @@ impl<M: Machine> Mm<M> {
 
     /// Takes a [`Mm::vmap`] back; the frames stay their owner's. Null is nothing.
     ///
+    /// # Safety
+    /// The mapping is the caller's and not used any more.
+    ///
     /// # Errors
     /// [`Defect::Foreign`]: nothing was mapped there so; it was reported.
-    pub fn vunmap(&self, address: *const u8) -> Result<(), Defect> {
+    pub unsafe fn vunmap(&self, address: *const u8) -> Result<(), Defect> {
         if address.is_null() || self.bracket(Gfp::KERNEL, |_| self.vmalloc.unmap(&self.machine, address)) {
             return Ok(());
         }

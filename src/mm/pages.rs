@@ -1,4 +1,5 @@
 //! The kernel's page calls with their checks: what is refused with a word of explanation, and what is reported.
+#![allow(unsafe_code)]
 
 use core::fmt::Write;
 use core::sync::atomic::Ordering::Relaxed;
@@ -111,9 +112,13 @@ impl<M: Machine> Mm<M> {
 
     /// Drops a reference to a block of `2^order` pages and frees it with the last one (`__free_pages`, `put_page`). Never waits.
     ///
+    /// # Safety
+    /// The reference is the caller's to drop, and where it is the last one nobody uses the pages any more. (Violations that are noticed are
+    /// reported; not all can be.)
+    ///
     /// # Errors
     /// What is wrong with that; it was reported and nothing done.
-    pub fn free_pages(&self, pfn: Pfn, order: u32) -> Result<(), Defect> {
+    pub unsafe fn free_pages(&self, pfn: Pfn, order: u32) -> Result<(), Defect> {
         let page = self.machine.page(pfn);
         let kind = page.kind();
         if kind != Kind::Allocated || u32::from(page.order().get()) != order {
@@ -129,9 +134,12 @@ impl<M: Machine> Mm<M> {
 
     /// [`Mm::free_pages`] by address; null is nothing.
     ///
+    /// # Safety
+    /// As for [`Mm::free_pages`].
+    ///
     /// # Errors
     /// As for [`Mm::free_pages`].
-    pub fn free_pages_at(&self, address: *mut u8, order: u32) -> Result<(), Defect> {
+    pub unsafe fn free_pages_at(&self, address: *mut u8, order: u32) -> Result<(), Defect> {
         if address.is_null() {
             return Ok(());
         }
@@ -139,7 +147,8 @@ impl<M: Machine> Mm<M> {
             .page_of(address)
             .and_then(|pfn| if self.machine.virt(pfn) == address { Ok(pfn) } else { Err(Defect::Interior) });
         match found {
-            Ok(pfn) => self.free_pages(pfn, order),
+            // SAFETY: the caller's condition.
+            Ok(pfn) => unsafe { self.free_pages(pfn, order) },
             Err(defect) => {
                 misuse(&self.machine, defect, address.addr(), "pages");
                 Err(defect)
@@ -149,9 +158,12 @@ impl<M: Machine> Mm<M> {
 
     /// Frees what [`Mm::alloc_pages_exact`] returned, by its address; null is nothing.
     ///
+    /// # Safety
+    /// The run is the caller's and not used any more.
+    ///
     /// # Errors
     /// As for [`Mm::free_pages`]; [`Defect::WrongOrder`] where the block has not as many pages as `bytes` need.
-    pub fn free_pages_exact(&self, address: *mut u8, bytes: usize) -> Result<(), Defect> {
+    pub unsafe fn free_pages_exact(&self, address: *mut u8, bytes: usize) -> Result<(), Defect> {
         if address.is_null() {
             return Ok(());
         }

@@ -111,9 +111,12 @@ impl<M: Machine> Mm<M> {
 
     /// Gives such memory back, by CPU 0's address; null is nothing. A chunk that is empty then goes.
     ///
+    /// # Safety
+    /// The copies are the caller's and not used any more. (Violations that are noticed are reported; not all can be.)
+    ///
     /// # Errors
     /// What is wrong with the address; it was reported.
-    pub fn free_percpu(&self, address: *mut u8) -> Result<(), Defect> {
+    pub unsafe fn free_percpu(&self, address: *mut u8) -> Result<(), Defect> {
         if address.is_null() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use slabwright::mm::PageOwner;
 use slabwright::sync::Lock;
 use slabwright::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn};
 
-use super::Test;
+use super::{Test, free_pages};
 use crate::kernel::HEAP;
 
 /// These need megabytes.
@@ -77,8 +77,8 @@ fn moved() {
     // Held by somebody else it stays.
     HEAP.get_page(second).expect("it is allocated");
     assert!(HEAP.migrate_page(second, GFP).is_err());
-    HEAP.free_pages(second, 0).expect("a reference of this test's");
-    held.into_iter().chain([second]).for_each(|pfn| HEAP.free_pages(pfn, 0).expect("a page of this test's"));
+    free_pages(second, 0);
+    held.into_iter().chain([second]).for_each(|pfn| free_pages(pfn, 0));
     *BOOK.0.lock(&I386) = Vec::new();
 }
 
@@ -93,7 +93,7 @@ fn compacted() {
     let dma_end = (DMA_END >> PAGE_SHIFT) as u32;
     let first = if memory::frames() > dma_end { dma_end } else { 0 };
     for pfn in pages.iter_mut().step_by(2).filter(|pfn| pfn.0 >= first) {
-        HEAP.free_pages(core::mem::replace(pfn, Pfn::NONE), 0).expect("a page of this test's");
+        free_pages(core::mem::replace(pfn, Pfn::NONE), 0);
     }
     let before = pages.clone();
     *BOOK.0.lock(&I386) = pages;
@@ -107,12 +107,12 @@ fn compacted() {
     if let Some(made) = made {
         assert_eq!((made.0 % PAGEBLOCK_PAGES, I386.page(made).order().get()), (0, 9));
         assert!(moved > 0, "no page moved");
-        HEAP.free_pages(made, 9).expect("a block of this test's");
+        free_pages(made, 9);
     }
-    whole.into_iter().for_each(|block| HEAP.free_pages(block, 9).expect("a block of this test's"));
+    whole.into_iter().for_each(|block| free_pages(block, 9));
     for (nth, pfn) in pages.into_iter().enumerate().filter(|(_, pfn)| pfn.is_some()) {
         check(pfn, nth as u32);
-        HEAP.free_pages(pfn, 0).expect("a page of this test's");
+        free_pages(pfn, 0);
     }
     HEAP.verify().expect("all is in order");
 }

@@ -9,7 +9,7 @@ use slabwright::machine::i386::{I386, memory, paging, percpu, smp};
 use slabwright::sync::Lock;
 use slabwright::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 
-use super::Test;
+use super::{Test, free_pages};
 use crate::kernel::HEAP;
 use crate::suite::machine;
 use crate::suite::ops::{Mix, Rng};
@@ -45,7 +45,7 @@ fn rows() {
 fn frames() {
     let block = HEAP.alloc_pages(Gfp::KERNEL, 4, None).expect("a block");
     machine::frames(&I386, PfnRange::block(block, Order::new(4).expect("an order")));
-    HEAP.free_pages(block, 4).expect("this test's block");
+    free_pages(block, 4);
 }
 
 fn mapping() {
@@ -55,7 +55,7 @@ fn mapping() {
     let (at, other) = (end - (40 * PAGE_SIZE), end - (2 << 20));
     assert!(paging::translate(at).is_none() && paging::translate(other).is_none());
     machine::mapping(&I386, at, other, &frames);
-    frames.into_iter().for_each(|pfn| HEAP.free_pages(pfn, 0).expect("this test's page"));
+    frames.into_iter().for_each(|pfn| free_pages(pfn, 0));
 }
 
 /// So many bytes, or what leaves room for the test itself, which lives on the same heap.
@@ -104,7 +104,7 @@ fn short_of_memory() {
             }
         }
         starve(&HEAP, 5, 300, 12 << 20, false);
-        held.into_iter().for_each(|block| HEAP.free_pages(block, 10).expect("this test's block"));
+        held.into_iter().for_each(|block| free_pages(block, 10));
     });
 }
 

@@ -19,7 +19,7 @@ use slabwright::page::PageList;
 use slabwright::paging::Flags;
 use slabwright::types::{PAGE_SIZE, Pfn, PhysAddr};
 
-use super::{Test, has_highmem};
+use super::{Test, free_pages, has_highmem};
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
@@ -51,7 +51,7 @@ fn page(gfp: Gfp) -> Pfn {
 }
 
 fn free(pfn: Pfn) {
-    HEAP.free_pages(pfn, 0).expect("a page of this test's");
+    free_pages(pfn, 0);
 }
 
 /// A page without an address; an ordinary one where all have one.
@@ -67,7 +67,8 @@ fn area() -> *mut u8 {
 }
 
 fn vfree(area: *mut u8) {
-    HEAP.vfree(area).expect("an area of this test's");
+    // SAFETY: the tests free areas of their own, which they do not use any more.
+    unsafe { HEAP.vfree(area) }.expect("an area of this test's");
 }
 
 fn kmap_local(pfn: Pfn) -> KmapGuard<'static, I386> {
@@ -79,7 +80,7 @@ fn scattered() {
     HEAP.trim();
     // Every other page of a block is taken, so that what is free there is scattered.
     let block = HEAP.alloc_pages(Gfp::KERNEL.with(Gfp::HIGHMEM), 5, None).expect("a block");
-    HEAP.free_pages(block, 5).expect("it was just allocated");
+    free_pages(block, 5);
     let held: Vec<Pfn> = (0..30).map(|_| high_page()).collect();
     held.iter().step_by(2).for_each(|pfn| free(*pfn));
     HEAP.pages().drain(&I386);
@@ -154,8 +155,10 @@ fn second_view() {
             assert_eq!(view.add(n * PAGE_SIZE + 9).read_volatile(), 0x77);
         }
     }
-    assert_eq!(misused(|| HEAP.vunmap(view.wrapping_add(PAGE_SIZE))), Err(Defect::Foreign), "not where it begins");
-    assert_eq!((HEAP.vunmap(view), misused(|| HEAP.vunmap(view))), (Ok(()), Err(Defect::Foreign)));
+    // SAFETY: a mapping of this test's, up to the misuse, which must be found out.
+    let vunmap = |at: *mut u8| unsafe { HEAP.vunmap(at) };
+    assert_eq!(misused(|| vunmap(view.wrapping_add(PAGE_SIZE))), Err(Defect::Foreign), "not where it begins");
+    assert_eq!((vunmap(view), misused(|| vunmap(view))), (Ok(()), Err(Defect::Foreign)));
     HEAP.trim();
     assert_eq!(fault::read_byte(view.addr()), None);
     // SAFETY: the frames are still this test's.
@@ -182,7 +185,7 @@ fn no_memory() {
     let block = HEAP.alloc_pages(Gfp::KERNEL, 3, None).expect("a block");
     let at = PhysAddr::of(block).0;
     assert_eq!(ioremap(PhysAddr(at), PAGE_SIZE), None);
-    HEAP.free_pages(block, 3).expect("this test's block");
+    free_pages(block, 3);
     for page in 0..8 {
         assert_eq!(ioremap(PhysAddr(at + page * PAGE_SIZE as u64), PAGE_SIZE), None, "page {page} of a free block");
     }
@@ -465,9 +468,9 @@ fn beyond_4_gib() {
     }
     drop(low);
     HEAP.kunmap(block).expect("it is mapped");
-    HEAP.free_pages(block, 10).expect("this test's block");
+    free_pages(block, 10);
     while let Some(block) = below.pop_front(|pfn| I386.page(pfn)) {
-        HEAP.free_pages(block, 10).expect("this test's block");
+        free_pages(block, 10);
     }
 }
 

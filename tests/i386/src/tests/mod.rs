@@ -16,10 +16,26 @@ mod tables;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use slabwright::machine::i386::{I386, boot as machine, memory};
+use slabwright::mm::Named;
 use slabwright::printk;
+use slabwright::types::Pfn;
+
+use crate::kernel::HEAP;
 
 /// A self-test: its name and its body.
 type Test = (&'static str, fn());
+
+/// Frees a block of a test's own, which does not use it any more.
+fn free_pages(pfn: Pfn, order: u32) {
+    // SAFETY: see above.
+    unsafe { HEAP.free_pages(pfn, order) }.expect("a block of this test's");
+}
+
+/// Destroys a cache of a test's own, which does not use it any more.
+fn destroy_cache(cache: Named) -> Result<(), usize> {
+    // SAFETY: see above.
+    unsafe { HEAP.kmem_cache_destroy(cache) }
+}
 
 /// Whether small blocks come from first fit, and not from size classes and sheaves.
 pub const SLOB: bool = cfg!(feature = "slob");

@@ -21,7 +21,7 @@ use slabwright::types::{MAX_ORDER, NR_ORDERS, Order, PAGE_SHIFT, PAGE_SIZE, Pfn,
 use slabwright::zone::buddy::{Buddy, Event, Map, Need, Want};
 use slabwright::zone::{MigrateType, Watermarks, ZoneInfo, ZoneStats};
 
-use super::{Test, has_highmem};
+use super::{Test, destroy_cache, free_pages, has_highmem};
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
@@ -349,7 +349,7 @@ fn with_shrinker(objects: usize, body: impl FnOnce()) {
     let mut control = ShrinkControl { gfp: 0, node: 0, nr_to_scan: usize::MAX >> 1, nr_scanned: 0 };
     // SAFETY: as the allocator calls it.
     unsafe { scan_kept(data, &mut control) };
-    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+    assert_eq!(destroy_cache(cache), Ok(()));
 }
 
 /// Objects that the shrinker still keeps.
@@ -465,7 +465,7 @@ fn addresses() {
     assert!(I386.pfn(object).is_some(), "an object at {object:?}");
     // SAFETY: the object is this test's.
     unsafe { HEAP.kmem_cache_free(cache.cache(), object, 0) }.expect("an object of the cache");
-    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+    assert_eq!(destroy_cache(cache), Ok(()));
 }
 
 fn free_blocks(stats: &ZoneStats) -> [u64; NR_ORDERS] {
@@ -694,7 +694,7 @@ fn reclaimable() {
         }
         let block = HEAP.alloc_pages(Gfp::KERNEL, 5, None).expect("the slabs' pages, merged to a block");
         assert_eq!(kept(), 0);
-        HEAP.free_pages(block, 5).expect("this test's block");
+        free_pages(block, 5);
         give_back(held);
     });
 }

@@ -11,7 +11,7 @@ use slabwright::slab::SlabFlags;
 use slabwright::sync::Lock;
 use slabwright::types::PhysAddr;
 
-use super::{SLOB, Test};
+use super::{SLOB, Test, destroy_cache, free_pages};
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
@@ -209,7 +209,7 @@ fn own_sheaves() {
     assert_ne!(words[0], no_sheaf());
     assert!(!used || (words[1] != no_sheaf() && words[1] != words[0]), "{words:x?}");
     assert!(!I386.drain_row(percpu::cpus(), &mut |_| panic!("no such CPU")));
-    assert_eq!(HEAP.kmem_cache_destroy(cache), Ok(()));
+    assert_eq!(destroy_cache(cache), Ok(()));
 }
 
 /// Objects on their way from one CPU to the other, with their stamps.
@@ -311,7 +311,7 @@ fn shootdown() {
         assert_eq!(seen_elsewhere(), 1, "the other CPU sees a page that is mapped no more");
     }
     assert_eq!(smp::answered() - answered >= 40, smp::online() > 1);
-    frames.into_iter().for_each(|pfn| HEAP.free_pages(pfn, 0).expect("a page of this test's"));
+    frames.into_iter().for_each(|pfn| free_pages(pfn, 0));
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);

@@ -49,16 +49,23 @@ pub(super) fn cpus(most: usize) -> usize {
     once(&CPUS, || {
         let mut buffer = [0; 64];
         let possible = sys::read_file(c"/sys/devices/system/cpu/possible", &mut buffer).and_then(sys::list_max);
-        // Where that is not to be read: as many as the kernel's CPU masks have bits.
-        let possible = possible.map(|highest| highest as usize + 1);
-        possible.or_else(|| masks().0).unwrap_or(usize::MAX).clamp(1, most)
+        let (bits, allowed) = masks::<128>();
+        count(possible, bits, allowed).clamp(1, most)
     })
+}
+
+/// How many CPUs there can be, of which the file names `possible` as the highest. A sandbox may show a file that is not of this machine, so it is no
+/// fewer than the process may use, and where the file is not to be read as many as the kernel's CPU masks have bits.
+fn count(possible: Option<u64>, bits: Option<usize>, allowed: usize) -> usize {
+    let most = bits.unwrap_or(usize::MAX);
+    possible.map_or(most, |highest| (highest as usize).saturating_add(1).max(allowed)).min(most)
 }
 
 /// No fewer than [`cpus`], and cheap: what a table of all CPUs needs room for.
 pub(super) fn table_cpus(most: usize) -> usize {
     once(&TABLE_CPUS, || {
-        let (bits, allowed) = masks();
+        // No more bits than 512, of which a table is small.
+        let (bits, allowed) = masks::<8>();
         ALLOWED.store(allowed, Relaxed);
         bits.unwrap_or_else(|| cpus(most))
     })
@@ -69,10 +76,9 @@ pub(super) fn known_cpus() -> usize {
     CPUS.get().map_or_else(|| ALLOWED.load(Relaxed), NonZero::get)
 }
 
-/// How many bits the kernel's CPU masks have, if that is no more than 512, of which a table is small; and one more than the highest that is set in the
-/// process's.
-fn masks() -> (Option<usize>, usize) {
-    let mut mask = [0u64; 8];
+/// How many bits the kernel's CPU masks have, if they fit into so many words; and one more than the highest that is set in the process's.
+fn masks<const WORDS: usize>() -> (Option<usize>, usize) {
+    let mut mask = [0u64; WORDS];
     let address = (&raw mut mask).expose_provenance();
     // SAFETY: the buffer is as long as said.
     let bytes = unsafe { sys::ask(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address, 0, 0, 0]) };
@@ -252,10 +258,20 @@ mod tests {
         assert!((1..=8192).contains(&cpus(8192)));
         assert!((1..=MAX_NODES).contains(&nodes()));
         assert_eq!(cpus(8192), cpus(1 << 20));
-        assert!(masks().0.is_none_or(|bits| bits >= cpus(8192)));
+        assert!(masks::<8>().0.is_none_or(|bits| bits >= cpus(8192)));
         assert!(table_cpus(8192) >= cpus(8192));
-        assert!((1..=cpus(8192)).contains(&masks().1));
+        assert!((1..=cpus(8192)).contains(&masks::<8>().1));
         assert_eq!(known_cpus(), cpus(8192));
+    }
+
+    #[test]
+    fn a_file_that_names_too_few_cpus_is_not_believed() {
+        assert_eq!(count(Some(7), Some(64), 4), 8);
+        assert_eq!(count(Some(0), Some(64), 4), 4, "CPU 3 may run this");
+        assert_eq!(count(Some(u64::MAX), Some(64), 4), 64);
+        assert_eq!(count(None, Some(64), 4), 64);
+        assert_eq!(count(Some(1), None, 1), 2);
+        assert_eq!(count(None, None, 1), usize::MAX);
     }
 
     #[test]

@@ -572,6 +572,19 @@ fn h1_vmalloc_is_contiguous_over_frames_that_are_not() {
     finish(&mm);
 }
 
+#[test]
+fn a_second_vfree_says_what_is_wrong() {
+    let mm = plain();
+    let area = mm.vmalloc_bytes(3 * PAGE_SIZE, Gfp::KERNEL).unwrap();
+    mm.machine().set_aborts(false);
+    assert_eq!(unsafe { mm.vfree(area.wrapping_add(PAGE_SIZE)) }, Err(Defect::Interior));
+    assert_eq!(unsafe { mm.vfree(area) }, Ok(()));
+    assert_eq!(unsafe { mm.vfree(area) }, Err(Defect::DoubleFree));
+    assert_eq!(unsafe { mm.vfree(core::ptr::null_mut()) }, Ok(()));
+    assert_eq!(mm.machine().take_reports().len(), 2);
+    finish(&mm);
+}
+
 // rows: H3 H4
 #[test]
 fn h3_h4_vmap_shows_frames_at_a_second_address() {

@@ -136,7 +136,7 @@ impl<M: Machine> Mm<M> {
                 0 if block.is_null() => {}
                 _ if self.free_tagged(block, Gfp::ATOMIC) => {}
                 tag if tag == 0 || run_of_tag(tag).is_some() => {
-                    self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp));
+                    let _ = self.bracket(Gfp::ATOMIC, |gfp| self.free_large(block, gfp));
                 }
                 tag => self.free_small(tag, block, Gfp::ATOMIC),
             }

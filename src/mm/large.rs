@@ -347,11 +347,14 @@ impl<M: Machine> Mm<M> {
         if let Some(pfn) = self.machine.pfn(address) {
             self.machine.page(pfn).claim(Kind::Isolated, Kind::Run);
         }
-        self.free_large(address, Gfp::MALLOC);
+        let _ = self.free_large(address, Gfp::MALLOC);
     }
 
     /// Frees what is no object of a size class.
-    pub(super) fn free_large(&self, address: *mut u8, gfp: Gfp) {
+    ///
+    /// # Errors
+    /// What is wrong with that; it was reported.
+    pub(super) fn free_large(&self, address: *mut u8, gfp: Gfp) -> Result<(), Defect> {
         let (m, pages) = (&self.machine, &self.pages);
         let done = match self.block_at(address, gfp.may_block()) {
             Err(defect) => Err(defect),
@@ -418,6 +421,7 @@ impl<M: Machine> Mm<M> {
             let where_ = if self.vmalloc.contains(m, address) { "vmalloc" } else { "pages" };
             misuse(m, defect, address.addr(), where_);
         }
+        done
     }
 }
 
@@ -444,7 +448,7 @@ mod tests {
         mm.pages.set_cost(Cost::All);
         let fork = Fork { token: 1, may_block: true };
         mm.pages.lock_all(&mm.machine, fork);
-        mm.free_large(block, Gfp::ATOMIC);
+        assert_eq!(mm.free_large(block, Gfp::ATOMIC), Ok(()));
         // SAFETY: taken before.
         unsafe { mm.pages.unlock_all(&mm.machine, fork) };
         assert!(!mm.deferred.is_empty());

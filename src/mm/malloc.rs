@@ -332,7 +332,7 @@ impl<M: Machine> Mm<M> {
         if self.free_run_fast(block) {
             return;
         }
-        self.bracket(Gfp::MALLOC, |gfp| self.free_large(block, gfp));
+        let _ = self.bracket(Gfp::MALLOC, |gfp| self.free_large(block, gfp));
     }
 
     /// An object of size class `id`, its mark cleared.

@@ -53,8 +53,7 @@ impl<M: Machine> Mm<M> {
             misuse(&self.machine, Defect::Foreign, address.addr(), "vmalloc");
             return Err(Defect::Foreign);
         }
-        self.bracket(Gfp::KERNEL, |gfp| self.free_large(address, gfp));
-        Ok(())
+        self.bracket(Gfp::KERNEL, |gfp| self.free_large(address, gfp))
     }
 
     /// The frame behind an address of a vmalloc area.

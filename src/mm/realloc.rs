@@ -151,7 +151,7 @@ impl<M: Machine> Mm<M> {
                 if let Some(area) = self.vmalloc.alloc(m, pages, size, 1, gfp) {
                     // SAFETY: both blocks are live and distinct, and `old` bytes long at least.
                     unsafe { ptr::copy_nonoverlapping(block, area.as_ptr(), old.min(size)) };
-                    self.free_large(block, gfp);
+                    let _ = self.free_large(block, gfp);
                     return Next::Done(area.as_ptr());
                 }
             }

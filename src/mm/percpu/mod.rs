@@ -103,7 +103,7 @@ impl<M: Machine> Mm<M> {
             }
             None => {
                 drop(chunks);
-                self.free_large(memory, gfp);
+                let _ = self.free_large(memory, gfp);
                 Err(AllocError::NoMemory)
             }
         }
@@ -140,7 +140,7 @@ impl<M: Machine> Mm<M> {
             if map.is_empty() {
                 chunks.bases[slot] = 0;
                 drop(chunks);
-                self.free_large(ptr::with_exposed_provenance_mut(base), gfp);
+                let _ = self.free_large(ptr::with_exposed_provenance_mut(base), gfp);
             }
             Ok(())
         })

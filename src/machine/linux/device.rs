@@ -85,15 +85,24 @@ fn add_simulated(table: &mut Table) -> Result<(), AllocError> {
         sys::call(libc::SYS_memfd_create, [NAME.as_ptr().expose_provenance(), libc::MFD_CLOEXEC as usize, 0, 0, 0, 0])
     };
     let fd = made.map_err(|_| AllocError::NoMemory)?;
+    let done = fill_simulated(fd)
+        .and_then(|()| add(table, Resource { start: APIC_BASE, len: PAGE_SIZE as u64, fd: fd as i32, offset: 0 }));
+    if done.is_err() {
+        // SAFETY: the descriptor is this function's, and no resource has it.
+        let _ = unsafe { sys::call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
+    }
+    done
+}
+
+/// Writes the device's registers to its file.
+fn fill_simulated(fd: usize) -> Result<(), AllocError> {
     let write = |at: usize, value: u32| {
         let bytes = (&raw const value).expose_provenance();
         // SAFETY: the value is readable.
         unsafe { sys::call(libc::SYS_pwrite64, [fd, bytes, size_of::<u32>(), at, 0, 0]) }.is_ok()
     };
-    if !(write(PAGE_SIZE - 4, 0) && write(0x20, 0) && write(0x30, APIC_VERSION)) {
-        return Err(AllocError::NoMemory);
-    }
-    add(table, Resource { start: APIC_BASE, len: PAGE_SIZE as u64, fd: fd as i32, offset: 0 })
+    let done = write(PAGE_SIZE - 4, 0) && write(0x20, 0) && write(0x30, APIC_VERSION);
+    if done { Ok(()) } else { Err(AllocError::NoMemory) }
 }
 
 /// Maps `[physical, physical + len)`, shared with all who map it. `caller` is shown in reports.
@@ -147,4 +156,30 @@ pub fn iounmap(address: *const u8) -> bool {
         mapping.address = 0;
         true
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_for_which_there_is_no_place_leaves_no_file_open() {
+        let devices = || {
+            let open = std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+            open.filter(|to| to.to_string_lossy().contains("slabwright-device")).count()
+        };
+        let place = |nth| Resource { start: nth * PAGE_SIZE as u64, len: PAGE_SIZE as u64, fd: 0, offset: 0 };
+        let none = Mapping { address: 0, start: 0, len: 0, physical: 0, caller: Caller::Unknown };
+        let mut table = Table { resources: core::array::from_fn(|nth| place(nth as u64)), mappings: [none; MAPPINGS] };
+        let before = devices();
+        assert_eq!(add_simulated(&mut table), Err(AllocError::NoMemory));
+        assert_eq!(devices(), before);
+        table.resources[0].len = 0;
+        assert_eq!(add_simulated(&mut table), Ok(()));
+        assert_eq!(devices(), before + 1);
+        // SAFETY: the descriptor is this test's.
+        assert_eq!(unsafe { libc::close(table.resources[0].fd) }, 0);
+    }
 }

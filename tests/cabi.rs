@@ -354,6 +354,7 @@ programs! {
     spawn: "spawn.c";
     libraries_come_and_go: "libraries.c";
     libraries_bound_deep: "libraries_deep.c";
+    libraries_of_an_older_libc: "libraries_older.c";
     first_and_last: "first_and_last.c";
     first_call_is_early: "early.c";
     first_call_is_free: "free_first.c";

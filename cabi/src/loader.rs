@@ -34,22 +34,26 @@ names! {
 
 type Next = AtomicPtr<c_void>;
 
-/// What is next in the order of look-up; null until it was looked up.
+/// What is next in the order of look-up; null until it was found.
 static NEXT_DLOPEN: Next = Next::new(core::ptr::null_mut());
 static NEXT_DLSYM: Next = Next::new(core::ptr::null_mut());
 
 fn next(known: &Next, name: &CStr) -> *mut c_void {
     let mut next = known.load(Ordering::Relaxed);
     if next.is_null() {
-        // By version, as it cannot be asked of `dlsym`; who defines the name without versions is found, too.
+        // By version, as it cannot be asked of `dlsym`; who defines the name without versions is found, too. The second is the version before
+        // libdl became a part of the C library.
+        let versions = [c"GLIBC_2.34", c"GLIBC_2.2.5"].into_iter();
         // SAFETY: a handle of the loader's own, two strings.
-        next = unsafe { libc::dlvsym(libc::RTLD_NEXT, name.as_ptr(), c"GLIBC_2.34".as_ptr()) };
+        let mut found =
+            versions.map(|version| unsafe { libc::dlvsym(libc::RTLD_NEXT, name.as_ptr(), version.as_ptr()) });
+        next = found.find(|found| !found.is_null()).unwrap_or_default();
         known.store(next, Ordering::Relaxed);
     }
     next
 }
 
-/// Before `dlopen`: who is to do it.
+/// Before `dlopen`: who is to do it; null for nobody.
 extern "C" fn before_dlopen(_file: *const c_char, mode: c_int) -> *mut c_void {
     if mode & libc::RTLD_DEEPBIND != 0 {
         take_over();
@@ -57,7 +61,7 @@ extern "C" fn before_dlopen(_file: *const c_char, mode: c_int) -> *mut c_void {
     next(&NEXT_DLOPEN, c"dlopen")
 }
 
-/// Before `dlsym`: who is to do it.
+/// Before `dlsym`: who is to do it; null for nobody.
 extern "C" fn before_dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
     if handle != libc::RTLD_DEFAULT && handle != libc::RTLD_NEXT && !name.is_null() {
         // SAFETY: a string, by the contract of `dlsym`.
@@ -116,7 +120,8 @@ fn change_table() {
     unsafe { linux::redefine(object.dli_fbase.expose_provenance(), names, instead) }
 }
 
-/// Functions that jump on: who asks is told by the return address, and the order of look-up depends on it.
+/// Functions that jump on: who asks is told by the return address, and the order of look-up depends on it. Where there is nobody to jump to they answer
+/// null.
 macro_rules! forward {
     ($($name:ident($first:ty, $second:ty), after $before:ident;)*) => {$(
         /// # Safety
@@ -139,7 +144,11 @@ macro_rules! forward {
                 ".cfi_adjust_cfa_offset -8",
                 "pop rdi",
                 ".cfi_adjust_cfa_offset -8",
+                "test rax, rax",
+                "jz 2f",
                 "jmp rax",
+                "2:",
+                "ret",
                 ".cfi_endproc",
                 before = sym $before,
             )

@@ -11,7 +11,7 @@ use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-use slabwright_core::machine::linux;
+use slabwright_core::machine::linux::{self, fork};
 
 macro_rules! names {
     ($($name:ident)*) => {
@@ -79,6 +79,8 @@ const DONE: i32 = -1;
 
 /// Changes the C library's table, once.
 fn take_over() {
+    // What is bound past this library registers its handlers of `fork` past it, too, and the heap's are to be the first.
+    fork::register();
     // Acquire pairs with the Release below: what is looked up next is looked up after the change.
     while TURN.load(Ordering::Acquire) != DONE {
         // SAFETY: no preconditions.

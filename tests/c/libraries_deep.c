@@ -6,6 +6,7 @@
 //: run: handle
 //: run: libc
 //: run: fork
+//: run: handlers
 #include <dlfcn.h>
 #include <gnu/lib-names.h>
 #include <pthread.h>
@@ -88,6 +89,34 @@ static void libc(void) {
     swap(swap(NULL));
 }
 
+static volatile int stop;
+
+static void *noise(void *unused) {
+    while (!stop)
+        free(malloc(100000));
+    return unused;
+}
+
+// Handlers of fork that such a library registers run while the heap is there.
+static void handlers(void) {
+    void *library = dlopen(getenv("PLUGIN"), RTLD_NOW | RTLD_DEEPBIND);
+    CHECK(library);
+    int (*refusals)(void) = (int (*)(void))dlsym(library, "refusals");
+    CHECK(refusals);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, noise, NULL) == 0);
+    for (int i = 0; i < 5; i++) {
+        pid_t child = fork();
+        if (child == 0)
+            _exit(0);
+        int status;
+        CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    }
+    CHECK(refusals() == 0);
+    stop = 1;
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 int main(int count, char **arguments) {
     CHECK(count == 2);
     if (!strcmp(arguments[1], "deep"))
@@ -96,6 +125,8 @@ int main(int count, char **arguments) {
         in_threads(handle);
     if (!strcmp(arguments[1], "libc"))
         libc();
+    if (!strcmp(arguments[1], "handlers"))
+        handlers();
     if (!strcmp(arguments[1], "fork")) {
         pid_t child = fork();
         CHECK(child >= 0);

@@ -142,7 +142,10 @@ fn take_from_outside(cpu: usize, sections: bool) -> Option<Result<usize, usize>>
     match lock.compare_exchange(0, me(), AcqRel, Acquire) {
         Ok(_) if sections => {
             // Sections on that CPU that saw it free are restarted, or done: then one may have taken it, over this thread's name.
-            membarrier::restart(cpu);
+            if !membarrier::restart(cpu) {
+                // Where a filter of system calls came since: they are a few instructions long, and begun anew where they were interrupted.
+                Linux.nap(&AtomicU32::new(0), 0);
+            }
             (lock.load(Acquire) == me()).then_some(Ok(cpu))
         }
         Ok(_) => Some(Ok(cpu)),

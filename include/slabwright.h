@@ -302,7 +302,7 @@ void slw___put_cpu_ptr(void *object) SLW_NOEXCEPT;
 void slw___this_cpu_add(void *word, size_t size, unsigned long value) SLW_NOEXCEPT;
 int slw_num_possible_cpus(void) SLW_NOEXCEPT;
 int slw_smp_processor_id(void) SLW_NOEXCEPT;
-/* Makes copies of what lies in a section of templates, up to 32 KiB. Without memory for them the program ends. */
+/* Makes copies of what lies in a section of templates, up to 32 KiB, for up to 64 modules at a time. Where there is no room for them the program ends. */
 void slw___percpu_module(const void *start, const void *end) SLW_NOEXCEPT;
 
 #define SLW_ALLOC_PERCPU(type) ((__typeof__(type) *)slw___alloc_percpu(sizeof(type), __alignof__(type), SLW_GFP_KERNEL))

@@ -16,8 +16,8 @@
 //! One that allocates ten blocks, with the library preloaded: about 300 KiB of resident memory and 42 page faults beyond glibc's, and nearly half as much
 //! time again. Of the memory 76 KiB are the library's code, 84 its constants and what the loader reads and writes, 36 words of this module and the machine,
 //! 60 arena, 28 descriptors, classes and rows, the rest the C library, whose pages the kernel maps by 64 KiB.
-//! It takes 304 µs from start to end (glibc 212, an empty library beside it 233, mimalloc 2 306). When it took 10 more, 27 of 95 beyond glibc's were loading, 13 of
-//! them the empty library's, 48 the start with its first growth, 19 the ten blocks, 1 the end.
+//! It takes 304 µs from start to end (glibc 212, an empty library beside it 233, mimalloc 2 306). In an earlier run 95 were beyond glibc's: 27 of them loading (13 an empty library's),
+//! 48 the start with its first growth, 19 the ten blocks, 1 the end.
 //! What was found to cost, and is gone: tables in `.data` (112 KiB more), code in the order of its modules (160), `dlsym` (140), what is used rarely
 //! between what every program uses (40 KiB and ten faults), a look at caches that nobody created (14 faults in all that live 10 ms), code that other
 //! programs run next to that of all (44 KiB; `tests/c/small.c` fails where a function is missing in `cabi/order.ld`), tables for unwinding behind the

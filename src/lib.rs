@@ -8,7 +8,7 @@
 //!
 //! | layer | modules | what |
 //! |---|---|---|
-//! | L0 | [`config`], [`error`], [`gfp`], [`types`], [`paging`] | words without behaviour |
+//! | L0 | [`config`], [`error`], [`gfp`], [`types`], [`paging`] | words, options, and page tables as data with their walker |
 //! | L1 | [`sync`] | atomics, locks, once |
 //! | L2 | [`page`] | page descriptors and the lists through them |
 //! | L3 | [`machine`] | the seam: memory, mapping, CPU, report |

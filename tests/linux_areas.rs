@@ -167,6 +167,21 @@ fn free_twice(random: &mut Random) {
     }
 }
 
+/// Blocks one behind the other grow beyond the next one, so that they have to move: in so many rounds one did.
+fn outgrow_neighbours(random: &mut Random) {
+    let moved = || MM.vmalloc().stats(&Linux).moved;
+    let before = moved();
+    for _ in 0..20 {
+        let mut blocks: Vec<Block> = (0..4).map(|_| Block::new(random)).collect();
+        blocks.iter_mut().for_each(|block| block.resize(block.size + 40 * MIB));
+        blocks.into_iter().for_each(Block::free);
+        if moved() > before {
+            return;
+        }
+    }
+    panic!("idle test: {:?}", MM.vmalloc().stats(&Linux));
+}
+
 #[test]
 fn threads_in_every_way_of_moving() {
     let _alone = ALONE.lock().unwrap();
@@ -190,6 +205,7 @@ fn threads_in_every_way_of_moving() {
         own.free();
         shared.into_inner().unwrap().into_iter().for_each(Block::free);
         free_twice(&mut random);
+        outgrow_neighbours(&mut random);
         assert!(MM.verify().is_ok(), "{:?}", MM.verify());
         let figures = MM.vmalloc().stats(&Linux);
         assert_eq!((figures.busy, figures.busy_bytes), (0, 0), "mode {mode}: {figures:?}");
@@ -199,7 +215,7 @@ fn threads_in_every_way_of_moving() {
     }
     linux::allow_moves(true, true);
     let figures = MM.vmalloc().stats(&Linux);
-    assert!(figures.moved > 10 && figures.donated > 10 && figures.copied > 0, "idle test: {figures:?}");
+    assert!(figures.donated > 10 && figures.copied > 0, "idle test: {figures:?}");
 }
 
 #[test]

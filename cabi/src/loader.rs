@@ -15,8 +15,8 @@ use slabwright_core::machine::linux::{self, fork};
 
 macro_rules! names {
     ($($name:ident)*) => {
-        /// What this library defines in place of the C library, apart from what is defined here. One text: an array of pointers is for the
-        /// loader to write.
+        /// What this library defines in place of the C library, apart from what is defined here, and from `fork` and `__register_atfork`, whose work
+        /// [`take_over`] does at once. One text: an array of pointers is for the loader to write.
         const NAMES: &str = concat!($(stringify!($name), "\0"),*);
 
         fn is_ours(name: &str) -> bool {
@@ -28,7 +28,8 @@ macro_rules! names {
 names! {
     malloc free calloc realloc reallocarray posix_memalign aligned_alloc memalign valloc pvalloc free_sized free_aligned_sized cfree
     malloc_usable_size mallopt mallinfo mallinfo2 malloc_trim malloc_stats malloc_info
-    __libc_malloc __libc_free __libc_calloc __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc
+    __libc_malloc __libc_free __libc_cfree __libc_calloc __libc_realloc __libc_reallocarray __libc_memalign __libc_valloc __libc_pvalloc
+    __libc_mallopt __libc_mallinfo __posix_memalign
     vfork __vfork setrlimit setrlimit64 prlimit prlimit64 mlockall prctl
 }
 

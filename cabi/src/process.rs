@@ -1,4 +1,4 @@
-//! The library in its process: what is said at exit, panics, and output without allocation.
+//! The library in its process: what is said at exit, panics, output without allocation, and calls that it has to know of first: `vfork`, limits, locks, filters.
 
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_ulong, c_void};

@@ -65,7 +65,7 @@ impl<M: Machine> Drop for Handle<'_, M> {
 /// A cache of values of one type, each in a [`CacheBox`].
 ///
 /// Safe because a box borrows the cache, which therefore outlives it, and because objects are only ever reached through their box.
-/// Giving its name up behind its back is `unsafe`:
+/// Giving its name up behind its back by [`Mm`]'s call is `unsafe` (that of the layer behind [`Mm::slab`] does not say so):
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::Cache, machine::Machine};

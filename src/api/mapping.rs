@@ -22,7 +22,8 @@ enum Backing {
 /// Adjacent addresses over memory that need not be adjacent; freed, or unmapped, when dropped.
 ///
 /// Safe because it alone owns its addresses. The bytes of an area over somebody else's frames are reached through raw pointers
-/// only: they are seen elsewhere, too. Freeing either behind its back is `unsafe`:
+/// only: they are seen elsewhere, too. Freeing either behind its back by [`Mm`]'s calls is
+/// `unsafe` (those of the layer behind [`Mm::vmalloc`] do not say so):
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::VmArea, machine::Machine};

@@ -86,7 +86,8 @@ impl<'m, M: Machine> Page<'m, M> {
 /// Pages of one's own, adjacent, freed when dropped.
 ///
 /// Safe because it alone owns them: it is neither copied nor are its parts handed out but by borrowing, and what was never written is
-/// `MaybeUninit`. Freeing them behind its back is `unsafe`:
+/// `MaybeUninit`. Freeing them behind its back by [`Mm`]'s calls is `unsafe`
+/// (those of the layers behind [`Mm::pages`] do not say so):
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::PageRun, machine::Machine};

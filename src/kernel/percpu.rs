@@ -146,7 +146,7 @@ pub unsafe fn register_module(start: *const u8, end: *const u8) -> bool {
     let old = module.first.swap(first.expose_provenance(), Ordering::Relaxed);
     // Release, pairs with the Acquire of who looks for it.
     module.start.store(from, Ordering::Release);
-    // SAFETY: the copies were those of a module that is unloaded.
+    // SAFETY: the copies were those of a module that is unloaded; null where the place was free.
     let _ = unsafe { mm().free_percpu(core::ptr::with_exposed_provenance_mut(old)) };
     true
 }

@@ -1,8 +1,8 @@
 //! Objects that go back to their slabs together.
 //!
 //! What a program frees in a flood lies close together, but not in order: with a tree the objects of a sheaf change slabs nine times, and words
-//! of the maps 28 times, and each change is a jump that the processor does not foresee. So for the objects of some sheaves that lie in a *window* of
-//! 64 KiB bytes are set, whosever they are, and then those of each slab become bits of its map, all at once. Objects beside
+//! of the maps 28 times, and each change is a jump that the processor does not foresee. So for the objects of some sheaves a byte is set for each that
+//! lies in a *window* of 64 KiB, whosever it is, and then the bytes of each slab become bits of its map, all at once. Objects beside
 //! windows go back one by one ([`NodeSlabs::put`](super::node::NodeSlabs::put)), and so do all where anything is odd: that path can report it.
 //!
 //! Measured (`tree`, rounds of allocators in one process, CPU time in relation to that without): with a window for each sheaf 0.99; with one for

@@ -2,7 +2,7 @@
 //! option (measured on other allocators: milliseconds under 8 threads on 2 CPUs).
 //!
 //! The word is 0 free, 1 held, 2 held with sleepers (Drepper, "Futexes Are Tricky", mutex 2). How to sleep is the
-//! machine's business ([`Park`]): a futex hosted, nothing on bare metal, where interrupts are off while it is held.
+//! machine's business ([`Park`]): a futex hosted; on bare metal, where the holder is on another CPU, a loop that answers that one's calls.
 //!
 //! Who may not wait may not enter the system to wake others either. Such a holder says 3: who finds that does not go to sleep on the word
 //! but naps and looks again.

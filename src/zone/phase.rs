@@ -28,15 +28,7 @@
 //! go with the runs: they are few to a slab, and mixed with small ones they would deny these their huge pages.
 //!
 //! Measured (2 CPUs, medians of 3 runs in turn: CPU seconds, MiB resident at most): huge pages from 4 MiB of addresses on, which came
-//! first; these phases; no huge pages; and jemalloc 5.3 and tcmalloc 2.10, which have none.
-//!
-//! Rejected: huge pages from 32 MiB of addresses in use on and not from 8. What the last pageblock wastes is then a thirtieth at most (MiB resident
-//! at most: `strings` 10.6 instead of 11.8, `graph` 31.2 and 32.4, `server` 26.6 and 28.4, perl 28.7 and 30.4), but twice as many page faults take as much
-//! CPU time again as that saves memory (`graph`, `server`, perl 5 to 6 %). Pageblocks that are opened for runs while types are not grouped yet
-//! judged as those of runs (`large-touched` 4200 page faults instead of 4700 and 3 % less time, `large-same` 9600 instead of 4500 and 12 % more); that, and
-//! by what is written of what is in use (4200 and 4000, 1 to 2 % less; but `live-100k` takes 0.07 instead of 0.045 s). A look at every fourth
-//! pageblock of runs only, where hardly anything of them is written to: a look takes 1.4 us, and `large` 3 % less CPU time (5.13 in place of 5.30 ms), but
-//! `random-100k` has 45 MiB instead of 43.
+//! first; phases, with runs in the tightest rows; no huge pages; these phases; and jemalloc 5.3 and tcmalloc 2.10, which have none.
 //!
 //! | workload | all | phases, runs in the tightest rows | none | phases | jemalloc | tcmalloc |
 //! |---|---|---|---|---|---|---|
@@ -46,6 +38,14 @@
 //! | 60 blocks of 64 KiB to 2 MiB in turn, first byte written | 0.08, 105 | 0.12, 64 | 0.12, 63 | 0.07, 5 | 0.15, 61 | 0.07, 37 |
 //! | the same, every page written | 0.05, 104 | 0.09, 104 | 0.12, 102 | 0.09, 102 | 0.16, 99 | 0.08, 103 |
 //! | 500 blocks of 4 to 64 KiB in turn, first byte written | 0.14, 30 | 0.16, 25 | 0.15, 25 | 0.13, 10 | 0.49, 28 | 0.02, 11 |
+//!
+//! Rejected: huge pages from 32 MiB of addresses in use on and not from 8. What the last pageblock wastes is then a thirtieth at most (MiB resident
+//! at most: `strings` 10.6 instead of 11.8, `graph` 31.2 and 32.4, `server` 26.6 and 28.4, perl 28.7 and 30.4), but twice as many page faults take as much
+//! CPU time again as that saves memory (`graph`, `server`, perl 5 to 6 %). Pageblocks that are opened for runs while types are not grouped yet
+//! judged as those of runs (`large-touched` 4200 page faults instead of 4700 and 3 % less time, `large-same` 9600 instead of 4500 and 12 % more); that, and
+//! by what is written of what is in use (4200 and 4000, 1 to 2 % less; but `live-100k` takes 0.07 instead of 0.045 s). A look at every fourth
+//! pageblock of runs only, where hardly anything of them is written to: a look takes 1.4 us, and `large` 3 % less CPU time (5.13 in place of 5.30 ms), but
+//! `random-100k` has 45 MiB instead of 43.
 
 use super::MigrateType;
 use super::buddy::Used;

@@ -1,6 +1,7 @@
 //! `fork`, and children that came about without it.
 //!
-//! `fork` runs the handlers of [`install`], which the shared library registers when it first sees a `fork`, another's handlers or a second thread come.
+//! `fork` runs the handlers of [`install`], which the shared library registers when it first sees a `fork`, another's handlers or a second thread come, or
+//! before it changes the C library's table for what is bound past this library (`RTLD_DEEPBIND`).
 //! A raw `clone` does not: its child finds out by [`generation`], which reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
 //! only what the program had the kernel wipe may differ (`is_other`).
 
@@ -232,14 +233,14 @@ pub fn install(before: fn(), in_parent: fn(), in_child: fn()) {
     }
 }
 
-/// Who forks, or registers handlers, calls [`register`] first.
+/// Who forks, registers handlers, or loads what does so past this library, calls [`register`] first.
 static LATER: AtomicBool = AtomicBool::new(false);
 /// [`NOBODY`], the thread that is at registering ([`tls::base`]), or [`DONE`].
 static REGISTRAR: AtomicUsize = AtomicUsize::new(NOBODY);
 const NOBODY: usize = 0;
 const DONE: usize = 1;
 
-/// From now on [`register`] is called before the program forks, before other handlers are registered, and where there are several threads: the heap's are to be the first, as those run with all its
+/// From now on [`register`] is called before the program forks, before other handlers are registered or a library is bound past this one, and where there are several threads: the heap's are to be the first, as those run with all its
 /// locks held. At the start they would bring 100 KiB of the C library's pages into a small program.
 pub fn register_later() {
     LATER.store(true, Relaxed);

@@ -50,6 +50,8 @@ pub(super) fn cpus(most: usize) -> usize {
         let mut buffer = [0; 64];
         let possible = sys::read_file(c"/sys/devices/system/cpu/possible", &mut buffer).and_then(sys::list_max);
         let (bits, allowed) = masks::<128>();
+        // The table that there is has no room for more, also where the masks are not to be read any more.
+        let most = TABLE_CPUS.get().map_or(most, |table| table.get().min(most));
         count(possible, bits, allowed).clamp(1, most)
     })
 }
@@ -64,7 +66,7 @@ fn count(possible: Option<u64>, bits: Option<usize>, allowed: usize) -> usize {
 /// No fewer than [`cpus`], and cheap: what a table of all CPUs needs room for.
 pub(super) fn table_cpus(most: usize) -> usize {
     once(&TABLE_CPUS, || {
-        // No more bits than 512, of which a table is small.
+        // Only where masks have 512 bits at most: a table for as many is small.
         let (bits, allowed) = masks::<8>();
         ALLOWED.store(allowed, Relaxed);
         bits.unwrap_or_else(|| cpus(most))

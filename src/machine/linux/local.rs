@@ -2,7 +2,7 @@
 //!
 //! Nothing keeps a thread on its CPU, so who wants a CPU's copies for more than one instruction takes that CPU's *local lock* and keeps it
 //! wherever the thread goes meanwhile. The lock is taken by a section too, and a section that adds looks at it first: whoever takes it on its own
-//! CPU has thereby ended every section there. Taken from elsewhere (a thread without a registration) it takes a membarrier.
+//! CPU has thereby ended every section there. Taken from elsewhere (a thread without a registration) it takes a membarrier, or where that is refused a nap.
 //!
 //! The lock's word lies in the CPU's row, behind the words: the thread that holds it, 0 for none. A thread holds at most one, and
 //! [`tls::HELD`] says of which CPU and counts how often, in one word, as a handler may take another CPU's in between; a handler that finds its own thread's name in a lock while that count is 0 came in the middle of taking or
@@ -143,7 +143,8 @@ fn take_from_outside(cpu: usize, sections: bool) -> Option<Result<usize, usize>>
         Ok(_) if sections => {
             // Sections on that CPU that saw it free are restarted, or done: then one may have taken it, over this thread's name.
             if !membarrier::restart(cpu) {
-                // Where a filter of system calls came since: they are a few instructions long, and begun anew where they were interrupted.
+                // Refused, as by a filter of system calls that came since. Sections are a few instructions long and begin anew where they are
+                // interrupted, so those that saw it free are over after a nap.
                 Linux.nap(&AtomicU32::new(0), 0);
             }
             (lock.load(Acquire) == me()).then_some(Ok(cpu))

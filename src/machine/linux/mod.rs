@@ -97,7 +97,7 @@ impl Linux {
     }
 
     /// Asks the system what there may be need to know before the program restricts its system calls (`seccomp`). From then on nothing is asked of
-    /// it but memory: other CPUs keep what they have in their rows, and memory is not moved between blocks.
+    /// it but memory: other CPUs keep what they have in their rows, and `userfaultfd` moves nothing (`mremap` does).
     pub fn before_filter(&self) {
         super::Frames::pressure(self);
         limits::memory();

@@ -3,9 +3,10 @@
 use core::arch::{asm, global_asm, naked_asm};
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::transmute;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use slabwright_core::machine::linux::{fork, next_symbol};
+
+use crate::next::Next;
 
 /// Before all others of this library.
 #[used]
@@ -27,31 +28,19 @@ extern "C" fn at_first() {
     }
 }
 
-/// What a program would call if it were not for this library.
-struct Next {
-    name: &'static CStr,
-    address: AtomicUsize,
-}
+static FORK: Next = Next::new();
+static REGISTER: Next = Next::new();
 
-static FORK: Next = Next { name: c"fork", address: AtomicUsize::new(0) };
-static REGISTER: Next = Next { name: c"__register_atfork", address: AtomicUsize::new(0) };
-
-impl Next {
-    /// Its address; null where there is none.
-    fn of(&self, own: usize) -> usize {
-        if self.address.load(Relaxed) == 0 {
-            // SAFETY: looks for a name.
-            let asked = || unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) }.addr();
-            self.address.store(next_symbol(own, self.name).unwrap_or_else(asked), Relaxed);
-        }
-        self.address.load(Relaxed)
-    }
+/// The function `name` behind this library's, which is at `own`.
+fn behind(own: usize, name: &CStr) -> usize {
+    // SAFETY: looks for a name.
+    next_symbol(own, name).unwrap_or_else(|| unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }.addr())
 }
 
 extern "C" fn registered_fork() -> c_int {
     fork::register();
     // SAFETY: a function of that type.
-    let next: Option<extern "C" fn() -> c_int> = unsafe { transmute(FORK.of(own_fork())) };
+    let next: Option<extern "C" fn() -> c_int> = unsafe { transmute(FORK.or_else(|| behind(own_fork(), c"fork"))) };
     next.map_or_else(|| refuse(libc::ENOSYS), |next| next())
 }
 
@@ -106,6 +95,6 @@ pub unsafe extern "C" fn __register_atfork(
     let own = __register_atfork as *const c_void;
     // SAFETY: a function of that type, or null.
     let next: Option<extern "C" fn(Handler, Handler, Handler, *mut c_void) -> c_int> =
-        unsafe { transmute(REGISTER.of(own.addr())) };
+        unsafe { transmute(REGISTER.or_else(|| behind(own.addr(), c"__register_atfork"))) };
     next.map_or(libc::ENOMEM, |next| next(prepare, parent, child, library))
 }

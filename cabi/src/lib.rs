@@ -12,6 +12,8 @@ mod kernel;
 mod libc_abi;
 #[cfg(target_env = "gnu")]
 mod loader;
+#[cfg(target_env = "gnu")]
+mod next;
 mod operators;
 mod process;
 mod report;

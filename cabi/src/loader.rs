@@ -9,9 +9,11 @@
 
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use slabwright_core::machine::linux::{self, fork};
+
+use crate::next::Next;
 
 macro_rules! names {
     ($($name:ident)*) => {
@@ -33,25 +35,20 @@ names! {
     vfork __vfork setrlimit setrlimit64 prlimit prlimit64 mlockall prctl
 }
 
-type Next = AtomicPtr<c_void>;
+static DLOPEN: Next = Next::new();
+static DLSYM: Next = Next::new();
 
-/// What is next in the order of look-up; null until it was found.
-static NEXT_DLOPEN: Next = Next::new(core::ptr::null_mut());
-static NEXT_DLSYM: Next = Next::new(core::ptr::null_mut());
-
+/// The loader's function of this name; null where there is none. By version, as it cannot be asked of `dlsym`; who defines the name without
+/// versions is found, too. The second is the version before libdl became a part of the C library.
 fn next(known: &Next, name: &CStr) -> *mut c_void {
-    let mut next = known.load(Ordering::Relaxed);
-    if next.is_null() {
-        // By version, as it cannot be asked of `dlsym`; who defines the name without versions is found, too. The second is the version before
-        // libdl became a part of the C library.
+    let look_up = || {
         let versions = [c"GLIBC_2.34", c"GLIBC_2.2.5"].into_iter();
         // SAFETY: a handle of the loader's own, two strings.
         let mut found =
             versions.map(|version| unsafe { libc::dlvsym(libc::RTLD_NEXT, name.as_ptr(), version.as_ptr()) });
-        next = found.find(|found| !found.is_null()).unwrap_or_default();
-        known.store(next, Ordering::Relaxed);
-    }
-    next
+        found.find(|found| !found.is_null()).unwrap_or_default().expose_provenance()
+    };
+    core::ptr::with_exposed_provenance_mut(known.or_else(look_up))
 }
 
 /// Before `dlopen`: who is to do it; null for nobody.
@@ -59,7 +56,7 @@ extern "C" fn before_dlopen(_file: *const c_char, mode: c_int) -> *mut c_void {
     if mode & libc::RTLD_DEEPBIND != 0 {
         take_over();
     }
-    next(&NEXT_DLOPEN, c"dlopen")
+    next(&DLOPEN, c"dlopen")
 }
 
 /// Before `dlsym`: who is to do it; null for nobody.
@@ -71,7 +68,7 @@ extern "C" fn before_dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_v
             take_over();
         }
     }
-    next(&NEXT_DLSYM, c"dlsym")
+    next(&DLSYM, c"dlsym")
 }
 
 /// 0; the process that is changing the table, for whose thread a child of it does not wait; or [`DONE`].

@@ -82,7 +82,6 @@ __attribute__((unused)) static long status_kb(const char *name) {
     return proc_kb("/proc/self/status", name);
 }
 
-// Resident memory that is no file's. The one in status is off by up to some hundred kB; this walks the page tables.
 // A program that hardly does anything: a small block each fifth of a second.
 __attribute__((unused)) static void idle(int times) {
     for (int i = 0; i < times; i++) {
@@ -91,6 +90,7 @@ __attribute__((unused)) static void idle(int times) {
     }
 }
 
+// Resident memory that is no file's. The one in status is off by up to some hundred kB; this walks the page tables.
 __attribute__((unused)) static long resident_kb(void) {
     return proc_kb("/proc/self/smaps_rollup", "Anonymous");
 }

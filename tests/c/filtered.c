@@ -3,42 +3,25 @@
 //: run: used
 //: run: fresh
 //: run: inherited
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <malloc.h>
 #include <pthread.h>
-#include <stddef.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 
 #include "check.h"
+#include "filter.h"
 
-#define ALLOW(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+#define ALLOW(call) ANSWER_CALL(SYS_##call, SECCOMP_RET_ALLOW)
 
 static void confine(void) {
     struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        LOAD_CALL,
         // Memory and locks.
         ALLOW(brk), ALLOW(mmap), ALLOW(munmap), ALLOW(mremap), ALLOW(mprotect), ALLOW(madvise), ALLOW(futex),
         // Threads, and the end.
         ALLOW(clone), ALLOW(clone3), ALLOW(rseq), ALLOW(set_robust_list), ALLOW(rt_sigprocmask), ALLOW(rt_sigaction), ALLOW(exit), ALLOW(exit_group),
         ALLOW(write), ALLOW(getpid), ALLOW(clock_gettime), ALLOW(getrandom),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        ANSWER(SECCOMP_RET_KILL_PROCESS),
     };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
-}
-
-// As in a service of systemd's with `SystemCallFilter=@system-service`.
-static void forbid_mincore(void) {
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mincore, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    install_filter(filter, sizeof filter);
 }
 
 static void work(void) {
@@ -73,7 +56,8 @@ static void *on_cpu(void *cpu) {
 int main(int count, char **arguments) {
     CHECK(count == 2);
     if (!strcmp(arguments[1], "inherited")) {
-        forbid_mincore();
+        // As in a service of systemd's with `SystemCallFilter=@system-service`.
+        answer_calls(SYS_mincore, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_ALLOW);
         execl("/proc/self/exe", arguments[0], "confined before", NULL);
         return 1;
     }

@@ -9,24 +9,9 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "noise.h"
 
-static volatile int stop, is_child;
-
-// Takes and gives back locks.
-static void *noise(void *unused) {
-    uint64_t random = 4711;
-    void *blocks[64] = {0};
-    while (!stop) {
-        unsigned i = next_random(&random) % 64;
-        free(blocks[i]);
-        blocks[i] = malloc(next_random(&random) % 100000);
-    }
-    for (unsigned i = 0; i < 64; i++)
-        free(blocks[i]);
-    return unused;
-}
-
-static volatile int forks, failed;
+static volatile int forks, failed, is_child;
 
 static void handler(int number) {
     (void)number;
@@ -58,20 +43,14 @@ int main(void) {
     CHECK(!setitimer(ITIMER_REAL, &timer, NULL));
     uint64_t random = 5;
     void *blocks[64] = {0};
-    while (forks < 200 && !is_child) {
-        unsigned i = next_random(&random) % 64;
-        free(blocks[i]);
-        blocks[i] = malloc(next_random(&random) % 100000);
-    }
+    while (forks < 200 && !is_child)
+        replace_one(blocks, &random, 100000);
     if (is_child) {
         // Ended where it waits for ever.
         signal(SIGALRM, SIG_DFL);
         alarm(20);
-        for (unsigned n = 0; n < 3000; n++) {
-            unsigned i = n % 64;
-            free(blocks[i]);
-            blocks[i] = malloc(next_random(&random) % 100000);
-        }
+        for (unsigned n = 0; n < 3000; n++)
+            replace_one(blocks, &random, 100000);
         malloc_trim(0);
         _exit(0);
     }

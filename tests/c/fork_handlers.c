@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "noise.h"
 
 static int prepared, returned;
 static void *kept;
@@ -29,21 +30,6 @@ static void finish(void) {
     returned++;
     allocate();
     free(kept);
-}
-
-static volatile int stop;
-
-static void *noise(void *argument) {
-    uint64_t random = (uint64_t)argument;
-    void *blocks[64] = {0};
-    while (!stop) {
-        unsigned i = next_random(&random) % 64;
-        free(blocks[i]);
-        blocks[i] = malloc(next_random(&random) % 100000);
-    }
-    for (unsigned i = 0; i < 64; i++)
-        free(blocks[i]);
-    return NULL;
 }
 
 static void fork_some(int count) {

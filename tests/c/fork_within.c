@@ -5,23 +5,9 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "noise.h"
 
 enum { THREADS = 3, FORKS = 150 };
-static volatile int stop;
-
-// Takes and gives back locks.
-static void *noise(void *argument) {
-    uint64_t random = 4711 + (uintptr_t)argument;
-    void *blocks[64] = {0};
-    while (!stop) {
-        unsigned i = next_random(&random) % 64;
-        free(blocks[i]);
-        blocks[i] = malloc(next_random(&random) % 300000);
-    }
-    for (unsigned i = 0; i < 64; i++)
-        free(blocks[i]);
-    return NULL;
-}
 
 int main(void) {
     pthread_t threads[THREADS];

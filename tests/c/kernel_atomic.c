@@ -23,8 +23,6 @@
 #define SLW_KERNEL_NAMES
 #include <slabwright.h>
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -37,6 +35,7 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "filter.h"
 
 #define HELD 400
 
@@ -45,14 +44,12 @@ static struct kmem_cache *cache;
 // From here on every system call of the calling thread but leaving the program, or a handler, ends it.
 static void kill_on_calls(void) {
     struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_rt_sigreturn, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        LOAD_CALL,
+        ANSWER_CALL(SYS_exit_group, SECCOMP_RET_ALLOW),
+        ANSWER_CALL(SYS_rt_sigreturn, SECCOMP_RET_ALLOW),
+        ANSWER(SECCOMP_RET_KILL_PROCESS),
     };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    install_filter(filter, sizeof filter);
 }
 
 struct held {

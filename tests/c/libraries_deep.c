@@ -7,33 +7,17 @@
 //: run: libc
 //: run: fork
 //: run: handlers
-#include <dlfcn.h>
 #include <gnu/lib-names.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/wait.h>
 
 #include "check.h"
+#include "swap.h"
 
 enum { THREADS = 8 };
 
 static pthread_barrier_t barrier;
-
-static void release_by(void *library) {
-    void (*release)(void *) = (void (*)(void *))dlsym(library, "free");
-    CHECK(release);
-    release(malloc(300));
-}
-
-static void swap_by(void *library) {
-    void *(*swap)(void *) = (void *(*)(void *))dlsym(library, "swap");
-    CHECK(swap);
-    for (int i = 0; i < 1000; i++) {
-        void *p = swap(malloc((size_t)i * 100));
-        CHECK(marked(p, 5000, 3));
-        free(p);
-    }
-}
 
 static void *deep(void *unused) {
     (void)unused;
@@ -68,11 +52,9 @@ static void in_threads(void *(*work)(void *)) {
 static void libc(void) {
     void *library = dlopen(LIBC_SO, RTLD_LAZY);
     CHECK(library);
-    void *(*obtain)(size_t) = (void *(*)(size_t))dlsym(library, "malloc");
-    CHECK(obtain);
+    void *(*obtain)(size_t) = (void *(*)(size_t))function_of(library, "malloc");
     free(obtain(100000));
-    void (*release)(void *) = (void (*)(void *))dlsym(library, "free");
-    CHECK(release);
+    void (*release)(void *) = (void (*)(void *))function_of(library, "free");
     release(strdup("from the C library"));
     const char *names[] = {"malloc", "free", "calloc", "realloc", "posix_memalign", "malloc_usable_size", "malloc_trim"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -84,8 +66,7 @@ static void libc(void) {
     // In a name space of its own is another C library, with a heap of its own.
     void *apart = dlmopen(LM_ID_NEWLM, getenv("PLUGIN"), RTLD_NOW);
     CHECK(apart);
-    void *(*swap)(void *) = (void *(*)(void *))dlsym(apart, "swap");
-    CHECK(swap);
+    void *(*swap)(void *) = (void *(*)(void *))function_of(apart, "swap");
     swap(swap(NULL));
 }
 
@@ -101,8 +82,7 @@ static void *noise(void *unused) {
 static void handlers(void) {
     void *library = dlopen(getenv("PLUGIN"), RTLD_NOW | RTLD_DEEPBIND);
     CHECK(library);
-    int (*refusals)(void) = (int (*)(void))dlsym(library, "refusals");
-    CHECK(refusals);
+    int (*refusals)(void) = (int (*)(void))function_of(library, "refusals");
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, noise, NULL) == 0);
     for (int i = 0; i < 5; i++) {

@@ -4,13 +4,13 @@
 //: plugin: plugin_deep.c
 //: run: older
 //: run: none
-#include <dlfcn.h>
 #include <gnu/lib-names.h>
 #include <link.h>
 #include <stdbool.h>
 #include <string.h>
 
 #include "check.h"
+#include "swap.h"
 
 static bool older;
 static int refused, answered;
@@ -54,16 +54,8 @@ int main(int count, char **arguments) {
         return 0;
     }
     CHECK(library);
-    void *(*swap)(void *) = (void *(*)(void *))dlsym(library, "swap");
-    CHECK(swap);
-    for (int i = 0; i < 1000; i++) {
-        void *p = swap(malloc((size_t)i * 100));
-        CHECK(marked(p, 5000, 3));
-        free(p);
-    }
-    void (*release)(void *) = (void (*)(void *))dlsym(library, "free");
-    CHECK(release);
-    release(malloc(300));
+    swap_by(library);
+    release_by(library);
     CHECK(answered == 2);
     return 0;
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::{Result, shell};
 
-/// Every symbol that the shared library exports, apart from its own `slw_…`: no fewer, so that no call reaches
-/// another allocator, and no more, so that nothing else is overridden.
+/// Every symbol that both libraries define, apart from their own `slw_…`: no fewer, so that no call reaches another
+/// allocator, and no more, so that nothing else is overridden.
 const SYMBOLS: &[&str] = &[
     // C and POSIX
     "malloc",
@@ -46,9 +46,6 @@ const SYMBOLS: &[&str] = &[
     // Its child must not allocate on the parent's memory unseen.
     "vfork",
     "__vfork",
-    // The heap's handlers of fork are registered before.
-    "fork",
-    "__register_atfork",
     // They limit or lock addresses that are only reserved.
     "setrlimit",
     "setrlimit64",
@@ -57,9 +54,6 @@ const SYMBOLS: &[&str] = &[
     "mlockall",
     // It announces filters of system calls.
     "prctl",
-    // Libraries get this malloc, however they are bound.
-    "dlopen",
-    "dlsym",
     // BSD, macOS, jemalloc
     "reallocf",
     "malloc_size",
@@ -95,18 +89,13 @@ const SYMBOLS: &[&str] = &[
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
 ];
 
-/// Symbols that only the shared library has: the static one leaves them to the C library.
+/// What only the shared library has: with the static one the handlers of fork are registered as the heap begins, and what a program is linked with is
+/// bound to its malloc.
 const SHARED_ONLY: &[&str] = &[
-    "vfork",
-    "__vfork",
+    // The heap's handlers of fork are registered before.
     "fork",
     "__register_atfork",
-    "setrlimit",
-    "setrlimit64",
-    "prlimit",
-    "prlimit64",
-    "mlockall",
-    "prctl",
+    // Libraries get this malloc, however they are bound.
     "dlopen",
     "dlsym",
 ];
@@ -149,7 +138,7 @@ fn plain(name: &str) -> &str {
 fn exports(library: &Path) -> Result {
     let listing = nm(&["--dynamic", "--defined-only", "--format=posix"], library)?;
     let have: BTreeSet<&str> = listing.lines().filter_map(|line| line.split(' ').next()).map(plain).collect();
-    let want: BTreeSet<&str> = SYMBOLS.iter().copied().collect();
+    let want: BTreeSet<&str> = SYMBOLS.iter().chain(SHARED_ONLY).copied().collect();
     none("missing", &want - &have)?;
     none("exported too", have.difference(&want).filter(|name| !name.starts_with("slw_")))
 }
@@ -163,12 +152,12 @@ fn objects(archive: &Path) -> Result {
         // libslabwright.a[member.o]: symbol T 0 0
         let Some((member, rest)) = line.split_once(": ") else { continue };
         let Some(symbol) = rest.split(' ').next() else { continue };
-        if SYMBOLS.contains(&symbol) {
+        if SYMBOLS.contains(&symbol) || SHARED_ONLY.contains(&symbol) {
             members.entry(symbol).or_default().push(member);
         }
     }
-    let wanted = || SYMBOLS.iter().copied().filter(|symbol| !SHARED_ONLY.contains(symbol));
-    none("missing", wanted().filter(|symbol| !members.contains_key(symbol)))?;
+    none("missing", SYMBOLS.iter().filter(|&symbol| !members.contains_key(symbol)))?;
+    none("for the shared library only", SHARED_ONLY.iter().filter(|&symbol| members.contains_key(symbol)))?;
     none("defined twice", members.iter().filter(|(_, m)| m.len() > 1).map(|(s, _)| s))?;
     for cxx in [false, true] {
         let family = members.iter().filter(|(symbol, _)| symbol.starts_with("_Z") == cxx);

@@ -88,8 +88,8 @@ fn add_simulated(table: &mut Table) -> Result<(), AllocError> {
     let done = fill_simulated(fd)
         .and_then(|()| add(table, Resource { start: APIC_BASE, len: PAGE_SIZE as u64, fd: fd as i32, offset: 0 }));
     if done.is_err() {
-        // SAFETY: the descriptor is this function's, and no resource has it.
-        let _ = unsafe { sys::call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
+        // No resource has it.
+        sys::close(fd);
     }
     done
 }

@@ -163,7 +163,7 @@ impl Uffd {
             .and_then(|_| Uffd::ioctl(fd, Uffd::REGISTER, &mut [start as u64, len as u64, Uffd::MODE_MISSING, 0]));
         if let Err(error) = set_up {
             Uffd::refused(error);
-            close(fd);
+            sys::close(fd);
             return None;
         }
         Some(Uffd { fd, start, len })
@@ -217,13 +217,8 @@ impl Uffd {
 impl Drop for Uffd {
     fn drop(&mut self) {
         let _ = Uffd::ioctl(self.fd, Uffd::UNREGISTER, &mut [self.start as u64, self.len as u64]);
-        close(self.fd);
+        sys::close(self.fd);
     }
-}
-
-fn close(fd: usize) {
-    // SAFETY: a descriptor of our own.
-    let _ = unsafe { sys::call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
 }
 
 /// The kernel's release, major and minor.
@@ -444,7 +439,7 @@ fn listed(at: usize, pages: &mut [u8]) -> bool {
         // The highest bit says that the page is there.
         part.iter_mut().zip(words).for_each(|(page, word)| *page = (word >> 63) as u8);
     }
-    close(fd);
+    sys::close(fd);
     whole
 }
 

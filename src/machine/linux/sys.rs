@@ -139,8 +139,7 @@ pub(super) fn lines(path: &CStr, mut each: impl FnMut(&[u8])) {
         let from = buffer.len().min(text.as_ptr().addr() - buffer.as_ptr().addr());
         buffer.copy_within(from..from + held, 0);
     }
-    // SAFETY: the descriptor is ours.
-    let _ = unsafe { call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
+    close(fd);
 }
 
 /// A new descriptor for reading a file.
@@ -152,15 +151,18 @@ pub(super) fn open(path: &CStr) -> Option<usize> {
     unsafe { ask(libc::SYS_openat, [AT_FDCWD, path.as_ptr().expose_provenance(), flags, 0, 0, 0]) }.ok()
 }
 
+/// Closes a descriptor of our own.
+pub(super) fn close(fd: usize) {
+    // SAFETY: the descriptor is ours.
+    let _ = unsafe { call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
+}
+
 /// Reads the start of a file into `buffer`; the bytes read.
 pub(super) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let fd = open(path)?;
     // SAFETY: the buffer is valid for its length; the descriptor is ours.
-    let got = unsafe {
-        let got = call(libc::SYS_read, [fd, buffer.as_mut_ptr().expose_provenance(), buffer.len(), 0, 0, 0]);
-        let _ = call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
-        got
-    };
+    let got = unsafe { call(libc::SYS_read, [fd, buffer.as_mut_ptr().expose_provenance(), buffer.len(), 0, 0, 0]) };
+    close(fd);
     Some(&buffer[..got.ok()?])
 }
 

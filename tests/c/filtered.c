@@ -1,5 +1,5 @@
 // Programs that are ended for a system call that the C library's malloc would not make, as sshd's and chronyd's filters have it.
-//: modes: preload norseq so
+//: modes: preload norseq so archive static
 //: run: used
 //: run: fresh
 //: run: inherited

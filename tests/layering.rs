@@ -45,6 +45,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("mm/malloc.rs", "routing of raw addresses to the layers"),
     ("mm/fork.rs", "locks across a fork"),
     ("mm/mod.rs", "objects of the reserve"),
+    ("mm/deferred.rs", "links in freed blocks"),
     ("mm/large.rs", "zeroes runs and pushes them into sheaves"),
     ("mm/realloc.rs", "copies"),
     ("mm/global_alloc.rs", "GlobalAlloc"),

@@ -13,6 +13,7 @@
 mod age;
 mod balance;
 mod caches;
+mod deferred;
 mod fork;
 mod global_alloc;
 mod highmem;
@@ -75,7 +76,7 @@ pub struct Mm<M: Machine> {
     /// The options are set.
     configured: AtomicBool,
     vmalloc: Vmalloc<M>,
-    /// Blocks freed where a lock was not to be had, linked through their first word.
+    /// What was freed where a lock was not to be had ([`deferred`]).
     deferred: Deferred,
     age: age::Age,
     /// Pages given back to the system.
@@ -333,27 +334,6 @@ impl<M: Machine> Mm<M> {
     fn unreserve(&self, object: *mut u8) {
         // SAFETY: the object is of that class and nobody's.
         unsafe { self.slab.free_direct(&self.machine, &self.pages, object, Gfp::KERNEL) };
-    }
-
-    /// Keeps a block of the page or vmalloc layer for the next slow path that may block.
-    pub(super) fn defer(&self, block: *mut u8) {
-        self.deferred.push(block.expose_provenance(), |next| {
-            // SAFETY: the block is freed, at least a page long, and nobody else's.
-            unsafe { block.cast::<usize>().write(next) };
-        });
-    }
-
-    pub(super) fn drain_deferred(&self) {
-        if self.deferred.is_empty() {
-            return;
-        }
-        let mut block = self.deferred.take();
-        while block != 0 {
-            let at: *mut u8 = ptr::with_exposed_provenance_mut(block);
-            // SAFETY: `defer` wrote the link; the block was nobody's since.
-            block = unsafe { at.cast::<usize>().read() };
-            self.free_deferred(at);
-        }
     }
 
     /// Asks the shrinkers, and frees what the allocator itself keeps: sheaves, empty slabs, retained ranges, per-CPU page lists. Whether anything

@@ -127,7 +127,7 @@ impl<M: Machine> Mm<M> {
         let order = page.order();
         let done = self.bracket(Gfp::ATOMIC, |gfp| self.pages.put_pages(&self.machine, pfn, order, gfp.may_block()));
         if !done {
-            self.defer_pages(pfn);
+            self.defer_pages(pfn, order);
         }
         Ok(())
     }
@@ -227,18 +227,5 @@ impl<M: Machine> Mm<M> {
         }
         misuse(&self.machine, defect, self.machine.virt(pfn).addr(), line.as_str());
         Err(defect)
-    }
-
-    /// Keeps a block whose zone was locked for the next who may block. It is a run until then.
-    fn defer_pages(&self, pfn: Pfn) {
-        let m = &self.machine;
-        let pages = m.page(pfn).order().pages();
-        m.page(pfn).set_word(u64::from(pages));
-        m.page(pfn).set_mapcount(0);
-        m.page(pfn).set_kind(Kind::Isolated, Order::ZERO);
-        for tail in 1..pages {
-            m.page(pfn.add(tail)).set_kind(Kind::Tail, Order::ZERO);
-        }
-        self.defer(m.virt(pfn));
     }
 }

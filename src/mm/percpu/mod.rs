@@ -109,7 +109,7 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Gives such memory back, by CPU 0's address; null is nothing. A chunk that is empty then goes.
+    /// Gives such memory back, by CPU 0's address; null is nothing. A chunk that is empty then goes. Never waits where it must not.
     ///
     /// # Safety
     /// The copies are the caller's and not used any more. (Violations that are noticed are reported; not all can be.)
@@ -120,30 +120,45 @@ impl<M: Machine> Mm<M> {
         if address.is_null() {
             return Ok(());
         }
-        self.bracket(Gfp::KERNEL, |gfp| {
-            let (m, units) = (&self.machine, self.units());
-            let mut chunks = self.percpu.lock(m);
-            let inside = |base: usize| base != 0 && (base..base + units * UNIT).contains(&address.addr());
-            let Some(slot) = chunks.bases.iter().position(|base| inside(*base)) else {
-                drop(chunks);
-                misuse(m, Defect::Foreign, address.addr(), "per-CPU data");
-                return Err(Defect::Foreign);
-            };
-            let base = chunks.bases[slot];
-            let offset = address.addr() - base;
-            let map = chunks.map(base, units);
-            if offset >= UNIT || map.free(offset).is_none() {
-                drop(chunks);
-                misuse(m, Defect::DoubleFree, address.addr(), "per-CPU data");
-                return Err(Defect::DoubleFree);
+        let gfp = if self.machine.preempt_count() > 0 { Gfp::ATOMIC } else { Gfp::KERNEL };
+        // SAFETY: the caller's condition.
+        self.bracket(gfp, |gfp| unsafe { self.free_percpu_as(address, gfp) })
+    }
+
+    /// [`Mm::free_percpu`] of what is not null, in a slow path.
+    ///
+    /// # Safety
+    /// As there.
+    pub(super) unsafe fn free_percpu_as(&self, address: *mut u8, gfp: Gfp) -> Result<(), Defect> {
+        let (m, units) = (&self.machine, self.units());
+        let Some(mut chunks) = self.percpu.acquire(m, gfp.may_block()) else {
+            if !address.addr().is_multiple_of(GRANULE) {
+                misuse(m, Defect::Interior, address.addr(), "per-CPU data");
+                return Err(Defect::Interior);
             }
-            if map.is_empty() {
-                chunks.bases[slot] = 0;
-                drop(chunks);
-                let _ = self.free_large(ptr::with_exposed_provenance_mut(base), gfp);
-            }
-            Ok(())
-        })
+            self.defer_percpu(address);
+            return Ok(());
+        };
+        let inside = |base: usize| base != 0 && (base..base + units * UNIT).contains(&address.addr());
+        let Some(slot) = chunks.bases.iter().position(|base| inside(*base)) else {
+            drop(chunks);
+            misuse(m, Defect::Foreign, address.addr(), "per-CPU data");
+            return Err(Defect::Foreign);
+        };
+        let base = chunks.bases[slot];
+        let offset = address.addr() - base;
+        let map = chunks.map(base, units);
+        if offset >= UNIT || map.free(offset).is_none() {
+            drop(chunks);
+            misuse(m, Defect::DoubleFree, address.addr(), "per-CPU data");
+            return Err(Defect::DoubleFree);
+        }
+        if map.is_empty() {
+            chunks.bases[slot] = 0;
+            drop(chunks);
+            let _ = self.free_large(ptr::with_exposed_provenance_mut(base), gfp);
+        }
+        Ok(())
     }
 
     /// CPU `cpu`'s copy of what CPU 0 has at `address` (`per_cpu_ptr`).

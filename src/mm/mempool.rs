@@ -140,6 +140,11 @@ impl<M: Machine> Mm<M> {
             if !element.is_null() {
                 return element;
             }
+            if pool.least == 0 {
+                // Nothing ever comes back to a pool that keeps nothing, so that nobody would wake this one.
+                self.machine.nap(&pool.returned, seen);
+                continue;
+            }
             // Sequentially consistent, as in `mempool_free`: either that sees who waits, or this sees that something came.
             pool.waiting.fetch_add(1, Ordering::SeqCst);
             if pool.returned.load(Ordering::SeqCst) == seen {
@@ -184,6 +189,37 @@ impl<M: Machine> Mm<M> {
                 (source.free)(element, source.data);
             }
             self.kfree(pool.as_ptr().cast());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering::Relaxed;
+    use std::boxed::Box;
+
+    use super::*;
+    use crate::machine::ZoneKind;
+    use crate::machine::sim::Sim;
+
+    /// Of a source that has nothing for a while.
+    #[test]
+    fn a_pool_that_keeps_nothing_has_who_waits_try_again() {
+        static REFUSALS: AtomicU32 = AtomicU32::new(10);
+        unsafe extern "C" fn alloc(_: u32, data: *mut u8) -> *mut u8 {
+            let left = REFUSALS.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+            if left.is_ok() { ptr::null_mut() } else { data }
+        }
+        unsafe extern "C" fn free(_: *mut u8, _: *mut u8) {}
+        let mm = Box::new(Mm::new(Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1024).build()));
+        let data = ptr::without_provenance_mut(64);
+        // SAFETY: the functions may be called from anywhere; the pool is used until it is destroyed.
+        unsafe {
+            let pool = mm.mempool_create(0, PoolSource { alloc, free, data }).unwrap();
+            assert_eq!(mm.mempool_alloc(pool.as_ref(), Gfp::ATOMIC), ptr::null_mut());
+            assert_eq!(mm.mempool_alloc(pool.as_ref(), Gfp::KERNEL), data);
+            mm.mempool_free(pool.as_ref(), data);
+            mm.mempool_destroy(pool);
         }
     }
 }

@@ -245,6 +245,16 @@ pub fn full_flushes() -> u32 {
     FULL_FLUSHES.load(Relaxed)
 }
 
+/// Forgets on this CPU what it keeps of a user address, and of the tables on the way there.
+fn forget_user(at: usize) {
+    cpu::invlpg(at);
+    if cfg!(feature = "pae") {
+        // The entries of the root are read when cr3 is loaded, and kept.
+        // SAFETY: the same table as before.
+        unsafe { cpu::set_cr3(cpu::cr3()) };
+    }
+}
+
 /// Pages to forget, as one word: the first page and their number.
 fn flush_packed(packed: usize) {
     let (start, pages) = (packed & !(PAGE_SIZE - 1), packed & (PAGE_SIZE - 1));
@@ -339,15 +349,15 @@ impl Space {
         self.table.map(&mut memory, VirtAddr(at), Level::Pte, frame, flags.with(Flags::USER))
     }
 
-    /// An entry of the root must be without flags, and the processor reads it when cr3 is loaded.
+    /// An entry of the root must be without flags, and processors, of which several may be in this space, read it when cr3 is loaded.
     #[cfg(feature = "pae")]
     fn make_directory(&self, memory: &mut Hardware<'_>, at: usize) -> Result<(), MapError> {
         let place = self.table.pgd_offset(VirtAddr(at));
         if memory.read(place.table, place.index) == 0 {
             let directory = memory.alloc(Level::Pmd).ok_or(MapError::NoMemory)?;
             memory.write(place.table, place.index, Arch::root_entry(Arch::table(directory)));
-            // SAFETY: the same table as before.
-            unsafe { cpu::set_cr3(cpu::cr3()) };
+            forget_user(at);
+            smp::on_others(forget_user, at);
         }
         Ok(())
     }
@@ -356,9 +366,11 @@ impl Space {
     pub fn unmap(&self, at: usize) -> Option<Pfn> {
         let (_off, mut pool) = take_pool();
         let (_, entry) = self.table.unmap(&mut Hardware { pool: Some(&mut pool) }, VirtAddr(at))?;
+        // The tables that it emptied are in the pool by now. CPUs keep entries that lead to tables, too: none of these is used for something else
+        // before all have forgotten it. Who waits for the pool answers.
+        forget_user(at);
+        smp::on_others(forget_user, at);
         drop(pool);
-        cpu::invlpg(at);
-        smp::on_others(cpu::invlpg, at);
         Some(Arch::frame(entry))
     }
 

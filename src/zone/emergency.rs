@@ -5,6 +5,7 @@
 //! is split by pushing its other half. Nothing merges here: small blocks are exchanged for large ones of the zone, of which half of the pool
 //! should be.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::alloc::{Request, Taken};
@@ -73,6 +74,12 @@ impl Emergency {
     pub fn is_low(&self) -> bool {
         let goal = self.goal.load(Relaxed);
         self.pages() < goal / 2 || !self.has_large(goal)
+    }
+
+    /// Whether more is in it than is wanted: what was put by as the zone's lock was not to be had.
+    #[inline]
+    pub fn overflows(&self) -> bool {
+        self.pages() > self.goal.load(Relaxed) + LARGEST.pages()
     }
 
     fn count(&self, order: Order) {
@@ -167,10 +174,7 @@ impl<M: Machine> PageAllocator<M> {
             }
             taken.range.iter().for_each(|page| m.class(page).store(0, Relaxed));
             if full {
-                self.pop_small(m, LARGEST.pages(), |pfn, order| {
-                    m.page(pfn).clear(flag::RESERVE);
-                    self.free_frames(m, PfnRange::block(pfn, order), 0, true);
-                });
+                self.pop_blocks(m, LARGEST.pages(), 0..LARGEST.get(), |pfn, order| self.release_block(m, pfn, order));
             }
             self.emergency.put(m, taken.range, home);
         }
@@ -182,7 +186,8 @@ impl<M: Machine> PageAllocator<M> {
         let view = self.view(m);
         for _ in 0..BALANCED {
             if self.emergency.pages() > self.emergency.goal.load(Relaxed) / 2 {
-                self.pop_small(m, LARGEST.pages(), |pfn, order| zone.buddy.free(&view, pfn, order, 0, true));
+                let free = |pfn, order| zone.buddy.free(&view, pfn, order, 0, true);
+                self.pop_blocks(m, LARGEST.pages(), 0..LARGEST.get(), free);
             }
             let large = zone.buddy.find(&view, Need::block(LARGEST, MigrateType::HighAtomic, Want::Backed));
             let room = self.emergency.wants(PfnRange::new(Pfn(0), LARGEST.pages()));
@@ -195,10 +200,23 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// Takes up to `pages` pages in small blocks off the pool.
-    fn pop_small(&self, m: &M, pages: u32, mut each: impl FnMut(Pfn, Order)) {
+    /// Gives back what is too much of the pool. May wait.
+    #[cold]
+    pub(super) fn empty_emergency(&self, m: &M) {
+        let excess = self.emergency.pages().saturating_sub(self.emergency.goal.load(Relaxed));
+        self.pop_blocks(m, excess, 0..LARGEST.get() + 1, |pfn, order| self.release_block(m, pfn, order));
+    }
+
+    /// Makes a block of the pool ordinary free memory.
+    fn release_block(&self, m: &M, pfn: Pfn, order: Order) {
+        m.page(pfn).clear(flag::RESERVE);
+        self.free_frames(m, PfnRange::block(pfn, order), 0, true);
+    }
+
+    /// Takes up to `pages` pages in blocks of `orders` off the pool.
+    fn pop_blocks(&self, m: &M, pages: u32, orders: Range<u8>, mut each: impl FnMut(Pfn, Order)) {
         let mut left = pages;
-        for order in (0..LARGEST.get()).filter_map(Order::new) {
+        for order in orders.filter_map(Order::new) {
             while left >= order.pages()
                 && let Some(pfn) = self.emergency.pop(m, order)
             {

@@ -12,7 +12,7 @@ use crate::gfp::Gfp;
 use crate::machine::{Frames, Machine, ZoneKind};
 use crate::page::{Kind, flag};
 use crate::sync::Guard;
-use crate::types::{Order, Pfn, PfnRange};
+use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
 
 /// Most blocks fetched besides the one asked for.
 const MOST_EXTRA: usize = 15;
@@ -51,6 +51,11 @@ impl Extra {
         self.found[self.count] = pfn;
         self.count += 1;
     }
+}
+
+/// Pages in the zone of a reserve of `all`. Where memory is lent the rest is in the emergency pool: there a lock's holder may be interrupted.
+fn part_in_zone<L: Frames>(all: u32) -> u32 {
+    if L::LENT { all.div_ceil(2) } else { all }
 }
 
 impl<M: Machine> PageAllocator<M> {
@@ -221,11 +226,14 @@ impl<M: Machine> PageAllocator<M> {
         if cell.managed.load(Relaxed) < 8 * RESERVE {
             return;
         }
+        // Read once: it may be set meanwhile.
         let all = self.reserve_goal.load(Relaxed);
-        let goal = self.zone_reserve::<M>();
+        let goal = part_in_zone::<M>(all);
         self.emergency.set_goal((all - goal) / part);
         if self.emergency.is_low() {
             self.fill_emergency(m, node, (all - goal) / part);
+        } else if self.emergency.overflows() {
+            self.empty_emergency(m);
         }
         let (goal, has) = (goal / part, cell.reserve.load(Relaxed));
         if has <= goal / 2 && has < goal {
@@ -237,11 +245,9 @@ impl<M: Machine> PageAllocator<M> {
         self.reserve_goal.store(pages, Relaxed);
     }
 
-    /// The part of the reserve that lies in the zone. Where memory is lent the rest is in the emergency pool: there a lock's holder may be
-    /// interrupted.
-    pub(super) fn zone_reserve<L: Frames>(&self) -> u32 {
-        let all = self.reserve_goal.load(Relaxed);
-        if L::LENT { all.div_ceil(2) } else { all }
+    /// The part of the reserve that lies in the zone.
+    pub(super) fn zone_reserve(&self) -> u32 {
+        part_in_zone::<M>(self.reserve_goal.load(Relaxed))
     }
 
     /// Whether the reserve for atomic requests is kept up already.
@@ -258,7 +264,7 @@ impl<M: Machine> PageAllocator<M> {
     /// Keeps `pages` pages for atomic requests from now on, and populates as many on the caller's node now. Returns how many it
     /// has. Called with leave to enter the system.
     pub fn keep_reserve(&self, m: &M, pages: u32) -> u32 {
-        self.set_reserve(pages);
+        let less = pages < self.reserve_goal.swap(pages, Relaxed);
         self.atomic_seen.store(true, Relaxed);
         for cell in self.zones.as_flattened() {
             // Written to, so that a request that comes by takes no fault.
@@ -267,9 +273,13 @@ impl<M: Machine> PageAllocator<M> {
         }
         let node = m.node();
         let cell: &Cell = &self.zones[node][ZoneKind::Normal as usize];
-        let in_zone = self.zone_reserve::<M>();
+        let in_zone = part_in_zone::<M>(pages);
         let in_pool = pages - in_zone;
         self.emergency.set_goal(in_pool);
+        if less {
+            self.empty_emergency(m);
+            self.zones.as_flattened().iter().for_each(|cell| self.release_reserve(m, cell, in_zone));
+        }
         let mut before = u32::MAX;
         loop {
             let has = cell.reserve.load(Relaxed) + self.emergency.pages();
@@ -290,6 +300,22 @@ impl<M: Machine> PageAllocator<M> {
                 self.fill_reserve(m, cell, more);
             }
         }
+    }
+
+    /// Makes what a zone keeps beyond `goal` pages ordinary free memory.
+    fn release_reserve(&self, m: &M, cell: &Cell, goal: u32) {
+        let (view, mut zone) = (self.view(m), cell.lock.lock(m));
+        for order in (0..NR_ORDERS).rev().filter_map(|order| Order::new(order as u8)) {
+            let need = Need::block(order, MigrateType::HighAtomic, Want::Backed);
+            while zone.buddy.free_of(MigrateType::HighAtomic) >= goal + order.pages()
+                && let Some(found) = zone.buddy.find(&view, need)
+            {
+                let (pfn, state) = zone.buddy.take(&view, found, order.pages());
+                m.page(pfn).clear(flag::RESERVE);
+                self.free_locked(m, &mut zone, PfnRange::block(pfn, order), state, false, 0);
+            }
+        }
+        cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);
     }
 
     #[cold]

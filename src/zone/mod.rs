@@ -354,7 +354,7 @@ impl<M: Machine> PageAllocator<M> {
             }
             return reserve;
         };
-        let reserve = reserve && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= self.zone_reserve::<M>();
+        let reserve = reserve && zone.buddy.free_of(MigrateType::HighAtomic) + range.pages <= self.zone_reserve();
         self.free_locked(m, &mut zone, range, state, reserve, 0);
         if reserve {
             cell.reserve.store(zone.buddy.free_of(MigrateType::HighAtomic), Relaxed);

@@ -72,7 +72,7 @@ impl<M: Machine> Mm<M> {
         let gfp = gfp.without(Gfp::HIGHMEM);
         let count = size.max(1).div_ceil(PAGE_SIZE);
         if align > PAGE_SIZE {
-            let head = self.aligned_run(count, align, gfp);
+            let head = pages.alloc_aligned_run(m, gfp, count as u32, (align / PAGE_SIZE) as u32, node);
             return head.map_or(ptr::null_mut(), |head| self.run_block(head, m.virt(head), count, size, align));
         }
         // What was kept may lie anywhere and hold no memory.
@@ -275,21 +275,6 @@ impl<M: Machine> Mm<M> {
     fn set_start(head: &Page, offset: usize) {
         head.set_mapcount(offset as i32);
         head.set_kind(Kind::Run, Order::ZERO);
-    }
-
-    /// A run at an alignment above the page: a whole block, whose alignment is its size, less its tail.
-    fn aligned_run(&self, count: usize, align: usize, gfp: Gfp) -> Option<Pfn> {
-        let (m, pages) = (&self.machine, &self.pages);
-        let order = Order::holding(count.max(align / PAGE_SIZE))?;
-        let head = pages.alloc_pages(m, gfp, order, None)?;
-        m.page(head).set_word(u64::from(order.pages()));
-        m.page(head).set_kind(Kind::Run, Order::ZERO);
-        for tail in 1..order.pages() {
-            m.page(head.add(tail)).set_kind(Kind::Tail, Order::ZERO);
-        }
-        // Where the tail cannot be given back the run is simply longer.
-        pages.resize_run(m, PfnRange::block(head, order), count as u32);
-        Some(head)
     }
 
     /// What stands at `address`.

@@ -21,20 +21,22 @@ pub(super) struct Request {
     pub order: Order,
     /// Pages it keeps.
     pub pages: u32,
+    /// What the number of the first one is a multiple of, where they are a run out of rows.
+    pub align: u32,
     /// The highest zone that suits.
     pub top: ZoneKind,
     /// The node it starts at.
     pub node: usize,
     pub list: MigrateType,
     pub want: Want,
-    /// A run out of rows, which needs no alignment.
+    /// A run out of rows, which needs no alignment but `align`.
     pub run: bool,
 }
 
 impl Request {
     pub fn new(gfp: Gfp, order: Order, pages: u32, node: usize) -> Request {
         let want = if gfp.has(Gfp::ZERO) { Want::Zero } else { Want::Any };
-        Request { gfp, order, pages, top: top_zone(gfp), node, list: MigrateType::of(gfp), want, run: false }
+        Request { gfp, order, pages, align: 1, top: top_zone(gfp), node, list: MigrateType::of(gfp), want, run: false }
     }
 
     /// Whether it promises not to fault, block or call the system: an atomic one.
@@ -101,7 +103,7 @@ const IDLE_PART: u64 = 32;
 const STREWN_PART: u64 = 16;
 
 /// Growth in a row for one request. More than one where the new range is not aligned for the largest order.
-const GROWTHS: u32 = 4;
+pub(super) const GROWTHS: u32 = 4;
 
 impl<M: Machine> PageAllocator<M> {
     /// Allocates a block of `2^order` adjacent frames, aligned to its size; [`Kind::Allocated`] with one reference. `node` is
@@ -473,20 +475,20 @@ impl<M: Machine> PageAllocator<M> {
         let gfp = request.gfp;
         // More memory from the machine, while it has any.
         for _ in 0..GROWTHS + MAX_ZONES {
-            match ended {
-                Walk::Taken(taken) => return Some(taken),
-                Walk::Grow(..) => {
-                    // Who asked meanwhile may have grown it: 32 threads that each did so had eighteen times the addresses that they used, and
-                    // waited for the address space's lock.
-                    let _growing = self.growing.lock(m);
-                    ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
-                    if let Walk::Grow(node, kind) = ended {
-                        self.grow(m, node, kind, request);
-                        ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
-                    }
-                }
-                Walk::Nothing { .. } => break,
+            if !matches!(ended, Walk::Grow(..)) {
+                break;
             }
+            // Who asked meanwhile may have grown it: 32 threads that each did so had eighteen times the addresses that they used, and
+            // waited for the address space's lock.
+            let _growing = self.growing.lock(m);
+            ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
+            if let Walk::Grow(node, kind) = ended {
+                self.grow(m, node, kind, request);
+                ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
+            }
+        }
+        if let Walk::Taken(taken) = ended {
+            return Some(taken);
         }
         // Below low: what lies idle goes back if the budget is what lacks, then down to the min mark.
         let starved = matches!(ended, Walk::Nothing { budget: true });
@@ -560,7 +562,7 @@ impl<M: Machine> PageAllocator<M> {
 }
 
 /// Zones that one request may find exhausted before it stops growing.
-const MAX_ZONES: u32 = (MAX_NODES * crate::machine::NR_ZONES) as u32;
+pub(super) const MAX_ZONES: u32 = (MAX_NODES * crate::machine::NR_ZONES) as u32;
 
 fn may_grow(request: &Request) -> bool {
     request.gfp.may_io() && request.gfp.may_block()

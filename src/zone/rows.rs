@@ -27,6 +27,8 @@ const EXACT: u32 = 64;
 const BINS: usize = EXACT as usize + 8 * 4 + 1;
 /// Rows of a list of several lengths that are looked at for a tight one.
 const LOOK: usize = 8;
+/// The same for one that has a place at a multiple, for want of which a pageblock is opened.
+const LOOK_ALIGNED: usize = 32;
 
 /// The list of rows of `pages` pages.
 fn bin(pages: u32) -> usize {
@@ -187,23 +189,33 @@ impl Rows {
 
     /// A tight place on the grid of `align` ([`on_grid`]) for a run of `pages` pages; as for [`Rows::find`].
     pub fn find_aligned(&self, map: &impl Map, pages: u32, align: u32) -> Option<Fit> {
+        // A row of this length has such a place wherever it begins.
+        self.find_at(map, pages, LOOK, pages + align + align.div_ceil(UNIT), |row| on_grid(row, align))
+    }
+
+    /// A tight place at a multiple of `align` for a run of `pages` pages; as for [`Rows::find`].
+    pub fn find_at_multiple(&self, map: &impl Map, pages: u32, align: u32) -> Option<Fit> {
+        self.find_at(map, pages, LOOK_ALIGNED, pages + align - 1, |row| row.0.next_multiple_of(align))
+    }
+
+    /// A tight row in which `pages` pages fit from `place` on, the first that suits behind the row's beginning, of `looks` rows. Rows of `sure` pages have one.
+    fn find_at(&self, map: &impl Map, pages: u32, looks: usize, sure: u32, place: impl Fn(Pfn) -> u32) -> Option<Fit> {
         let fit = |bins: &Bins| {
-            let mut looks = LOOK;
+            let mut looks = looks;
             let mut at = bin(pages);
             while let Some(list) = bins.next(at).filter(|_| looks > 0) {
                 for row in bins.lists[list].iter(|p| map.page(p)).take(looks) {
                     looks -= 1;
-                    let skip = on_grid(row, align) - row.0;
+                    let skip = place(row) - row.0;
                     if u64::from(skip + pages) <= map.page(row).word() {
                         return Some((row, skip));
                     }
                 }
                 at = list + 1;
             }
-            // A row of this length has such a place wherever it begins. No row is longer than a largest block.
-            let sure = Some(pages + align + align.div_ceil(UNIT)).filter(|pages| *pages <= Order::MAX.pages());
-            let row = bins.tightest(map, sure?)?;
-            Some((row, on_grid(row, align) - row.0))
+            // No row is longer than a largest block.
+            let row = if sure <= Order::MAX.pages() { bins.tightest(map, sure) } else { None }?;
+            Some((row, place(row) - row.0))
         };
         let (row, at) = fit(&self.backed).or_else(|| fit(&self.clean))?;
         let (at, fresh) = self.row_at(map, row)?.place_at(at, pages);

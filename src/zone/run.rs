@@ -1,4 +1,8 @@
 //! Exact page runs: 36 KiB cost nine pages and not sixteen.
+//!
+//! Those at multiples of more than a page, too. They were blocks of the buddy system before, whose tails went to the rows and were of no use to the next
+//! of them: 64 MiB of live blocks of 16 bytes to 600 KB at multiples of 16 bytes to 2 MiB, all written to, had 1.8 million page faults in 200 000 requests and took 1.77 s of CPU,
+//! now 0.24 to 0.55 million and 0.30 to 0.64 (jemalloc 0.29, mimalloc 3 1.13); of 8 KB to 4 MB 30 000 took 1.39 s, now 0.15. With 8 rows looked at in place of 32 0.40 and 0.20.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -19,7 +23,12 @@ impl<M: Machine> PageAllocator<M> {
     /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. A run is freed whole, so it counts as movable unless the flags
     /// say otherwise. Flags and failure as for [`PageAllocator::alloc_pages`].
     pub fn alloc_run(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>) -> Option<Pfn> {
-        let order = Order::holding(pages as usize).filter(|_| pages > 0)?;
+        self.alloc_aligned_run(m, gfp, pages, 1, node)
+    }
+
+    /// [`PageAllocator::alloc_run`] from a multiple of `align` on, a power of two up to 1024.
+    pub fn alloc_aligned_run(&self, m: &M, gfp: Gfp, pages: u32, align: u32, node: Option<usize>) -> Option<Pfn> {
+        let order = Order::holding(pages.max(align) as usize).filter(|_| pages > 0)?;
         let fixed = gfp.has(Gfp::DMA) || gfp.has(Gfp::RECLAIMABLE) || gfp.has(Gfp::HIGHMEM);
         let gfp = if fixed { gfp } else { gfp.with(Gfp::MOVABLE) };
         if gfp.check().is_err() {
@@ -28,7 +37,7 @@ impl<M: Machine> PageAllocator<M> {
         #[allow(clippy::unnecessary_min_or_max)] // where there is one node
         let node = node.unwrap_or_else(|| m.node()).min(MAX_NODES - 1);
         let mut request = Request::new(gfp, order, pages, node);
-        request.run = !fixed;
+        (request.run, request.align) = (!fixed, align);
         let taken = self.get_slow(m, request, None)?;
         m.page(taken.range.start).set_word(u64::from(taken.range.pages));
         Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
@@ -48,10 +57,13 @@ impl<M: Machine> PageAllocator<M> {
         // More addresses are cheaper than more pages then.
         let align = if begun { request.order.pages().min(PAGEBLOCK_PAGES) } else { 1 };
         let find = |rows: &Rows, either: bool| {
-            let aligned = if begun { rows.find_aligned(&view, pages, align) } else { None };
-            aligned
-                .or_else(|| if begun && mark == Mark::Low { None } else { rows.find(&view, pages, either) })
-                .map(|fit| if charge(fit.fresh) { Ok(fit) } else { Err(Refused::Budget) })
+            let fit = if request.align > 1 {
+                rows.find_at_multiple(&view, pages, request.align)
+            } else {
+                let on_grid = if begun { rows.find_aligned(&view, pages, align) } else { None };
+                on_grid.or_else(|| if begun && mark == Mark::Low { None } else { rows.find(&view, pages, either) })
+            };
+            fit.map(|fit| if charge(fit.fresh) { Ok(fit) } else { Err(Refused::Budget) })
         };
         // Where memory is short, what is backed comes first.
         let either = written && !self.pressed();
@@ -66,7 +78,10 @@ impl<M: Machine> PageAllocator<M> {
             let whole = self.grouping.load(Relaxed);
             let (row, new) = zone.new_row(&view, &request, whole).ok_or(Refused::Empty)?;
             opened = new;
-            let (at, fresh) = if begun {
+            let (at, fresh) = if request.align > 1 {
+                // It begins at a multiple of its length, or of a pageblock's.
+                row.place_at(0, pages)
+            } else if begun {
                 let at = on_grid(row.range.start, align) - row.range.start.0;
                 row.place_at(if at + pages <= row.range.pages { at } else { 0 }, pages)
             } else {

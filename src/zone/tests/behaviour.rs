@@ -10,10 +10,12 @@ use crate::gfp::Gfp;
 use crate::machine::sim::{Call, Flavour, Sim, SimBare, Simulated};
 use crate::machine::{Frames, ZoneKind};
 use crate::page::{Kind, flag};
+use crate::sync::Fork;
 use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn, PfnRange};
+use crate::zone::alloc::{GROWTHS, MAX_ZONES};
 use crate::zone::lists::RESERVE;
 use crate::zone::rows::on_grid;
-use crate::zone::{MigrateType, PageAllocator, View};
+use crate::zone::{MigrateType, PageAllocator, View, ZoneInfo};
 
 type Zones<F> = Box<PageAllocator<Simulated<F>>>;
 
@@ -376,6 +378,120 @@ fn atomic_requests_get_backed_memory_without_a_call() {
     }
     assert!(m.calls(Call::Populate) > 0);
     z.verify(&m).unwrap();
+}
+
+/// A handler frees while another has the zone's lock: what it puts into the pool does not stay there for good.
+#[test]
+fn the_pool_of_atomic_requests_does_not_grow() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1024).build();
+    let z = boot(&m);
+    z.expect_atomic(&m);
+    let goal = z.verify(&m).unwrap().emergency_pages;
+    let fork = Fork { token: 1, may_block: true };
+    for _ in 0..200 {
+        let taken: Vec<Pfn> = (0..8).map(|_| z.alloc_page(&m, Gfp::ATOMIC).unwrap()).collect();
+        z.lock_all(&m, fork);
+        assert!(taken.into_iter().all(|pfn| z.free_pages(&m, pfn, Order::ZERO, false)), "into the pool");
+        // SAFETY: taken above.
+        #[allow(unsafe_code)]
+        unsafe {
+            z.unlock_all(&m, fork);
+        }
+        // Fills the zone's part up again.
+        z.alloc_run(&m, Gfp::KERNEL, 1, None).unwrap();
+    }
+    let now = z.verify(&m).unwrap().emergency_pages;
+    assert!(now <= goal + 32, "{now} pages, {goal} at first");
+}
+
+/// What is not to be kept for atomic requests any more serves others, and goes back.
+#[test]
+fn a_reserve_can_become_smaller() {
+    fn kept<F: Flavour>(m: &Simulated<F>, z: &Zones<F>) -> (u64, u64) {
+        let stats = z.verify(m).unwrap();
+        let in_zone = |zone: &ZoneInfo| {
+            let blocks = zone.blocks.iter().enumerate();
+            blocks.map(|(order, types)| u64::from(types[MigrateType::HighAtomic.index()]) << order).sum()
+        };
+        (stats.total(in_zone), stats.emergency_pages)
+    }
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1024).build();
+    let z = boot(&m);
+    assert!(z.keep_reserve(&m, 1024) >= 1000);
+    let (in_zone, in_pool) = kept(&m, &z);
+    assert!(in_zone >= 500 && in_pool >= 500, "{in_zone} and {in_pool}");
+    z.keep_reserve(&m, 100);
+    let (in_zone, in_pool) = kept(&m, &z);
+    assert!((40..=50).contains(&in_zone) && (40..=57).contains(&in_pool), "{in_zone} and {in_pool}");
+    z.keep_reserve(&m, 0);
+    assert_eq!(kept(&m, &z), (0, 0));
+    z.trim(&m, true);
+    assert_eq!(z.committed(), z.stats(&m).own_pages);
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 8192).build();
+    let z = boot(&m);
+    assert_eq!(z.keep_reserve(&m, 512), 512);
+    z.keep_reserve(&m, 0);
+    assert_eq!(kept(&m, &z), (0, 0));
+}
+
+/// What the last growth that is tried brings is handed out.
+#[test]
+fn memory_that_comes_late_is_not_lost() {
+    let most = GROWTHS + MAX_ZONES;
+    let block = Order::MAX.pages();
+    let mut sim = Sim::builder();
+    // Each is half of what is wanted, the last one all of it.
+    for nth in 1..most {
+        sim = sim.grow(0, ZoneKind::Normal, nth * 2 * block, PAGEBLOCK_PAGES, PAGEBLOCK_PAGES);
+    }
+    let m = sim.grow(0, ZoneKind::Normal, most * 2 * block, block, block).build();
+    let z = boot(&m);
+    let pfn = z.alloc_pages(&m, Gfp::KERNEL, Order::MAX, None).expect("it is there");
+    assert_eq!(pfn, Pfn(most * 2 * block));
+    assert!(z.free_pages(&m, pfn, Order::MAX, true));
+    let stats = z.verify(&m).unwrap();
+    assert_eq!(stats.total(|zone| zone.free), stats.total(|zone| zone.managed));
+}
+
+/// Aligned runs come out of rows, too.
+#[test]
+fn aligned_runs_use_what_others_left() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 16384).build();
+    let z = boot(&m);
+    let run = |pages, align| {
+        let range = PfnRange::new(z.alloc_aligned_run(&m, Gfp::KERNEL, pages, align, None).unwrap(), pages);
+        assert!(range.start.0.is_multiple_of(align));
+        range
+    };
+    let free = |range| {
+        assert!(z.free_run(&m, range, true));
+        z.verify(&m).unwrap();
+    };
+    let before = z.stats(&m).total(|zone| zone.free);
+    let held: Vec<_> = (0..8).map(|_| run(3, 16)).collect();
+    assert!(
+        held.windows(2).all(|pair| pair[0].start.0.abs_diff(pair[1].start.0) < PAGEBLOCK_PAGES),
+        "in one pageblock"
+    );
+    let hole = held[3];
+    free(hole);
+    assert_eq!(run(3, 16), hole);
+    held.into_iter().for_each(free);
+    // At random, a bounded number of them.
+    let (mut random, mut held) = (Random(3), std::collections::VecDeque::new());
+    let mut rows = 0;
+    for _ in 0..3000 {
+        held.push_back(run(1 + random.below(40) as u32, 1 << random.below(10)));
+        if held.len() > 40 {
+            free(held.pop_front().unwrap());
+        }
+        rows = z.stats(&m).total(|zone| zone.rows).max(rows);
+    }
+    assert!(rows < 12 * 512, "{rows} pages in rows, beside 820 in use");
+    held.into_iter().for_each(free);
+    assert_eq!(z.stats(&m).total(|zone| zone.free), before, "whole again");
+    assert_eq!(run(1024, 1024).pages, 1024);
+    assert_eq!(z.alloc_aligned_run(&m, Gfp::KERNEL, 1, 2048, None), None);
 }
 
 #[test]

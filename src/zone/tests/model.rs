@@ -17,7 +17,7 @@ use crate::zone::extent::Extent;
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Alloc { gfp: Gfp, order: u8, node: usize },
-    Run { gfp: Gfp, pages: u32 },
+    Run { gfp: Gfp, pages: u32, align: u32 },
     Free { which: usize },
     FreeClean { which: usize },
     Resize { which: usize, pages: u32 },
@@ -69,7 +69,7 @@ fn random_op(r: &mut Random) -> Op {
     let which = r.next() as usize;
     match r.below(40) {
         0..10 => Op::Alloc { gfp, order, node: which },
-        10..18 => Op::Run { gfp, pages },
+        10..18 => Op::Run { gfp, pages, align: 1 << (which % 40).saturating_sub(30) },
         18..31 => Op::Free { which },
         31 => Op::FreeClean { which },
         32..35 => Op::Resize { which, pages },
@@ -163,11 +163,12 @@ impl<F: Flavour> World<F> {
                     self.got(pfn, order.pages(), Kind::Allocated, gfp);
                 }
             }
-            Op::Run { gfp, pages } => {
-                if let Some(pfn) = z.alloc_run(&m, gfp, pages, None) {
+            Op::Run { gfp, pages, align } => {
+                if let Some(pfn) = z.alloc_aligned_run(&m, gfp, pages, align, None) {
+                    assert!(pfn.0.is_multiple_of(align), "{pfn:?} is no multiple of {align}");
                     let word = m.page(pfn).word() as u32;
                     // The pool for atomic requests knows whole blocks only.
-                    let most = if gfp.no_fault() { pages.next_power_of_two() } else { pages };
+                    let most = if gfp.no_fault() { pages.max(align).next_power_of_two() } else { pages };
                     assert!((pages..=most + pages / 8).contains(&word), "{word} pages for {pages}");
                     self.got(pfn, word, Kind::Run, gfp);
                 }

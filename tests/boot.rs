@@ -1,5 +1,6 @@
 //! How an instance starts, how the buddy system begins, and its steps one by one.
 #![cfg(all(target_os = "linux", feature = "sim"))]
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 use std::cell::RefCell;
 
@@ -86,7 +87,7 @@ fn boot_memory_becomes_the_largest_movable_blocks() {
     assert_eq!(zones.managed(), 0);
     assert!(zones.alloc_page(&sim, Gfp::KERNEL).is_none());
     for (node, kind, range) in sim.ram() {
-        zones.add(&sim, *node, *kind, *range);
+        unsafe { zones.add(&sim, *node, *kind, *range) };
     }
     let info = zones.stats(&sim).zones[0][ZoneKind::Normal as usize];
     assert_eq!((info.managed, info.present, info.free), (8 << 10, 8 << 10, 8 << 10));
@@ -104,7 +105,9 @@ fn boot_memory_becomes_the_largest_movable_blocks() {
     zones.verify(&sim).unwrap();
     // What is cut off at the ends becomes smaller blocks.
     let (sim, zones) = zone(8 << 10);
-    zones.add(&sim, 0, ZoneKind::Normal, slabwright::types::PfnRange::new(Pfn(1024 + 3), 1024 + 512 - 3 + 2));
+    unsafe {
+        zones.add(&sim, 0, ZoneKind::Normal, slabwright::types::PfnRange::new(Pfn(1024 + 3), 1024 + 512 - 3 + 2))
+    };
     let info = zones.stats(&sim).zones[0][ZoneKind::Normal as usize];
     let blocks: Vec<u32> = info.blocks.iter().map(|by_type| by_type.iter().sum()).collect();
     assert_eq!(blocks, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 0], "3, 4, 8, 16, ... 512 and a pageblock, 2 pages");
@@ -116,12 +119,12 @@ fn boot_memory_becomes_the_largest_movable_blocks() {
 fn the_buddy_system_in_action() {
     let (sim, zones) = zone(1024);
     for (node, kind, range) in sim.ram() {
-        zones.add(&sim, *node, *kind, *range);
+        unsafe { zones.add(&sim, *node, *kind, *range) };
     }
     let page = || zones.alloc_page(&sim, Gfp::NOWAIT).unwrap();
     // The block is of the requests' type from here on.
     let first = page();
-    assert!(zones.free_pages(&sim, first, Order::ZERO, true));
+    assert!(unsafe { zones.free_pages(&sim, first, Order::ZERO, true) });
     assert!(sim.traced(|| ()).is_empty());
     let split = sim.traced(|| assert_eq!(page(), Pfn(1024)));
     let golden = "take 1024 order 10
@@ -138,7 +141,7 @@ insert 1536 order 9 Unmovable";
     assert_eq!(split.join("\n"), golden, "one page, by halves from order 10 down");
     let second = sim.traced(|| assert_eq!(page(), Pfn(1025)));
     assert_eq!(second, ["take 1025 order 0"], "its buddy is there already");
-    let free = |pfn: u32| sim.traced(|| assert!(zones.free_pages(&sim, Pfn(pfn), Order::ZERO, true)));
+    let free = |pfn: u32| sim.traced(|| assert!(unsafe { zones.free_pages(&sim, Pfn(pfn), Order::ZERO, true) }));
     assert_eq!(free(1024), ["insert 1024 order 0 Unmovable"], "its buddy is in use");
     let golden = "merge 1025 with 1024 order 0
 take 1024 order 0

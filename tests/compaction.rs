@@ -19,7 +19,7 @@ type Machine = SimBare;
 fn heap(sim: Machine) -> &'static Mm<Machine> {
     let after = |mm: &Mm<Machine>| {
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
     };
     let mm = Box::leak(Box::new(Mm::with_hooks(sim, Hooks { before: None, after: Some(after) })));
@@ -110,7 +110,7 @@ impl Book {
 fn plain(mm: &Mm<Machine>, gfp: Gfp, order: u8) -> Option<Pfn> {
     let (m, order) = (mm.machine(), Order::new(order).unwrap());
     let block = mm.pages().alloc_pages(m, gfp, order, None)?;
-    mm.pages().free_pages(m, block, order, true);
+    unsafe { mm.pages().free_pages(m, block, order, true) };
     Some(block)
 }
 
@@ -278,7 +278,7 @@ fn lent_memory_is_compacted_and_a_process_moves_nothing() {
     let sim: Simulated<_> = Sim::builder().cpus(1).ram(0, ZoneKind::Normal, 1 << 12, 4096).build();
     let after = |mm: &Mm<Sim>| {
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
     };
     struct Nothing;

@@ -30,7 +30,7 @@ fn machine() -> Box<Mm<SimBare>> {
         .build();
     let after = |mm: &Mm<SimBare>| {
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
     };
     let mm = Box::new(Mm::with_hooks(sim, Hooks { before: None, after: Some(after) }));

@@ -20,7 +20,7 @@ use slabwright::types::{PAGE_SIZE, Pfn};
 fn heap<F: Flavour>(sim: &Simulated<F>) -> Box<Mm<Simulated<F>>> {
     let after = |mm: &Mm<Simulated<F>>| {
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
     };
     let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: None, after: Some(after) }));
@@ -250,7 +250,7 @@ fn g5_caches_come_up_in_order() {
         // Up, without memory yet.
         assert!(mm.kmalloc(8, Gfp::KERNEL | Gfp::NORETRY).is_null());
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
         assert_eq!(caches(mm), [] as [String; 0], "nothing is made for the static caches");
     }

@@ -156,7 +156,7 @@ fn free_twice(random: &mut Random) {
         let (barrier, at) = (Barrier::new(2), block.expose_provenance());
         let free = || {
             barrier.wait();
-            MM.vmalloc().free(&Linux, MM.pages(), std::ptr::with_exposed_provenance_mut(at), true)
+            unsafe { MM.vmalloc().free(&Linux, MM.pages(), std::ptr::with_exposed_provenance_mut(at), true) }
         };
         let mut results = thread::scope(|scope| {
             let other = scope.spawn(free);

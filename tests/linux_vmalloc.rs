@@ -44,11 +44,11 @@ fn areas_of_a_process() {
         at = AREAS.alloc(m, &PAGES, size, 1, Gfp::KERNEL).unwrap().as_ptr();
         fill(at, size);
     });
-    AREAS.free(m, &PAGES, at, true).unwrap();
+    (unsafe { AREAS.free(m, &PAGES, at, true) }).unwrap();
     timed("10000 pairs of 64 MiB", &mut || {
         for _ in 0..10_000 {
             let p = AREAS.alloc(m, &PAGES, size, 1, Gfp::KERNEL).unwrap().as_ptr();
-            AREAS.free(m, &PAGES, p, true).unwrap();
+            (unsafe { AREAS.free(m, &PAGES, p, true) }).unwrap();
         }
     });
     timed("alloc 80 MiB over 64 MiB of old memory", &mut || {
@@ -57,11 +57,11 @@ fn areas_of_a_process() {
     fill(at, 80 << 20);
     timed("realloc by pages from 80 MiB to 320 MiB", &mut || {
         for pages in (80 << 20) / PAGE_SIZE..=(320 << 20) / PAGE_SIZE {
-            at = AREAS.realloc(m, &PAGES, at, pages * PAGE_SIZE, Gfp::KERNEL).unwrap().as_ptr();
+            at = unsafe { AREAS.realloc(m, &PAGES, at, pages * PAGE_SIZE, Gfp::KERNEL) }.unwrap().as_ptr();
         }
     });
     check(at, 80 << 20);
-    AREAS.free(m, &PAGES, at, true).unwrap();
+    (unsafe { AREAS.free(m, &PAGES, at, true) }).unwrap();
     // An area with another one behind it has to move.
     let odd = PAGEBLOCK_SIZE + 5 * PAGE_SIZE;
     let mut p = AREAS.alloc(m, &PAGES, odd, 1, Gfp::KERNEL).unwrap().as_ptr();
@@ -72,18 +72,18 @@ fn areas_of_a_process() {
         let old = grown;
         walls.push(AREAS.alloc(m, &PAGES, 3 << 20, 1, Gfp::KERNEL).unwrap().as_ptr());
         timed("realloc to a multiple", &mut || {
-            p = AREAS.realloc(m, &PAGES, p, big, Gfp::KERNEL).unwrap().as_ptr();
+            p = unsafe { AREAS.realloc(m, &PAGES, p, big, Gfp::KERNEL) }.unwrap().as_ptr();
         });
         check(p, old);
         fill(p, big);
         grown = big;
         AREAS.verify(m).unwrap();
     }
-    AREAS.free(m, &PAGES, p, true).unwrap();
-    walls.into_iter().for_each(|wall| AREAS.free(m, &PAGES, wall, true).unwrap());
+    (unsafe { AREAS.free(m, &PAGES, p, true) }).unwrap();
+    walls.into_iter().for_each(|wall| unsafe { AREAS.free(m, &PAGES, wall, true) }.unwrap());
     let zeroed = AREAS.alloc(m, &PAGES, 90 << 20, 1, Gfp::KERNEL | Gfp::ZERO).unwrap().as_ptr();
     assert!((0..90 << 20).step_by(PAGE_SIZE / 2).all(|i| unsafe { zeroed.add(i).read() } == 0));
-    AREAS.free(m, &PAGES, zeroed, true).unwrap();
+    (unsafe { AREAS.free(m, &PAGES, zeroed, true) }).unwrap();
     let stats = AREAS.verify(m).unwrap();
     println!("{stats:?}");
     assert!(stats.reused >= 10_000 && stats.moved > 0, "{stats:?}");

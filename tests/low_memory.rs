@@ -1,4 +1,5 @@
 //! Memory with low addresses, for programs that keep pointers in 32 bits or less.
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 use slabwright::gfp::Gfp;
 use slabwright::global;
@@ -27,7 +28,7 @@ fn zones_keep_their_limits() {
             // SAFETY: as above.
             let bytes = unsafe { std::slice::from_raw_parts(m.virt(head), order.bytes()) };
             assert!(bytes.iter().all(|byte| *byte == n));
-            assert!(pages.free_pages(m, head, order, true));
+            assert!(unsafe { pages.free_pages(m, head, order, true) });
         }
     }
     global::verify().unwrap();

@@ -201,7 +201,7 @@ fn a_space_made_before_sees_a_vmalloc_area_made_later() {
 fn heap(sim: &SimBare) -> Box<Mm<SimBare>> {
     let after = |mm: &Mm<SimBare>| {
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
     };
     let mm = Box::new(Mm::with_hooks(sim.clone(), Hooks { before: None, after: Some(after) }));

@@ -14,7 +14,7 @@ use slabwright::types::Order;
 fn heap<F: Flavour>(sim: Simulated<F>) -> Mm<Simulated<F>> {
     let after = |mm: &Mm<Simulated<F>>| {
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
     };
     Mm::with_hooks(sim, Hooks { before: None, after: Some(after) })
@@ -57,7 +57,7 @@ Node 1, zone   Normal      0      0      0      0      0      0      0      0   
     let head = mm.pages().alloc_pages(mm.machine(), Gfp::KERNEL, order, None).unwrap();
     let split = "Node 0, zone   Normal      0      0      0      1      1      1      0      1      1      1      1 ";
     assert_eq!(normal(&mm), split);
-    assert!(mm.pages().free_pages(mm.machine(), head, order, true));
+    assert!(unsafe { mm.pages().free_pages(mm.machine(), head, order, true) });
     let merged = "Node 0, zone   Normal      0      0      0      1      1      1      1      1      1      1      1 ";
     assert_eq!(normal(&mm), merged);
 }
@@ -160,7 +160,7 @@ Node 0, zone   Normal
     assert!(got.contains("\nNode 1, zone   Normal\n  per-node stats\n"), "{got}");
     // A CPU's lists show up once it has used them.
     let page = mm.pages().alloc_page(mm.machine(), Gfp::KERNEL).unwrap();
-    assert!(mm.pages().put_page(mm.machine(), page, true));
+    assert!(unsafe { mm.pages().put_page(mm.machine(), page, true) });
     let got = text(&mm, Report::Zoneinfo);
     assert!(got.contains("  pagesets\n    cpu: 0\n              count:   16\n              high:    "), "{got}");
     assert!(got.contains("\n              batch:   16\n"), "{got}");

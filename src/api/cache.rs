@@ -65,12 +65,19 @@ impl<M: Machine> Drop for Handle<'_, M> {
 /// A cache of values of one type, each in a [`CacheBox`].
 ///
 /// Safe because a box borrows the cache, which therefore outlives it, and because objects are only ever reached through their box.
-/// Giving its name up behind its back by [`Mm`]'s call is `unsafe` (that of the layer behind [`Mm::slab`] does not say so):
+/// Giving its name up behind its back is `unsafe`, and so is ending the cache in the layer below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::Cache, machine::Machine};
 /// fn destroy<M: Machine>(mm: &slabwright::mm::Mm<M>, cache: &Cache<'_, M, u64>) {
 ///     let _ = mm.kmem_cache_destroy(cache.named());
+/// }
+/// ```
+///
+/// ```compile_fail,E0133
+/// # use slabwright::{api::Cache, machine::Machine};
+/// fn destroy<M: Machine>(mm: &slabwright::mm::Mm<M>, cache: &Cache<'_, M, u64>) {
+///     let _ = mm.slab().destroy(mm.machine(), mm.pages(), cache.named().cache());
 /// }
 /// ```
 pub struct Cache<'m, M: Machine, T> {

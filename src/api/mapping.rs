@@ -22,13 +22,19 @@ enum Backing {
 /// Adjacent addresses over memory that need not be adjacent; freed, or unmapped, when dropped.
 ///
 /// Safe because it alone owns its addresses. The bytes of an area over somebody else's frames are reached through raw pointers
-/// only: they are seen elsewhere, too. Freeing either behind its back by [`Mm`]'s calls is
-/// `unsafe` (those of the layer behind [`Mm::vmalloc`] do not say so):
+/// only: they are seen elsewhere, too. Freeing either behind its back is `unsafe`, in this layer and below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::VmArea, machine::Machine};
 /// fn free<M: Machine>(mm: &slabwright::mm::Mm<M>, area: &VmArea<'_, M>) {
 ///     let _ = mm.vfree(area.as_ptr().as_ptr());
+/// }
+/// ```
+///
+/// ```compile_fail,E0133
+/// # use slabwright::{api::VmArea, machine::Machine};
+/// fn unmap<M: Machine>(mm: &slabwright::mm::Mm<M>, area: &VmArea<'_, M>) {
+///     let _ = mm.vmalloc().unmap(mm.machine(), area.as_ptr().as_ptr());
 /// }
 /// ```
 pub struct VmArea<'m, M: Machine> {

@@ -86,13 +86,19 @@ impl<'m, M: Machine> Page<'m, M> {
 /// Pages of one's own, adjacent, freed when dropped.
 ///
 /// Safe because it alone owns them: it is neither copied nor are its parts handed out but by borrowing, and what was never written is
-/// `MaybeUninit`. Freeing them behind its back by [`Mm`]'s calls is `unsafe`
-/// (those of the layers behind [`Mm::pages`] do not say so):
+/// `MaybeUninit`. Freeing them behind its back is `unsafe`, in this layer and below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::PageRun, machine::Machine};
 /// fn free<M: Machine>(mm: &slabwright::mm::Mm<M>, run: &PageRun<'_, M>) {
 ///     let _ = mm.free_pages(run.page().pfn(), 0);
+/// }
+/// ```
+///
+/// ```compile_fail,E0133
+/// # use slabwright::{api::PageRun, machine::Machine};
+/// fn free<M: Machine>(mm: &slabwright::mm::Mm<M>, run: &PageRun<'_, M>) {
+///     let _ = mm.pages().put_page(mm.machine(), run.page().pfn(), true);
 /// }
 /// ```
 pub struct PageRun<'m, M: Machine> {

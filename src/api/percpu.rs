@@ -42,8 +42,8 @@ count!(u8 i8 u16 i16 u32 i32 u64 i64 usize isize);
 /// A copy of a value for each CPU: `alloc_percpu`.
 ///
 /// Safe because copies are only read and written as wholes, like a `Cell`'s, under their CPU's lock or by one instruction that
-/// happens on that CPU; no reference to one is ever given out. Freeing what it has behind its back by [`Mm`]'s
-/// calls is `unsafe` (those of the layers behind [`Mm::pages`] and [`Mm::vmalloc`] do not say so):
+/// happens on that CPU; no reference to one is ever given out. Freeing what it has behind its back is `unsafe`, and so is freeing the run or
+/// the area that the copies lie in, in the layers below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{machine::Machine, mm::Mm};

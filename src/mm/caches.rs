@@ -117,9 +117,12 @@ impl<M: Machine> Mm<M> {
 
     /// Calls `f` for every name in use with its cache: names that share one were merged.
     pub fn for_each_name(&self, mut f: impl FnMut(&str, CacheId)) {
-        let names = self.names.lock(&self.machine);
-        for name in names.0.iter().filter(|name| name.cache != 0) {
-            if let Some(cache) = self.slab.created(name.cache) {
+        for slot in 0..MAX_CACHES {
+            let copy = self.bracket(Gfp::NOIO, |gfp| {
+                let name = self.names.acquire(&self.machine, gfp.may_block())?.0[slot];
+                Some((name, self.slab.created(name.cache)?))
+            });
+            if let Some((name, cache)) = copy {
                 f(core::str::from_utf8(&name.text[..name.len as usize]).unwrap_or("?"), cache);
             }
         }
@@ -137,7 +140,8 @@ impl<M: Machine> Mm<M> {
     /// The name is the caller's to give up: whoever made or found it does not use it any more. (Objects that are in use are noticed, and the cache stays.)
     ///
     /// # Errors
-    /// The number of objects in use, which are reported; the cache stays. 0 where it was destroyed before, which is reported, too.
+    /// The number of objects in use, which are reported; the cache stays. 0 where it was destroyed before, which is reported, too, and, with nothing
+    /// done, where locks may not be waited for: in a handler that interrupted the allocator, in a child that lost one.
     #[allow(unsafe_code)]
     pub unsafe fn kmem_cache_destroy(&self, named: Named) -> Result<(), usize> {
         if self.admit(Gfp::KERNEL).is_err() {
@@ -161,7 +165,8 @@ impl<M: Machine> Mm<M> {
                 entry.cache = 0;
             }
             drop(names);
-            let done = self.slab.destroy(m, &self.pages, named.cache);
+            // SAFETY: the caller gives his share in the name up, which stood for one in the cache: each user of a name was counted there, too.
+            let done = unsafe { self.slab.destroy(m, &self.pages, named.cache) };
             if done.is_err() {
                 let entry = &mut self.names.lock(m).0[named.slot as usize];
                 if entry.cache == 0 || entry.cache == named.cache.get() {

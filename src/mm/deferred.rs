@@ -59,7 +59,9 @@ impl<M: Machine> Mm<M> {
                 BLOCK => self.free_deferred(deferred_block(name)),
                 PAGES => {
                     let pfn = deferred_pages(name);
-                    self.pages.free_pages(&self.machine, pfn, self.machine.page(pfn).order(), true);
+                    let order = self.machine.page(pfn).order();
+                    // SAFETY: whoever deferred it gave it up.
+                    unsafe { self.pages.free_pages(&self.machine, pfn, order, true) };
                 }
                 // SAFETY: whoever deferred it gave it up. What is wrong with it was reported.
                 _ => drop(unsafe { self.free_percpu_as(deferred_block(name), Gfp::KERNEL) }),

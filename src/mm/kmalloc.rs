@@ -261,7 +261,8 @@ impl<M: Machine> Mm<M> {
         match slot.compare_exchange(0, made.get(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(made),
             Err(other) => {
-                let _ = self.slab.destroy(&self.machine, &self.pages, made);
+                // SAFETY: made above, and nobody was told of it.
+                let _ = unsafe { self.slab.destroy(&self.machine, &self.pages, made) };
                 self.slab.created(other)
             }
         }

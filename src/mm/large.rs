@@ -366,7 +366,8 @@ impl<M: Machine> Mm<M> {
                 } else {
                     // Isolated meanwhile: a second free is still found out.
                     match class_of_run(head, pages.cost()) {
-                        0 if !pages.free_run(m, range, gfp.may_block()) => {
+                        // SAFETY: claimed: whoever else frees it is told that it is free. The caller of `free` gives it up.
+                        0 if !unsafe { pages.free_run(m, range, gfp.may_block()) } => {
                             // Until then it is told as one that never had a tag.
                             head.set_mapcount(offset as i32);
                             head.set_kind(Kind::Isolated, Order::ZERO);
@@ -382,7 +383,8 @@ impl<M: Machine> Mm<M> {
                     Ok(())
                 }
             }
-            Ok(Block::Tiny(_)) => match self.slob.free(m, pages, address, gfp.may_block()) {
+            // SAFETY: a block starts there that is not free, and the caller of `free` gives it up.
+            Ok(Block::Tiny(_)) => match unsafe { self.slob.free(m, pages, address, gfp.may_block()) } {
                 Ok(true) => Ok(()),
                 Ok(false) => {
                     self.defer(address);
@@ -390,7 +392,8 @@ impl<M: Machine> Mm<M> {
                 }
                 Err(defect) => Err(defect),
             },
-            Ok(Block::Area) => match self.vmalloc.free(m, pages, address, gfp.may_block()) {
+            // SAFETY: an area that begins there is what the caller of `free` gives up; what is none's beginning is told.
+            Ok(Block::Area) => match unsafe { self.vmalloc.free(m, pages, address, gfp.may_block()) } {
                 Ok(()) => {
                     pages.set_idles(true);
                     Ok(())

@@ -92,7 +92,8 @@ impl<M: Machine> Mm<M> {
     /// # Errors
     /// [`Defect::Foreign`]: nothing was mapped there so; it was reported.
     pub unsafe fn vunmap(&self, address: *const u8) -> Result<(), Defect> {
-        if address.is_null() || self.bracket(Gfp::KERNEL, |_| self.vmalloc.unmap(&self.machine, address)) {
+        // SAFETY: the caller's condition, which is the same.
+        if address.is_null() || self.bracket(Gfp::KERNEL, |_| unsafe { self.vmalloc.unmap(&self.machine, address) }) {
             return Ok(());
         }
         misuse(&self.machine, Defect::Foreign, address.addr(), "vmap");

@@ -81,7 +81,10 @@ impl<M: Machine> Mm<M> {
         let to = self.alloc_movable(gfp, owner, cookie)?;
         let moved = self.move_page(pfn, to);
         let left = if moved { pfn } else { to };
-        let free = |gfp: Gfp| self.pages.free_pages(&self.machine, left, Order::ZERO, gfp.may_block());
+        let free = |gfp: Gfp| {
+            // SAFETY: where the page moved its owner has let go of it and uses the new one; else that is this function's, whom nobody was told of.
+            unsafe { self.pages.free_pages(&self.machine, left, Order::ZERO, gfp.may_block()) }
+        };
         if !self.bracket(gfp, free) {
             self.defer_pages(left, Order::ZERO);
         }

@@ -125,7 +125,10 @@ impl<M: Machine> Mm<M> {
             return self.wrong_page(pfn, kind, order);
         }
         let order = page.order();
-        let done = self.bracket(Gfp::ATOMIC, |gfp| self.pages.put_pages(&self.machine, pfn, order, gfp.may_block()));
+        let done = self.bracket(Gfp::ATOMIC, |gfp| {
+            // SAFETY: the caller's condition, which is the same; that it is a block of this order was looked at.
+            unsafe { self.pages.put_pages(&self.machine, pfn, order, gfp.may_block()) }
+        });
         if !done {
             self.defer_pages(pfn, order);
         }
@@ -179,7 +182,9 @@ impl<M: Machine> Mm<M> {
                     // A run may be up to an eighth longer than was asked for.
                     Kind::Run if wanted > range.pages as usize => Defect::WrongOrder,
                     Kind::Run if page.claim(Kind::Run, Kind::Isolated) => {
-                        if !self.bracket(Gfp::ATOMIC, |gfp| self.pages.free_run(m, range, gfp.may_block())) {
+                        // SAFETY: the caller gives the run up, whose length is that of its descriptor; claimed, so nobody else frees it, too.
+                        let free = |gfp: Gfp| unsafe { self.pages.free_run(m, range, gfp.may_block()) };
+                        if !self.bracket(Gfp::ATOMIC, free) {
                             self.defer(address);
                         }
                         return Ok(());

@@ -15,7 +15,7 @@ use crate::machine::{Machine, misuse};
 use crate::slab::classes::{MAX_SMALL, class_of, class_size, stands_for};
 use crate::slab::runs::{run_pages, starts_run};
 use crate::slab::{class_of_tag, run_of_tag, starts_object};
-use crate::types::{PAGE_SIZE, PfnRange};
+use crate::types::PAGE_SIZE;
 
 /// A block that grows beyond this becomes a vmalloc area, which from then on moves without copying.
 const COPY_LIMIT: usize = 1 << 20;
@@ -119,7 +119,8 @@ impl<M: Machine> Mm<M> {
                     if count == range.pages {
                         return Next::Done(block);
                     }
-                    if gfp.may_block() && self.resize_run(range, count) {
+                    // SAFETY: the block is the caller's, who gives up what lies behind its new size.
+                    if gfp.may_block() && unsafe { pages.resize_run(m, range, count) } {
                         self.make_block(range.start, offset);
                         return Next::Done(block);
                     }
@@ -128,7 +129,8 @@ impl<M: Machine> Mm<M> {
                     }
                 }
                 Ok(Block::Area) if size > COPY_LIMIT => {
-                    if let Some(moved) = self.vmalloc.realloc(m, pages, block, size, gfp) {
+                    // SAFETY: the block is the caller's, who gives its old addresses up.
+                    if let Some(moved) = unsafe { self.vmalloc.realloc(m, pages, block, size, gfp) } {
                         pages.set_idles(true);
                         return Next::Done(moved.as_ptr());
                     }
@@ -162,10 +164,6 @@ impl<M: Machine> Mm<M> {
             // SAFETY: the caller's condition; `old` bytes are usable.
             Next::Copy(old) => unsafe { self.copy(block, old.min(size), size) },
         }
-    }
-
-    fn resize_run(&self, range: PfnRange, count: u32) -> bool {
-        self.pages.resize_run(&self.machine, range, count)
     }
 
     /// Moves a block by copying its first `keep` bytes.

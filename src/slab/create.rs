@@ -147,9 +147,13 @@ impl<M: Machine> Slab<M> {
 
     /// Ends one user's share in a cache; with the last one its memory goes back.
     ///
+    /// # Safety
+    /// The share is the caller's (from [`Slab::create`] or [`Slab::share`]), who uses neither it nor copies of the id any more: the next cache may have
+    /// the same. (Objects that are still out are noticed.)
+    ///
     /// # Errors
     /// The number of objects still out; they are reported, and the cache stays.
-    pub fn destroy(&self, m: &M, pages: &PageAllocator<M>, cache: CacheId) -> Result<(), usize> {
+    pub unsafe fn destroy(&self, m: &M, pages: &PageAllocator<M>, cache: CacheId) -> Result<(), usize> {
         let descriptor = self.cache(cache.0);
         {
             let _registry = self.registry.lock(m);

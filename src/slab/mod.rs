@@ -98,7 +98,7 @@ pub struct Slab<M> {
     machine: PhantomData<fn(&M)>,
 }
 
-/// Lasts as long as somebody has sheaves of others in hand.
+/// Lasts as long as somebody has sheaves of others in hand, or looks at caches that are not his: neither is gone before he is done.
 struct InHand<'a>(&'a [AtomicU32; 2]);
 
 impl<'a> InHand<'a> {
@@ -161,7 +161,8 @@ impl<M: Machine> Slab<M> {
             // SAFETY: `free_slab` wrote the link, and the slab was nobody's since.
             let next = unsafe { link.read() };
             if let Some(head) = m.pfn(link.cast()) {
-                pages.free_pages(m, head, m.page(head).order(), true);
+                // SAFETY: `free_slab` could not free it and left it to who takes the list, which is taken whole; its link was read.
+                unsafe { pages.free_pages(m, head, m.page(head).order(), true) };
             }
             slab = next;
         }
@@ -273,7 +274,7 @@ impl<M: Machine> Slab<M> {
     fn ids(&self) -> impl Iterator<Item = u8> {
         // Relaxed: who has objects of a cache got them from who made it.
         let created = FIRST_CREATED..=self.highest.load(Ordering::Relaxed);
-        (1..FIRST_CREATED).chain(created.filter(|id| self.cache(*id).state() == State::Live))
+        (1..FIRST_CREATED).chain(created.filter(move |id| wanted(self.cache(*id).state())))
     }
 
     /// Node `node`'s part of cache `id`.
@@ -286,7 +287,8 @@ impl<M: Machine> Slab<M> {
         (0..m.nr_nodes()).map(move |node| self.node(id, node))
     }
 
-    /// The used nodes of the caches in use. Others are not even looked at: their memory was never touched.
+    /// The used nodes of the caches in use, and of those that end, as somebody may still be at them. Others are not even looked at: their memory was
+    /// never touched.
     fn nodes<'a>(&'a self, m: &'a M) -> impl Iterator<Item = &'a CacheNode> {
         self.ids().flat_map(|id| self.nodes_of(m, id))
     }

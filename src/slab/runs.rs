@@ -573,7 +573,8 @@ impl<M: Machine> Slab<M> {
     /// Gives the run at `address`, which was in a sheaf, back to the zone; false where the lock was not to be had.
     pub(super) fn free_run(&self, m: &M, pages: &PageAllocator<M>, address: usize, gfp: Gfp) -> bool {
         let Some(pfn) = m.pfn(core::ptr::with_exposed_provenance(address)) else { return true };
-        pages.free_run(m, PfnRange::new(pfn, m.page(pfn).word() as u32), gfp.may_block())
+        // SAFETY: it was freed into a sheaf and taken out of that, whole, by the caller alone. A copy that was freed twice was told by its kind and tag.
+        unsafe { pages.free_run(m, PfnRange::new(pfn, m.page(pfn).word() as u32), gfp.may_block()) }
     }
 
     /// Gives the runs that the current CPU keeps back to the zone, without entering the system.

@@ -1,4 +1,5 @@
 //! The slab layer on simulated machines, against an oracle that knows every object.
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 use core::sync::atomic::AtomicUsize;
 use std::collections::BTreeMap;
@@ -364,7 +365,7 @@ fn a_cache_that_ends_is_shared_by_nobody_and_waits_for_its_slabs() {
     w.slab.node(cache.get(), 0).locked(&w.m).shrink(&w.m, w.slab.layout(cache.get()), &mut release);
     assert!(!release.is_empty());
     std::thread::scope(|threads| {
-        let end = threads.spawn(|| w.slab.destroy(&w.m, &w.pages, cache));
+        let end = threads.spawn(|| unsafe { w.slab.destroy(&w.m, &w.pages, cache) });
         while !end.is_finished() && w.slab.cache(cache.get()).users.load(Ordering::Relaxed) > 0 {
             std::thread::yield_now();
         }
@@ -373,7 +374,7 @@ fn a_cache_that_ends_is_shared_by_nobody_and_waits_for_its_slabs() {
         w.slab.release(&w.m, &w.pages, release, Gfp::KERNEL);
         drop(in_hand);
         assert_eq!(end.join().unwrap(), Ok(()));
-        assert_eq!(w.slab.destroy(&w.m, &w.pages, other), Ok(()));
+        assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, other) }, Ok(()));
     });
     w.verify();
 }
@@ -393,7 +394,7 @@ fn a_cache_ends_though_another_thread_frees_what_was_deferred() {
         while !w.slab.deferred.is_empty() {
             std::thread::yield_now();
         }
-        let end = threads.spawn(|| w.slab.destroy(&w.m, &w.pages, cache));
+        let end = threads.spawn(|| unsafe { w.slab.destroy(&w.m, &w.pages, cache) });
         while !end.is_finished() && w.slab.flushes[0].load(Ordering::Acquire) < 3 {
             std::thread::yield_now();
         }
@@ -653,13 +654,13 @@ fn constructors_run_once_per_object_and_state_is_kept() {
     let constructed = CONSTRUCTED.load(Ordering::Relaxed);
     assert!(constructed >= seen.len() && constructed < seen.len() + 600, "{constructed} {}", seen.len());
     w.m.set_aborts(false);
-    assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Err(live.len()));
+    assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, cache) }, Err(live.len()));
     assert!(w.m.take_reports()[0].contains("objects in use"));
     for object in live {
         // SAFETY: it came from the cache.
         unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL).unwrap() };
     }
-    assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
+    assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, cache) }, Ok(()));
 }
 
 // rows: G4 G19
@@ -685,7 +686,7 @@ fn free_maps_work_in_all_three_places() {
             unsafe { w.slab.cache_free(&w.m, &w.pages, cache, object, Gfp::KERNEL).unwrap() };
         }
         w.verify();
-        assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
+        assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, cache) }, Ok(()));
     }
 }
 
@@ -705,7 +706,7 @@ fn caches_of_one_shape_share_their_slabs() {
     // SAFETY: wrong on purpose; it is reported and left alone.
     unsafe { w.slab.cache_free(&w.m, &w.pages, a, object, Gfp::KERNEL).unwrap_err() };
     assert!(w.m.take_reports()[0].contains("wrong cache"));
-    assert_eq!(w.slab.destroy(&w.m, &w.pages, a), Ok(()), "b still uses it");
+    assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, a) }, Ok(()), "b still uses it");
     assert!(!w.slab.cache_alloc(&w.m, &w.pages, b, Gfp::KERNEL, 0).is_null());
     assert!(w.slab.create(&w.m, "", 8, 0, SlabFlags::default(), None).is_err());
     assert!(w.slab.create(&w.m, "x", 0, 0, SlabFlags::default(), None).is_err());

@@ -271,7 +271,8 @@ impl<M: Machine> Slab<M> {
             m.page(pfn).set_kind(if pfn == head { Kind::Allocated } else { Kind::Tail }, layout.order);
         }
         m.page(head).set_refs(1);
-        if !pages.free_pages(m, head, layout.order, gfp.may_block()) {
+        // SAFETY: none of its objects is out and no list has it, so that none will be; it is the block that `head` was allocated as.
+        if !unsafe { pages.free_pages(m, head, layout.order, gfp.may_block()) } {
             // The zone's lock was not to be had. Nor may the list's be waited for: whom we interrupted may hold it.
             let link: *mut usize = m.virt(head).cast();
             // SAFETY: the slab is empty and ours, so its memory is free to be written to.

@@ -69,7 +69,8 @@ impl<M: Machine> Vmalloc<M> {
             let first = at + done;
             let mapped = m.map_frames(first, &frames[..count]);
             for frame in &frames[mapped..count] {
-                pages.free_pages(m, *frame, Self::ORDER, true);
+                // SAFETY: allocated above, and mapped nowhere: the machine stopped before it.
+                unsafe { pages.free_pages(m, *frame, Self::ORDER, true) };
             }
             count = mapped;
             if count > 0 {
@@ -114,7 +115,9 @@ impl<M: Machine> Vmalloc<M> {
             let page = m.page(frame);
             page.set_kind(Kind::Allocated, Self::ORDER);
             page.set_refs(1);
-            pages.free_pages(m, frame, Self::ORDER, true);
+            // SAFETY: the slot that showed the frame is unmapped on every CPU, and no table names it any more; its area is in transit, so nobody else
+            // takes it out as well.
+            unsafe { pages.free_pages(m, frame, Self::ORDER, true) };
         });
     }
 
@@ -275,10 +278,12 @@ impl<M: Machine> Vmalloc<M> {
             let mapped = m.map_frames(at, &blocks[..count]);
             self.refusals.store(if mapped == 0 { refusals.saturating_add(1) } else { 0 }, Relaxed);
             for block in &blocks[..mapped] {
-                pages.free_clean(m, *block, Order::PAGEBLOCK, true);
+                // SAFETY: taken off the free lists above; what it held is in the slot now, and it reads zero.
+                unsafe { pages.free_clean(m, *block, Order::PAGEBLOCK, true) };
             }
             for block in &blocks[mapped..count] {
-                pages.free_pages(m, *block, Order::PAGEBLOCK, true);
+                // SAFETY: taken off the free lists above, and the machine left it as it was.
+                unsafe { pages.free_pages(m, *block, Order::PAGEBLOCK, true) };
             }
             at += mapped * Self::SLOT;
         }

@@ -39,7 +39,11 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Takes such a mapping back by its first address. False where there is none.
-    pub fn unmap(&self, m: &M, address: *const u8) -> bool {
+    ///
+    /// # Safety
+    /// If a mapping begins there it is the caller's, and nobody uses its addresses any more.
+    #[allow(unsafe_code)]
+    pub unsafe fn unmap(&self, m: &M, address: *const u8) -> bool {
         let mut space = self.space.lock(m);
         let found = space.area_of(address.addr());
         let Some(area) = found.filter(|area| {

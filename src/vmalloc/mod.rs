@@ -433,7 +433,12 @@ impl<M: Machine> Vmalloc<M> {
     /// # Errors
     /// [`FreeError::Defect`]: a double free, an address inside an area, or one that was never an area's.
     /// [`FreeError::Busy`]: not `may_block`, and the lock is taken.
-    pub fn free<P: FrameSource<M>>(
+    ///
+    /// # Safety
+    /// If an area begins there it is the caller's: nobody uses its memory, or frees it, from now on. (What is no area's beginning is refused, and nothing
+    /// happens.)
+    #[allow(unsafe_code)]
+    pub unsafe fn free<P: FrameSource<M>>(
         &self,
         m: &M,
         pages: &P,

@@ -22,7 +22,11 @@ const LOOKS: usize = 16;
 impl<M: Machine> Vmalloc<M> {
     /// Makes the area at `address` `new_size` bytes long (rounded up to pages), where it is or elsewhere; its contents up
     /// to the smaller size stay. With [`Gfp::ZERO`] what is added reads zero. `None`: not possible, and the area is as it was.
-    pub fn realloc<P: FrameSource<M>>(
+    ///
+    /// # Safety
+    /// If an area begins there it is the caller's. Nobody uses it by its old addresses if others are returned, or, if it became shorter, what was cut off.
+    #[allow(unsafe_code)]
+    pub unsafe fn realloc<P: FrameSource<M>>(
         &self,
         m: &M,
         pages: &P,

@@ -1,4 +1,5 @@
 //! What vmalloc asks of the zone layer; a trait so that tests can put a miser in its place.
+#![allow(unsafe_code)]
 
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -6,11 +7,11 @@ use crate::types::{Order, Pfn};
 use crate::zone::PageAllocator;
 
 /// The part of [`PageAllocator`] that vmalloc uses; see there.
-#[allow(missing_docs)]
+#[allow(missing_docs, clippy::missing_safety_doc)]
 pub trait FrameSource<M: Machine> {
     fn alloc_pages(&self, m: &M, gfp: Gfp, order: Order, node: Option<usize>) -> Option<Pfn>;
-    fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool;
-    fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool;
+    unsafe fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool;
+    unsafe fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool;
     fn take_backed(&self, m: &M) -> Option<Pfn>;
     fn charge(&self, pages: u64) -> bool;
     fn uncharge(&self, pages: u64);
@@ -27,11 +28,13 @@ impl<M: Machine> FrameSource<M> for PageAllocator<M> {
     fn alloc_pages(&self, m: &M, gfp: Gfp, order: Order, node: Option<usize>) -> Option<Pfn> {
         PageAllocator::alloc_pages(self, m, gfp, order, node)
     }
-    fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
-        PageAllocator::free_pages(self, m, pfn, order, may_block)
+    unsafe fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
+        // SAFETY: the trait asks of the caller what the zone layer does.
+        unsafe { PageAllocator::free_pages(self, m, pfn, order, may_block) }
     }
-    fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
-        PageAllocator::free_clean(self, m, pfn, order, may_block)
+    unsafe fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
+        // SAFETY: the trait asks of the caller what the zone layer does.
+        unsafe { PageAllocator::free_clean(self, m, pfn, order, may_block) }
     }
     fn take_backed(&self, m: &M) -> Option<Pfn> {
         PageAllocator::take_backed(self, m)

@@ -118,25 +118,17 @@ impl<M: Machine> PageAllocator<M> {
         Some(self.hand_out(m, &taken, gfp, Kind::Allocated, order))
     }
 
-    /// Frees the block at `pfn`. False, and nothing done, where that needs a wait and `may_block` is not set. A block that is
-    /// free already is left alone (whoever can tell the user checks before).
-    pub fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
-        self.free_as(m, pfn, order, None, true, may_block)
-    }
-
-    /// [`PageAllocator::free_pages`] for a block that reads zero and holds no memory.
-    pub fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
-        let state = if M::LENT { STATE } else { flag::ZERO };
-        self.free_as(m, pfn, order, Some(state), false, may_block)
-    }
-
-    /// [`PageAllocator::free_pages`] for a block whose contents are in no cache: it is handed out again after all others.
-    pub fn free_cold(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
-        self.free_as(m, pfn, order, None, false, may_block)
-    }
-
-    /// Frees a block that is known to be in `state`, or keeps it on this CPU's lists where nothing is known.
-    fn free_as(&self, m: &M, pfn: Pfn, order: Order, state: Option<u32>, hot: bool, may_block: bool) -> bool {
+    /// Frees a block that is known to be in `state`, or keeps it on this CPU's lists where nothing is known. False, and nothing done, where that
+    /// needs a wait and `may_block` is not set. A block that is free already is left alone (whoever can tell the user checks before).
+    pub(super) fn free_as(
+        &self,
+        m: &M,
+        pfn: Pfn,
+        order: Order,
+        state: Option<u32>,
+        hot: bool,
+        may_block: bool,
+    ) -> bool {
         let page = m.page(pfn);
         let range = PfnRange::block(pfn, order);
         match page.kind() {

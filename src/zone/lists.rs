@@ -291,7 +291,7 @@ impl<M: Machine> PageAllocator<M> {
             // A block of that size, to be freed again, makes the zone grow if it must.
             let order = Order::holding(step as usize).unwrap_or(Order::MAX);
             match self.alloc_pages(m, Gfp::KERNEL, order, Some(node)) {
-                Some(block) => self.free_pages(m, block, order, true),
+                Some(block) => self.free_as(m, block, order, None, true, true),
                 None => return has,
             };
             self.fill_emergency(m, node, in_pool);

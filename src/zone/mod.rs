@@ -246,12 +246,6 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// Adds memory present at boot: any run of frames of one zone, with contents unknown. A frame is added once. Zones do
-    /// not share pageblocks: frames in a pageblock that is another zone's already are left out.
-    pub fn add(&self, m: &M, node: usize, kind: ZoneKind, range: PfnRange) {
-        self.add_range(m, node, kind, range, 0);
-    }
-
     /// Adds frames whose contents are known to be `state`.
     fn add_range(&self, m: &M, node: usize, kind: ZoneKind, range: PfnRange, state: u32) {
         let mut at = range.start;

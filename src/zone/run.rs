@@ -106,7 +106,7 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Frees a run. Failure as for [`PageAllocator::free_pages`].
-    pub fn free_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
+    pub(super) fn give_back_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
         let head = m.page(range.start);
         if head.kind().heads_nothing() {
             return true;
@@ -147,10 +147,8 @@ impl<M: Machine> PageAllocator<M> {
         self.settle(clean, zone.clean_pages());
     }
 
-    /// Makes the run `range` one of `pages` pages without moving it: gives its tail back, or takes the free blocks behind it.
-    /// False where those are in use (or the lock is: it does not block); the run is unchanged then. Grown pages have unknown
-    /// contents, and the head's state flags go.
-    pub fn resize_run(&self, m: &M, range: PfnRange, pages: u32) -> bool {
+    /// [`PageAllocator::resize_run`].
+    pub(super) fn resize(&self, m: &M, range: PfnRange, pages: u32) -> bool {
         if pages == range.pages {
             return true;
         }

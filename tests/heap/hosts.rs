@@ -60,7 +60,8 @@ fn tell(seed: u64, steps: usize, history: &VecDeque<Op>) {
 pub fn heap<F: Flavour>(sim: &Simulated<F>) -> Box<Mm<Simulated<F>>> {
     let after = |mm: &Mm<Simulated<F>>| {
         for (node, zone, range) in mm.machine().ram() {
-            mm.pages().add(mm.machine(), *node, *zone, *range);
+            // SAFETY: the machine was made with these frames, which go to this allocator alone, at its start.
+            unsafe { mm.pages().add(mm.machine(), *node, *zone, *range) };
         }
     };
     Box::new(Mm::with_hooks(sim.clone(), Hooks { before: None, after: Some(after) }))

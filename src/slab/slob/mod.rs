@@ -242,7 +242,8 @@ impl<M: Machine> Slob<M> {
         m.page(pfn).set_refs(1);
         m.page(pfn).set_kind(Kind::Allocated, Order::ZERO);
         self.pages.fetch_sub(1, Relaxed);
-        if !pages.free_pages(m, pfn, Order::ZERO, may_block) {
+        // SAFETY: no block of the page is out, and no list has it, so that none will be; it came from this page allocator.
+        if !unsafe { pages.free_pages(m, pfn, Order::ZERO, may_block) } {
             let link: *mut usize = m.virt(pfn).cast();
             // SAFETY: the page is empty and ours, so its memory is free to be written to.
             self.orphans.push(link.expose_provenance(), |next| unsafe { link.write(next) });
@@ -257,7 +258,8 @@ impl<M: Machine> Slob<M> {
             // SAFETY: `release` wrote the link, and the page was nobody's since.
             orphan = unsafe { link.read() };
             if let Some(pfn) = m.pfn(link.cast()) {
-                pages.free_pages(m, pfn, Order::ZERO, true);
+                // SAFETY: `release` could not free it and left it to who takes the list, which is taken whole; its link was read.
+                unsafe { pages.free_pages(m, pfn, Order::ZERO, true) };
             }
         }
     }
@@ -294,7 +296,16 @@ impl<M: Machine> Slob<M> {
     ///
     /// # Errors
     /// As for [`Slob::usable`].
-    pub fn free(&self, m: &M, pages: &PageAllocator<M>, address: *mut u8, may_block: bool) -> Result<bool, Defect> {
+    ///
+    /// # Safety
+    /// If a block starts there it is the caller's, and nobody uses it from now on. (Not all that is no block's start is noticed.)
+    pub unsafe fn free(
+        &self,
+        m: &M,
+        pages: &PageAllocator<M>,
+        address: *mut u8,
+        may_block: bool,
+    ) -> Result<bool, Defect> {
         let Some(pfn) = m.pfn(address) else { return Err(Defect::Foreign) };
         let Some(mut lists) = self.lists.acquire(m, may_block) else { return Ok(false) };
         let page = m.page(pfn);

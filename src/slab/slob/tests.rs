@@ -1,4 +1,5 @@
 //! First fit on a machine with 64 pages.
+#![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -17,7 +18,7 @@ struct World {
 fn world(pages: u32) -> World {
     let m = SimBare::builder().ram(0, Normal, 0, pages).build();
     let w = World { m, pages: PageAllocator::new(), slob: Slob::new() };
-    w.pages.add(&w.m, 0, Normal, PfnRange::new(Pfn(0), pages));
+    unsafe { w.pages.add(&w.m, 0, Normal, PfnRange::new(Pfn(0), pages)) };
     w
 }
 
@@ -27,7 +28,7 @@ impl World {
     }
 
     fn free(&self, block: *mut u8) -> Result<bool, Defect> {
-        self.slob.free(&self.m, &self.pages, block, true)
+        unsafe { self.slob.free(&self.m, &self.pages, block, true) }
     }
 
     fn free_pages(&self) -> u64 {

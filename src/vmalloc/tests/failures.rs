@@ -75,7 +75,7 @@ fn a_freed_range_is_reused_without_a_call() {
     w.m.forbid_calls(|| {
         let p = w.v.alloc(&w.m, &w.pages, size, 1, Gfp::ATOMIC).unwrap().as_ptr();
         assert_eq!(p.addr(), first);
-        w.v.free(&w.m, &w.pages, p, false).unwrap();
+        (unsafe { w.v.free(&w.m, &w.pages, p, false) }).unwrap();
     });
     assert_eq!(w.m.calls(Call::MapFresh), 1);
     w.end(vec![]);
@@ -274,7 +274,7 @@ fn frames_behind_an_area_are_scattered() {
     let held: Vec<_> =
         (0..64).filter_map(|_| w.pages.alloc_pages(&w.m, Gfp::KERNEL, crate::types::Order::ZERO, None)).collect();
     for pfn in held.iter().step_by(2) {
-        w.pages.free_pages(&w.m, *pfn, crate::types::Order::ZERO, true);
+        unsafe { w.pages.free_pages(&w.m, *pfn, crate::types::Order::ZERO, true) };
     }
     let area = Live {
         at: w.alloc(8 * PAGE_SIZE, 1, Gfp::KERNEL.without(Gfp::HIGHMEM)).unwrap(),
@@ -294,7 +294,7 @@ fn frames_behind_an_area_are_scattered() {
     assert!(is_zero(again, 0, 8 * PAGE_SIZE));
     w.free(again).unwrap();
     for pfn in held.iter().skip(1).step_by(2) {
-        w.pages.free_pages(&w.m, *pfn, crate::types::Order::ZERO, true);
+        unsafe { w.pages.free_pages(&w.m, *pfn, crate::types::Order::ZERO, true) };
     }
     w.end(vec![]);
 }

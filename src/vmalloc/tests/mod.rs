@@ -1,5 +1,5 @@
 //! vmalloc on the simulator, with real zones below it.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
 mod failures;
 mod model;
@@ -67,12 +67,12 @@ impl<F: Flavour> World<F> {
         let pages = PageAllocator::new();
         pages.init(&m, &Options::DEFAULT);
         for (node, zone, range) in m.ram() {
-            pages.add(&m, *node, *zone, *range);
+            unsafe { pages.add(&m, *node, *zone, *range) };
         }
         // The zones' own pages are taken with the first request.
         for gfp in [Gfp::KERNEL, Gfp::KERNEL | Gfp::HIGHMEM] {
             let page = pages.alloc_pages(&m, gfp, Order::ZERO, None).unwrap();
-            pages.free_pages(&m, page, Order::ZERO, true);
+            unsafe { pages.free_pages(&m, page, Order::ZERO, true) };
         }
         let mut world = World { m, pages, v: Vmalloc::new(), zones_own: 0 };
         world.zones_own = world.pages_out();
@@ -88,11 +88,12 @@ impl<F: Flavour> World<F> {
     }
 
     pub fn realloc(&self, at: usize, size: usize, gfp: Gfp) -> Option<usize> {
-        self.v.realloc(&self.m, &self.pages, pointer(at), size, gfp).map(|p| p.as_ptr().expose_provenance())
+        (unsafe { self.v.realloc(&self.m, &self.pages, pointer(at), size, gfp) })
+            .map(|p| p.as_ptr().expose_provenance())
     }
 
     pub fn free(&self, at: usize) -> Result<(), super::FreeError> {
-        self.v.free(&self.m, &self.pages, pointer(at), true)
+        unsafe { self.v.free(&self.m, &self.pages, pointer(at), true) }
     }
 
     pub fn size(&self, at: usize) -> usize {

@@ -145,7 +145,7 @@ pub fn step<F: Flavour>(w: &World<F>, live: &mut Vec<Live>, op: Op, seed: u64, m
                 let area = Live { at: p.as_ptr().expose_provenance(), size: pages * PAGE_SIZE, seed };
                 fill(&area);
                 check(&area, area.size);
-                w.v.free(&w.m, &w.pages, p.as_ptr(), false).unwrap();
+                (unsafe { w.v.free(&w.m, &w.pages, p.as_ptr(), false) }).unwrap();
             }
         }),
     }

@@ -23,7 +23,7 @@ fn boot<F: Flavour>(sim: &Simulated<F>) -> Zones<F> {
     let zones = Box::new(PageAllocator::new());
     zones.init(sim, &Options::DEFAULT);
     for (node, kind, range) in sim.ram() {
-        zones.add(sim, *node, *kind, *range);
+        unsafe { zones.add(sim, *node, *kind, *range) };
     }
     zones
 }
@@ -45,7 +45,7 @@ fn every_order_to_the_last_and_none_above() {
     for n in 0..=10 {
         let pfn = z.alloc_pages(&m, Gfp::KERNEL, order(n), None).unwrap();
         assert_eq!((pfn.0 % (1 << n), m.page(pfn).order()), (0, order(n)));
-        assert!(z.free_pages(&m, pfn, order(n), true));
+        assert!(unsafe { z.free_pages(&m, pfn, order(n), true) });
         z.verify(&m).unwrap();
     }
     assert_eq!(Order::new(11), None);
@@ -65,9 +65,9 @@ fn exact_pages_keep_no_tail() {
     let before = free();
     let at = z.alloc_pages_exact(&m, Gfp::KERNEL, 9 * PAGE_SIZE - 1);
     assert_eq!(before - free() - z.stats(&m).own_pages, 9);
-    assert!(!z.free_pages_exact(&m, at.wrapping_add(PAGE_SIZE), true), "not its start");
-    assert!(z.free_pages_exact(&m, at, true));
-    assert!(!z.free_pages_exact(&m, at, true), "free already");
+    assert!(!unsafe { z.free_pages_exact(&m, at.wrapping_add(PAGE_SIZE), true) }, "not its start");
+    assert!(unsafe { z.free_pages_exact(&m, at, true) });
+    assert!(!unsafe { z.free_pages_exact(&m, at, true) }, "free already");
 }
 
 /// A run takes the tightest row, whatever its alignment; freed runs join to rows, and whole pageblocks go back.
@@ -78,7 +78,7 @@ fn a_run_takes_the_tightest_row() {
     let rows = || z.stats(&m).total(|zone| zone.rows);
     let run = |pages| PfnRange::new(z.alloc_run(&m, Gfp::KERNEL, pages, None).unwrap(), pages);
     let free = |range| {
-        assert!(z.free_run(&m, range, true));
+        assert!(unsafe { z.free_run(&m, range, true) });
         z.verify(&m).unwrap();
     };
     let before = z.stats(&m).total(|zone| zone.free);
@@ -113,7 +113,7 @@ fn rows_are_given_up_for_blocks() {
     let stats = z.verify(&m).unwrap();
     assert_eq!(stats.total(|zone| zone.free), 0);
     assert_eq!(held.len() as u64 + 5 + stats.own_pages, stats.total(|zone| zone.managed));
-    assert!(z.free_run(&m, PfnRange::new(run, 5), true));
+    assert!(unsafe { z.free_run(&m, PfnRange::new(run, 5), true) });
     assert!(z.alloc_page(&m, Gfp::ATOMIC | Gfp::MEMALLOC).is_some(), "out of the freed run");
     z.verify(&m).unwrap();
 }
@@ -127,13 +127,13 @@ fn calls_by_address_count_references() {
     let pfn = m.pfn(at).unwrap();
     assert!(m.page(pfn).has(flag::ZERO));
     z.get_page(&m, pfn);
-    assert!(z.put_page(&m, pfn, true));
+    assert!(unsafe { z.put_page(&m, pfn, true) });
     assert_eq!(m.page(pfn).kind(), Kind::Allocated, "one reference is left");
-    assert!(!z.free_pages_at(&m, at, order(1), true), "wrong order");
-    assert!(!z.free_pages_at(&m, at.wrapping_add(8), order(0), true), "inside");
-    assert!(z.free_pages_at(&m, at, order(0), true));
-    assert!(!z.free_pages_at(&m, at, order(0), true), "double free");
-    assert!(z.free_pages_at(&m, core::ptr::null_mut(), order(0), true));
+    assert!(!unsafe { z.free_pages_at(&m, at, order(1), true) }, "wrong order");
+    assert!(!unsafe { z.free_pages_at(&m, at.wrapping_add(8), order(0), true) }, "inside");
+    assert!(unsafe { z.free_pages_at(&m, at, order(0), true) });
+    assert!(!unsafe { z.free_pages_at(&m, at, order(0), true) }, "double free");
+    assert!(unsafe { z.free_pages_at(&m, core::ptr::null_mut(), order(0), true) });
 }
 
 // rows: B10 C5 C13
@@ -153,7 +153,7 @@ fn the_reserves_are_for_those_who_may() {
     exhaust(&m, &z, Gfp::KERNEL | Gfp::MEMALLOC);
     assert_eq!(info().free, 0, "MEMALLOC to the end");
     z.verify(&m).unwrap();
-    held.iter().for_each(|pfn| assert!(z.free_pages(&m, *pfn, order(0), true)));
+    held.iter().for_each(|pfn| assert!(unsafe { z.free_pages(&m, *pfn, order(0), true) }));
     assert!(z.alloc_page(&m, Gfp::KERNEL).is_some());
 }
 
@@ -221,9 +221,9 @@ fn hot_pages_come_back_first_and_cold_ones_last() {
     let z = boot(&m);
     let p: Vec<_> = (0..4).map(|_| z.alloc_page(&m, Gfp::KERNEL).unwrap()).collect();
     z.drain(&m);
-    z.free_pages(&m, p[0], order(0), true);
-    z.free_pages(&m, p[1], order(0), true);
-    z.free_cold(&m, p[2], order(0), true);
+    unsafe { z.free_pages(&m, p[0], order(0), true) };
+    unsafe { z.free_pages(&m, p[1], order(0), true) };
+    unsafe { z.free_cold(&m, p[2], order(0), true) };
     let kept = z.stats(&m).pcp_pages;
     assert_eq!(z.alloc_page(&m, Gfp::KERNEL), Some(p[1]));
     let rest: Vec<_> = (1..kept).map(|_| z.alloc_page(&m, Gfp::KERNEL).unwrap()).collect();
@@ -244,7 +244,7 @@ fn types_are_grouped_claimed_and_stolen() {
     // Movable memory in every pageblock: what is left is stolen.
     let movable: Vec<_> = core::iter::from_fn(|| z.alloc_run(&m, Gfp::KERNEL, 1, None)).collect();
     for pfn in movable.iter().step_by(3) {
-        z.free_run(&m, PfnRange::new(*pfn, 1), true);
+        unsafe { z.free_run(&m, PfnRange::new(*pfn, 1), true) };
     }
     z.drain(&m);
     exhaust(&m, &z, Gfp::KERNEL);
@@ -259,7 +259,7 @@ fn backed_pageblocks_are_claimed_before_fresh_ones_are_opened() {
     let z = boot(&m);
     let pageblock = |gfp| z.alloc_pages(&m, gfp, Order::PAGEBLOCK, None).unwrap();
     let free = |pfn| {
-        assert!(z.free_pages(&m, pfn, Order::PAGEBLOCK, true));
+        assert!(unsafe { z.free_pages(&m, pfn, Order::PAGEBLOCK, true) });
         z.drain(&m);
     };
     let movable = Gfp::KERNEL | Gfp::MOVABLE;
@@ -289,7 +289,7 @@ fn an_isolated_pageblock_is_nobodys() {
         z.verify(&m).unwrap();
         let held = exhaust(&m, &z, Gfp::KERNEL);
         assert!(held.iter().all(|pfn| pfn.0 / 512 != 4), "taken from a pageblock of type {to:?}");
-        held.iter().for_each(|pfn| assert!(z.free_pages(&m, *pfn, order(0), true)));
+        held.iter().for_each(|pfn| assert!(unsafe { z.free_pages(&m, *pfn, order(0), true) }));
         z.drain(&m);
         z.verify(&m).unwrap();
     }
@@ -309,7 +309,7 @@ fn growth_may_fail_at_any_call() {
         }
         z.verify(&m).unwrap();
         assert!(held.len() > 11, "one failure is not the end");
-        held.iter().for_each(|(pfn, order)| assert!(z.free_pages(&m, *pfn, *order, true)));
+        held.iter().for_each(|(pfn, order)| assert!(unsafe { z.free_pages(&m, *pfn, *order, true) }));
         m.fail_from(1);
         z.trim(&m, true);
         z.verify(&m).unwrap();
@@ -336,7 +336,7 @@ fn a_budget_holds() {
         assert!(m.backed() <= 1000, "{} pages backed", m.backed());
         while held.iter().map(|h| h.pages).sum::<u32>() > 800 {
             let range = held.swap_remove(r.below(held.len() as u64) as usize);
-            assert!(z.free_run(&m, range, true));
+            assert!(unsafe { z.free_run(&m, range, true) });
         }
     }
     z.verify(&m).unwrap();
@@ -349,7 +349,7 @@ fn idle_pageblocks_go_back_when_a_window_did_without() {
     z.set_retained(0);
     let held: Vec<_> = (0..4).map(|_| z.alloc_pages(&m, Gfp::KERNEL, Order::MAX, None).unwrap()).collect();
     held.iter().for_each(|pfn| m.populate(PfnRange::block(*pfn, Order::MAX)));
-    held.iter().for_each(|pfn| assert!(z.free_pages(&m, *pfn, Order::MAX, true)));
+    held.iter().for_each(|pfn| assert!(unsafe { z.free_pages(&m, *pfn, Order::MAX, true) }));
     assert!(z.idles(), "the clock is to be looked at");
     assert_eq!(z.give_back_excess(&m, u64::MAX), 0, "wanted in this window");
     z.turn(&m);
@@ -550,12 +550,12 @@ fn threads_lose_no_frame() {
                             let range = held.swap_remove(r.below(held.len() as u64) as usize);
                             let page = m.page(range.start);
                             assert_eq!((page.kind(), page.mapcount()), (Kind::Run, thread as i32), "handed out twice");
-                            assert!(z.free_run(&m, range, true));
+                            assert!(unsafe { z.free_run(&m, range, true) });
                         }
                         _ => {}
                     }
                 }
-                held.iter().for_each(|range| assert!(z.free_run(&m, *range, true)));
+                held.iter().for_each(|range| assert!(unsafe { z.free_run(&m, *range, true) }));
             });
         }
     });
@@ -598,7 +598,7 @@ fn runs_that_are_only_begun_begin_at_the_same_pages() {
             live.push(PfnRange::new(run, pages));
             if live.len() > 300 {
                 let old = live.swap_remove(random.below(300) as usize);
-                assert!(z.free_run(&m, old, true));
+                assert!(unsafe { z.free_run(&m, old, true) });
             }
         }
         z.verify(&m).unwrap();
@@ -609,7 +609,7 @@ fn runs_that_are_only_begun_begin_at_the_same_pages() {
         }
         for pages in [513, 1000, 1024] {
             let run = z.alloc_run(&m, Gfp::KERNEL, pages, None).unwrap();
-            assert!(z.free_run(&m, PfnRange::new(run, pages), true));
+            assert!(unsafe { z.free_run(&m, PfnRange::new(run, pages), true) });
         }
         // It is no more than a preference: all of memory can be had.
         let rest = exhaust(&m, &z, Gfp::KERNEL).len() as u64;
@@ -647,7 +647,7 @@ fn zeroed_runs_take_old_memory() {
     for pages in [200, 17, 130, 64].into_iter().cycle().take(100) {
         let run = z.alloc_run(&m, Gfp::KERNEL | Gfp::ZERO, pages, None).unwrap();
         m.populate(PfnRange::new(run, pages));
-        assert!(z.free_run(&m, PfnRange::new(run, pages), true));
+        assert!(unsafe { z.free_run(&m, PfnRange::new(run, pages), true) });
     }
     assert!(m.backed() < 600, "{} pages hold memory", m.backed());
     z.verify(&m).unwrap();

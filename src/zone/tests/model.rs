@@ -98,14 +98,13 @@ impl<F: Flavour> World<F> {
         let zones = Box::new(PageAllocator::new());
         zones.init(&sim, &Options { limit_bytes: limit, ..Options::DEFAULT });
         for (node, kind, range) in sim.ram() {
-            zones.add(&sim, *node, *kind, *range);
+            unsafe { zones.add(&sim, *node, *kind, *range) };
         }
         World { sim, zones, held: BTreeMap::new(), cpus, nodes, tag: 0 }
     }
 
     fn bytes(&self, pfn: Pfn) -> Option<&'static mut [u8]> {
         let at = self.sim.virt(pfn);
-        #[allow(unsafe_code)]
         // SAFETY: the frame was handed out to this test, which drops the slice before it frees the frame.
         (!at.is_null()).then(|| unsafe { core::slice::from_raw_parts_mut(at, PAGE_SIZE) })
     }
@@ -178,8 +177,8 @@ impl<F: Flavour> World<F> {
                 self.intact(pfn, pages, tag);
                 self.held.remove(&pfn.0);
                 let done = match kind {
-                    Kind::Run => z.free_run(&m, PfnRange::new(pfn, pages), which % 2 == 0),
-                    _ => z.free_pages(&m, pfn, Order::holding(pages as usize).unwrap(), which % 2 == 0),
+                    Kind::Run => unsafe { z.free_run(&m, PfnRange::new(pfn, pages), which % 2 == 0) },
+                    _ => unsafe { z.free_pages(&m, pfn, Order::holding(pages as usize).unwrap(), which % 2 == 0) },
                 };
                 assert!(done, "nobody else holds the lock");
             }
@@ -196,11 +195,11 @@ impl<F: Flavour> World<F> {
                 }
                 m.discard(range);
                 self.held.remove(&pfn.0);
-                assert!(z.free_clean(&m, pfn, Order::holding(pages as usize).unwrap(), true));
+                assert!(unsafe { z.free_clean(&m, pfn, Order::holding(pages as usize).unwrap(), true) });
             }
             Op::Resize { which, pages } => {
                 let Some((pfn, old, Kind::Run, tag)) = self.pick(which) else { return };
-                let done = z.resize_run(&m, PfnRange::new(pfn, old), pages);
+                let done = unsafe { z.resize_run(&m, PfnRange::new(pfn, old), pages) };
                 assert!(done || pages > old, "shrinking always works");
                 if done {
                     assert_eq!(m.page(pfn).word(), u64::from(pages));
@@ -218,9 +217,9 @@ impl<F: Flavour> World<F> {
                     assert_eq!((m.page(pfn).kind(), pfn.0 % 512), (Kind::Isolated, 0));
                     assert!(m.discard(PfnRange::new(pfn, 512)) || !<Simulated<F> as Frames>::LENT);
                     if <Simulated<F> as Frames>::LENT {
-                        assert!(z.free_clean(&m, pfn, Order::PAGEBLOCK, true));
+                        assert!(unsafe { z.free_clean(&m, pfn, Order::PAGEBLOCK, true) });
                     } else {
-                        assert!(z.free_pages(&m, pfn, Order::PAGEBLOCK, true));
+                        assert!(unsafe { z.free_pages(&m, pfn, Order::PAGEBLOCK, true) });
                     }
                 }
             }

@@ -29,7 +29,8 @@ pub fn memory_was_taken() -> bool {
 
 fn take_memory(heap: &Mm<I386>) {
     assert!(!TAKEN.swap(true, Relaxed), "memory is handed over twice");
-    let add = |node: usize, zone: ZoneKind, range: PfnRange| heap.pages().add(&I386, node, zone, range);
+    // SAFETY: this is what the boot left over, handed over once.
+    let add = |node: usize, zone: ZoneKind, range: PfnRange| unsafe { heap.pages().add(&I386, node, zone, range) };
     let pages = memory::hand_over(add);
     printk!("memblock: {pages} pages handed over\n");
 }

@@ -31,6 +31,12 @@ fn free_pages(pfn: Pfn, order: u32) {
     unsafe { HEAP.free_pages(pfn, order) }.expect("a block of this test's");
 }
 
+/// Drops a reference of a test's own to a page.
+fn put_page(pfn: Pfn) -> bool {
+    // SAFETY: see above.
+    unsafe { HEAP.pages().put_page(&I386, pfn, true) }
+}
+
 /// Destroys a cache of a test's own, which does not use it any more.
 fn destroy_cache(cache: Named) -> Result<(), usize> {
     // SAFETY: see above.

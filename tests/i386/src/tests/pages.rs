@@ -21,7 +21,7 @@ use slabwright::types::{MAX_ORDER, NR_ORDERS, Order, PAGE_SHIFT, PAGE_SIZE, Pfn,
 use slabwright::zone::buddy::{Buddy, Event, Map, Need, Want};
 use slabwright::zone::{MigrateType, Watermarks, ZoneInfo, ZoneStats};
 
-use super::{Test, destroy_cache, free_pages, has_highmem};
+use super::{Test, destroy_cache, free_pages, has_highmem, put_page};
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
@@ -62,6 +62,30 @@ fn pages() -> &'static slabwright::zone::PageAllocator<I386> {
     HEAP.pages()
 }
 
+/// Drops a reference of a test's own to a block, which it does not use any more. What it gives back twice, to see that refused, nobody has meanwhile.
+fn put_pages(pfn: Pfn, order: Order) -> bool {
+    // SAFETY: see above.
+    unsafe { pages().put_pages(&I386, pfn, order, true) }
+}
+
+/// The same by address.
+fn free_at(address: *mut u8, order: Order) -> bool {
+    // SAFETY: see above.
+    unsafe { pages().free_pages_at(&I386, address, order, true) }
+}
+
+/// Frees a run of a test's own.
+fn free_exact(address: *mut u8) -> bool {
+    // SAFETY: see above.
+    unsafe { pages().free_pages_exact(&I386, address, true) }
+}
+
+/// Frees a page of a test's own that is in no cache.
+fn free_cold(pfn: Pfn) -> bool {
+    // SAFETY: see above.
+    unsafe { pages().free_cold(&I386, pfn, Order::ZERO, true) }
+}
+
 /// The figures once nothing is kept on per-CPU lists.
 fn drained() -> ZoneStats {
     HEAP.trim();
@@ -90,7 +114,7 @@ fn descriptors() {
     assert!(page.has(flag::OWNER_PRIV));
     page.clear(flag::OWNER_PRIV);
     assert!(!page.has(flag::OWNER_PRIV));
-    assert!(pages().put_page(&I386, pfn, true));
+    assert!(put_page(pfn));
 }
 
 fn orders() {
@@ -101,8 +125,8 @@ fn orders() {
             panic!("no block of order {n}");
         };
         assert_eq!(pfn.0 % order(n).pages(), 0, "a block is aligned to its size");
-        assert!(pages().put_pages(&I386, pfn, order(n), true));
-        assert!(!pages().put_pages(&I386, pfn, order(n), true), "freed twice");
+        assert!(put_pages(pfn, order(n)));
+        assert!(!put_pages(pfn, order(n)), "freed twice");
     }
     assert_eq!(Order::new(11), None);
     assert_eq!(HEAP.alloc_pages(Gfp::KERNEL, 11, None), Err(AllocError::Invalid));
@@ -131,7 +155,7 @@ fn adjacent() {
         let found = paging::translate(start + n * PAGE_SIZE).expect("it is mapped");
         assert_eq!(found.frame, block.add(n as u32));
     }
-    assert!(pages().put_pages(&I386, block, order(5), true));
+    assert!(put_pages(block, order(5)));
 }
 
 /// Takes and gives blocks at random, and compares what is free with what is not held.
@@ -145,7 +169,7 @@ fn accounts() {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let slot = &mut held[(seed >> 16) as usize % 48];
         if slot.0.is_some() {
-            assert!(pages().put_pages(&I386, slot.0, slot.1, true));
+            assert!(put_pages(slot.0, slot.1));
             taken -= u64::from(slot.1.pages());
             slot.0 = Pfn::NONE;
         } else {
@@ -160,26 +184,26 @@ fn accounts() {
         panic!("{what}");
     }
     let live = held.into_iter().filter(|(pfn, _)| pfn.is_some());
-    live.for_each(|(pfn, n)| assert!(pages().put_pages(&I386, pfn, n, true)));
+    live.for_each(|(pfn, n)| assert!(put_pages(pfn, n)));
     assert_eq!(missing(&drained()), others);
 }
 
 fn either_way() {
     for n in [0, 3] {
         let block = pages().alloc_pages(&I386, Gfp::KERNEL, order(n), None).expect("a block");
-        assert!(pages().free_pages_at(&I386, I386.virt(block), order(n), true));
-        assert!(!pages().put_pages(&I386, block, order(n), true), "it is free already");
+        assert!(free_at(I386.virt(block), order(n)));
+        assert!(!put_pages(block, order(n)), "it is free already");
         let at = pages().get_free_pages(&I386, Gfp::KERNEL, order(n));
         let block = I386.pfn(at).expect("low memory");
-        assert!(pages().put_pages(&I386, block, order(n), true));
-        assert!(!pages().free_pages_at(&I386, at, order(n), true), "it is free already");
+        assert!(put_pages(block, order(n)));
+        assert!(!free_at(at, order(n)), "it is free already");
     }
     // With two references it takes two.
     let block = pages().alloc_pages(&I386, Gfp::KERNEL, order(1), None).expect("a block");
     HEAP.get_page(block).expect("it is allocated");
-    assert!(pages().put_pages(&I386, block, order(1), true));
+    assert!(put_pages(block, order(1)));
     assert_eq!((I386.page(block).kind(), I386.page(block).refs()), (Kind::Allocated, 1));
-    assert!(pages().put_pages(&I386, block, order(1), true) && !pages().put_pages(&I386, block, order(1), true));
+    assert!(put_pages(block, order(1)) && !put_pages(block, order(1)));
 }
 
 fn nodes() {
@@ -197,7 +221,7 @@ fn nodes() {
         // Low memory of a node may be none: then a neighbour's serves.
         let low = stats.zones[node][..=ZoneKind::Normal as usize].iter().any(|zone| zone.free > 64);
         assert!(!low || I386.page(pfn).node() == node, "a page of node {}", I386.page(pfn).node());
-        assert!(pages().put_page(&I386, pfn, true));
+        assert!(put_page(pfn));
     }
     if with_memory > 1 {
         // Node 1 to its end: then the near one serves, but not those who want no other.
@@ -210,7 +234,7 @@ fn nodes() {
         assert!(!taken.is_empty());
         let other = from(1, Gfp::KERNEL.with(Gfp::NORETRY)).expect("a page of another node");
         assert_ne!(I386.page(other).node(), 1);
-        assert!(pages().put_page(&I386, other, true));
+        assert!(put_page(other));
         give_back(taken);
     }
 }
@@ -252,7 +276,7 @@ fn movable_zone() {
         present > 0,
         "B9: where movable pages come from"
     );
-    assert!(pages().put_page(&I386, movable, true));
+    assert!(put_page(movable));
     let mut taken = exhaust(Gfp::KERNEL.with(Gfp::HIGHMEM).with(Gfp::NORETRY));
     let mut left = PageList::new();
     while let Some(pfn) = taken.pop_front(|pfn| I386.page(pfn)) {
@@ -273,7 +297,7 @@ fn exhaust(gfp: Gfp) -> PageList {
 
 fn give_back(mut taken: PageList) {
     while let Some(pfn) = taken.pop_front(|pfn| I386.page(pfn)) {
-        assert!(pages().put_page(&I386, pfn, true));
+        assert!(put_page(pfn));
     }
     if let Err(what) = pages().verify(&I386) {
         panic!("{what}");
@@ -395,19 +419,19 @@ fn hot_and_cold() {
     let gfp = if normal { Gfp::KERNEL } else { Gfp::KERNEL.with(Gfp::DMA) };
     let take = || pages().alloc_page(&I386, gfp).expect("a page");
     let [a, b, cold] = [take(), take(), take()];
-    assert!(pages().put_page(&I386, a, true) && pages().put_page(&I386, b, true));
+    assert!(put_page(a) && put_page(b));
     assert_eq!([take(), take()], [b, a], "last in, first out");
-    assert!(pages().put_page(&I386, a, true) && pages().put_page(&I386, b, true));
-    assert!(pages().free_cold(&I386, cold, Order::ZERO, true));
+    assert!(put_page(a) && put_page(b));
+    assert!(free_cold(cold));
     assert_eq!([take(), take()], [b, a], "the cold page waits, though it was freed last");
-    assert!(pages().put_page(&I386, a, true) && pages().put_page(&I386, b, true));
+    assert!(put_page(a) && put_page(b));
 }
 
 fn zone_flags() {
     let take = |gfp: Gfp| {
         let pfn = pages().alloc_page(&I386, gfp).expect("a page");
         let zone = I386.page(pfn).zone();
-        assert!(pages().put_page(&I386, pfn, true));
+        assert!(put_page(pfn));
         (zone, pfn)
     };
     let (zone, pfn) = take(Gfp::KERNEL.with(Gfp::DMA));
@@ -427,12 +451,12 @@ fn zeroed() {
         let len = order(n).bytes();
         // SAFETY: the block is this test's.
         unsafe { dirty.write_bytes(0xa5, len) };
-        assert!(pages().free_pages_at(&I386, dirty, order(n), true));
+        assert!(free_at(dirty, order(n)));
         let clean = pages().get_free_pages(&I386, Gfp::KERNEL.with(Gfp::ZERO), order(n));
         // SAFETY: as above.
         let bytes = unsafe { core::slice::from_raw_parts(clean, len) };
         assert!(bytes.iter().all(|byte| *byte == 0));
-        assert!(pages().free_pages_at(&I386, clean, order(n), true));
+        assert!(free_at(clean, order(n)));
     }
 }
 
@@ -494,7 +518,7 @@ fn buddy_restores() {
     let mut freed = 0;
     for start in 0..7 {
         for nth in (start..len).step_by(7) {
-            assert!(pages().put_page(&I386, taken[nth], true));
+            assert!(put_page(taken[nth]));
             freed += 1;
         }
     }
@@ -585,7 +609,7 @@ fn buddy_in_action() {
     head.set_refs(before.2);
     head.set_mapcount(before.3);
     head.set_kind(Kind::Allocated, Order::MAX);
-    assert!(pages().put_pages(&I386, block, Order::MAX, true));
+    assert!(put_pages(block, Order::MAX));
     if let Err(what) = pages().verify(&I386) {
         panic!("{what}");
     }
@@ -601,7 +625,7 @@ fn mobility() {
     assert!(pages().managed() >= 6 * 512);
     let mixed = movable.iter().filter(|m| unmovable.iter().any(|u| block_of(*u) == block_of(**m))).count();
     assert_eq!(mixed, 0, "movable and unmovable pages in one pageblock");
-    unmovable.into_iter().chain(movable).for_each(|pfn| assert!(pages().put_pages(&I386, pfn, order(3), true)));
+    unmovable.into_iter().chain(movable).for_each(|pfn| assert!(put_pages(pfn, order(3))));
 }
 
 fn claims_and_steals() {
@@ -634,7 +658,7 @@ fn percpu_lists() {
     let hits = pages().stats(&I386).pcp_hits;
     for _ in 0..50 {
         let pfn = pages().alloc_page(&I386, gfp).expect("a page");
-        assert!(pages().put_page(&I386, pfn, true));
+        assert!(put_page(pfn));
     }
     assert!(pages().stats(&I386).pcp_hits >= hits + 49);
 }
@@ -644,7 +668,7 @@ fn forced_failure() {
     // HIGHMEM, and then of low memory what is kept from those who could use that.
     let held = [exhaust(gfp), exhaust(gfp.without(Gfp::HIGHMEM))];
     let served = |gfp: Gfp, n| match pages().alloc_pages(&I386, gfp, order(n), None) {
-        Some(pfn) => pages().put_pages(&I386, pfn, order(n), true),
+        Some(pfn) => put_pages(pfn, order(n)),
         None => false,
     };
     let urgent = Gfp::KERNEL.with(Gfp::MEMALLOC);
@@ -705,7 +729,7 @@ fn exact() {
     let before = free(&pages().stats(&I386));
     let run = pages().alloc_pages_exact(&I386, Gfp::KERNEL, 5 * PAGE_SIZE);
     assert_eq!(before - free(&pages().stats(&I386)), 5);
-    assert!(pages().free_pages_exact(&I386, run, true));
+    assert!(free_exact(run));
 }
 
 fn modifiers() {
@@ -720,7 +744,7 @@ fn modifiers() {
     let pfn = pages().alloc_pages_node(&I386, 0, here, Order::ZERO);
     assert!(pfn.is_none_or(|pfn| I386.page(pfn).node() == 0));
     if let Some(pfn) = pfn {
-        assert!(pages().put_page(&I386, pfn, true));
+        assert!(put_page(pfn));
     }
 }
 
@@ -753,7 +777,7 @@ pub fn in_single_pages(body: impl FnOnce()) {
     let mut odd = PageList::new();
     while let Some(pfn) = taken.pop_front(|pfn| I386.page(pfn)) {
         if pfn.0 % 2 == 0 {
-            assert!(pages().put_page(&I386, pfn, true));
+            assert!(put_page(pfn));
         } else {
             odd.push_front(pfn, |pfn| I386.page(pfn));
         }
@@ -767,24 +791,24 @@ fn calls() {
     let p = pages();
     let page = p.get_free_pages(&I386, Gfp::KERNEL, Order::ZERO);
     assert!(!page.is_null() && page.addr().is_multiple_of(PAGE_SIZE));
-    assert!(!p.free_pages_at(&I386, page.wrapping_add(1), Order::ZERO, true), "not a page's start");
-    assert!(p.free_pages_at(&I386, page, Order::ZERO, true));
-    assert!(!p.free_pages_at(&I386, page, Order::ZERO, true), "E12: freed twice");
+    assert!(!free_at(page.wrapping_add(1), Order::ZERO), "not a page's start");
+    assert!(free_at(page, Order::ZERO));
+    assert!(!free_at(page, Order::ZERO), "E12: freed twice");
     // SAFETY: the page is this test's.
     unsafe {
         let dirty = p.get_free_pages(&I386, Gfp::KERNEL, Order::ZERO);
         dirty.write_bytes(0xa5, PAGE_SIZE);
-        assert!(p.free_pages_at(&I386, dirty, Order::ZERO, true));
+        assert!(free_at(dirty, Order::ZERO));
     }
     let zeroed = p.get_zeroed_page(&I386, Gfp::KERNEL);
     // SAFETY: as above.
     assert!(unsafe { core::slice::from_raw_parts(zeroed, PAGE_SIZE) }.iter().all(|byte| *byte == 0));
-    assert!(p.free_pages_at(&I386, zeroed, Order::ZERO, true));
+    assert!(free_at(zeroed, Order::ZERO));
     let dma = p.get_dma_pages(&I386, Gfp::KERNEL, order(2));
     assert!(dma.addr() - PAGE_OFFSET < DMA_END as usize);
-    assert!(p.free_pages_at(&I386, dma, order(2), true));
+    assert!(free_at(dma, order(2)));
     let exact = p.alloc_pages_exact(&I386, Gfp::KERNEL, 5 * PAGE_SIZE);
     assert!(!exact.is_null());
-    assert!(p.free_pages_exact(&I386, exact, true));
-    assert!(p.free_pages_at(&I386, core::ptr::null_mut(), Order::ZERO, true));
+    assert!(free_exact(exact));
+    assert!(free_at(core::ptr::null_mut(), Order::ZERO));
 }

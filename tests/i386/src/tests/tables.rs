@@ -11,7 +11,7 @@ use slabwright::machine::i386::{I386, cpu, memory};
 use slabwright::paging::{Flags, Format, Level};
 use slabwright::types::{PAGE_SIZE, PhysAddr, VirtAddr};
 
-use super::Test;
+use super::{Test, put_page};
 use crate::kernel::HEAP;
 
 pub const TESTS: &[Test] = &[
@@ -28,7 +28,7 @@ fn page() -> slabwright::types::Pfn {
 }
 
 fn free(pfn: slabwright::types::Pfn) {
-    assert!(HEAP.pages().put_page(&I386, pfn, true));
+    assert!(put_page(pfn));
 }
 
 fn directory() {

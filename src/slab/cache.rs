@@ -136,10 +136,12 @@ impl SlabFlags {
 pub enum State {
     /// Not in use.
     Vacant = 0,
-    /// Being made or destroyed: only its maker may touch it.
+    /// Being made: only its maker may touch it.
     Changing = 1,
     /// In use.
     Live = 2,
+    /// About to be vacant: who came upon it while it was live may go on, and is waited for.
+    Ending = 3,
 }
 
 /// A node's part of a cache.
@@ -230,8 +232,9 @@ impl Far {
     }
 }
 
-// SAFETY: `shape` is written only in state Changing by the one thread that made that transition, and read only in state
-// Live, which is published with Release and read with Acquire; everything else is atomics and locks.
+// SAFETY: `shape` is written only in state Changing by the one thread that made that transition, and read only by who has the cache, or saw it in
+// state Live, which is published with Release and read with Acquire, and is counted in (`InHand`) or holds the registry lock: `destroy` waits for both
+// between Live and Vacant. Everything else is atomics and locks.
 unsafe impl Sync for Cache {}
 
 const fn class_layouts() -> [SlabLayout; NR_STATIC] {
@@ -332,6 +335,7 @@ impl Cache {
         match self.state.load(Ordering::Acquire) {
             1 => State::Changing,
             2 => State::Live,
+            3 => State::Ending,
             _ => State::Vacant,
         }
     }
@@ -343,8 +347,8 @@ impl Cache {
 
     /// The shape, to be read.
     pub(super) fn shape(&self) -> &Shape {
-        debug_assert_eq!(self.state(), State::Live);
-        // SAFETY: the cache is live, so nobody writes the shape.
+        debug_assert!(matches!(self.state(), State::Live | State::Ending));
+        // SAFETY: the cache is live, or the caller came upon it while it was and is waited for, so nobody writes the shape.
         unsafe { &*self.shape.get() }
     }
 

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use core::fmt::Write;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use super::Slab;
 use super::cache::{Constructor, FIRST_CREATED, Shape, SlabFlags, State};
@@ -174,7 +174,13 @@ impl<M: Machine> Slab<M> {
             self.report_remaining(m, pages, cache, remain);
             return Err(remain);
         }
-        // Who shrinks all caches may still have its last slabs, or be about to look at it: by its shape, which the next one of this id changes.
+        {
+            let _registry = self.registry.lock(m);
+            descriptor.set_state(State::Ending);
+        }
+        // Who shrinks all caches may still have its last slabs, or be looking at it: by its shape, which the next one of this id changes. Changed, not
+        // read: who is counted in later sees that it ends (Release, pairs with the Acquire in `InHand::new`), who was before is waited for.
+        self.flushes[0].fetch_add(0, AcqRel);
         self.wait_for_hands(m);
         let _registry = self.registry.lock(m);
         descriptor.set_state(State::Vacant);

@@ -103,6 +103,7 @@ struct InHand<'a>(&'a [AtomicU32; 2]);
 
 impl<'a> InHand<'a> {
     fn new(flushes: &'a [AtomicU32; 2]) -> InHand<'a> {
+        // Acquire, pairs with the Release in `destroy`: a cache that ends is not live any more.
         flushes[0].fetch_add(1, Ordering::AcqRel);
         InHand(flushes)
     }
@@ -270,8 +271,13 @@ impl<M: Machine> Slab<M> {
         through
     }
 
-    /// Ids of the caches in use: the boot-static ones, and the live ones among those made later.
+    /// Ids of the caches in use: the boot-static ones, and the live ones among those made later. To look at their shapes takes an [`InHand`], made before,
+    /// or the registry.
     fn ids(&self) -> impl Iterator<Item = u8> {
+        self.ids_in(|state| state == State::Live)
+    }
+
+    fn ids_in(&self, wanted: impl Fn(State) -> bool) -> impl Iterator<Item = u8> {
         // Relaxed: who has objects of a cache got them from who made it.
         let created = FIRST_CREATED..=self.highest.load(Ordering::Relaxed);
         (1..FIRST_CREATED).chain(created.filter(move |id| wanted(self.cache(*id).state())))
@@ -290,7 +296,7 @@ impl<M: Machine> Slab<M> {
     /// The used nodes of the caches in use, and of those that end, as somebody may still be at them. Others are not even looked at: their memory was
     /// never touched.
     fn nodes<'a>(&'a self, m: &'a M) -> impl Iterator<Item = &'a CacheNode> {
-        self.ids().flat_map(|id| self.nodes_of(m, id))
+        self.ids_in(|state| state != State::Vacant).flat_map(|id| self.nodes_of(m, id))
     }
 
     /// In a child, whose only thread the caller is, with no sheaves in hand: what others had is lost, and not waited for.

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use super::exchange::FIRST_REFILL;
 use super::node::slab_of;
-use super::{CacheNode, FIRST_CREATED, Slab, SlabFlags};
+use super::{CacheNode, FIRST_CREATED, InHand, Slab, SlabFlags};
 use super::{runs, sheaf};
 use crate::machine::{MAX_CACHES, Machine, Word};
 use crate::types::Line;
@@ -65,19 +65,19 @@ pub struct SlabStats {
 }
 
 impl<M: Machine> Slab<M> {
-    /// Calls `f` for every cache in use.
+    /// Calls `f` for every cache in use, without any lock, with copies: it may allocate, and make and destroy caches.
     pub fn for_each_cache(&self, m: &M, mut f: impl FnMut(&str, &CacheStats)) {
         let in_rows = self.objects_in_rows(m);
         for id in self.ids() {
-            if let Some(stats) = self.stats_of(m, id, in_rows[id as usize]) {
-                f(self.name(id), &stats);
+            if let Some((name, stats)) = self.cache_stats(m, id, in_rows[id as usize]) {
+                f(name.as_str(), &stats);
             }
         }
     }
 
     /// Copies of the name and the numbers of cache `id`, if it is in use; `in_rows` of its objects lie in CPUs' sheaves.
     pub fn cache_stats(&self, m: &M, id: u8, in_rows: u32) -> Option<(Line, CacheStats)> {
-        // No name changes while it is held.
+        // No name or shape changes while it is held.
         let _registry = self.registry.lock(m);
         if !self.ids().any(|live| live == id) {
             return None;
@@ -90,6 +90,8 @@ impl<M: Machine> Slab<M> {
 
     /// Objects in the CPUs' sheaves, by cache.
     pub fn objects_in_rows(&self, m: &M) -> [u32; MAX_CACHES] {
+        // (Also so that who destroys a cache, and does not find in the rows what lies in one that is drained here, tries again.)
+        let _in_hand = InHand::new(&self.flushes);
         let mut in_rows = [0u32; MAX_CACHES];
         for cpu in 0..m.rows_end() {
             m.drain_row(cpu, &mut |row| {
@@ -142,6 +144,7 @@ impl<M: Machine> Slab<M> {
 
     /// Pages of a node's slabs: of those that a shrinker may empty, and of the others.
     pub fn node_pages(&self, m: &M, node: usize) -> (u64, u64) {
+        let _in_hand = InHand::new(&self.flushes);
         let (mut reclaimable, mut unreclaimable) = (0, 0);
         for id in self.ids() {
             let cache = self.cache(id);
@@ -178,6 +181,7 @@ impl<M: Machine> Slab<M> {
     /// # Errors
     /// The cache and what contradicts what.
     pub fn verify(&self, m: &M) -> Result<(), (u8, &'static str)> {
+        let _in_hand = InHand::new(&self.flushes);
         for id in self.ids() {
             for node in self.nodes_of(m, id) {
                 let barn = node.barn.lock(m);

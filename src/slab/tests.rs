@@ -345,8 +345,53 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
             w.slab.dissolve(&w.m, &w.pages, sheaf, Gfp::KERNEL);
             drop(in_hand);
         });
-        assert_eq!(w.slab.destroy(&w.m, &w.pages, cache), Ok(()));
+        assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, cache) }, Ok(()));
     });
+    w.verify();
+}
+
+/// Figures are of one cache or of the next one of the same id, whole; who gathers them keeps none from ending.
+#[test]
+fn caches_end_while_others_look_at_all_of_them() {
+    let w = world(1, Hostile::default());
+    let shapes = [("first", 104), ("the-second-one", 3000)];
+    std::thread::scope(|threads| {
+        let looking = threads.spawn(|| {
+            for _ in 0..10_000 {
+                w.slab.for_each_cache(&w.m, |name, c| {
+                    let made = shapes.iter().find(|(made, _)| *made == name);
+                    assert_eq!(made.is_some(), c.id >= FIRST_CREATED, "{name}");
+                    assert!(made.is_none_or(|(_, size)| c.size == *size), "{name} {c:?}");
+                });
+                w.slab.node_pages(&w.m, 0);
+                w.slab.verify(&w.m).unwrap();
+            }
+        });
+        for (name, size) in shapes.into_iter().cycle().take_while(|_| !looking.is_finished()) {
+            let cache = w.slab.create(&w.m, name, size, 0, SlabFlags::default(), None).unwrap();
+            let object = w.alloc(cache.get());
+            w.free(cache.get(), object);
+            assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, cache) }, Ok(()));
+        }
+    });
+    w.verify();
+}
+
+/// A name that was shown stays what it was, though its cache ends and another takes its place meanwhile.
+#[test]
+fn who_is_shown_a_cache_may_end_it() {
+    let w = world(1, Hostile::default());
+    let make = |name, size| w.slab.create(&w.m, name, size, 0, SlabFlags::default(), None).unwrap();
+    let first = make("first", 100);
+    let mut other = None;
+    w.slab.for_each_cache(&w.m, |name, c| {
+        if c.id == first.get() && other.is_none() {
+            assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, first) }, Ok(()));
+            other = Some(make("other", 3000));
+            assert_eq!((name, other), ("first", Some(first)), "the id is given again");
+        }
+    });
+    assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, other.unwrap()) }, Ok(()));
     w.verify();
 }
 

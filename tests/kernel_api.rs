@@ -409,7 +409,11 @@ fn g6_values_are_dropped_and_names_shared() {
     let twin = Cache::<_, [u64; 6]>::new(&mm, "twin", SlabFlags::NONE).unwrap();
     assert_eq!(twin.named().cache(), other.named().cache());
     let mut names = Vec::new();
-    mm.for_each_name(|name, _| names.push(name.to_owned()));
+    mm.for_each_name(|name, _| {
+        // No lock is held meanwhile.
+        drop(Cache::<_, [u64; 6]>::find(&mm, name).unwrap());
+        names.push(name.to_owned());
+    });
     names.sort();
     assert_eq!(names, ["noisy", "twin"]);
     drop((twin, other));

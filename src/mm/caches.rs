@@ -115,7 +115,8 @@ impl<M: Machine> Mm<M> {
         })
     }
 
-    /// Calls `f` for every name in use with its cache: names that share one were merged.
+    /// Calls `f` for every name in use with its cache, without any lock: it may allocate, and make and destroy caches. Names that share one were merged.
+    /// Shows none where it may not wait for those who change them: in a handler that interrupted the allocator, in a child that lost a lock.
     pub fn for_each_name(&self, mut f: impl FnMut(&str, CacheId)) {
         for slot in 0..MAX_CACHES {
             let copy = self.bracket(Gfp::NOIO, |gfp| {
@@ -147,7 +148,10 @@ impl<M: Machine> Mm<M> {
         if self.admit(Gfp::KERNEL).is_err() {
             return Err(0);
         }
-        self.bracket(Gfp::KERNEL, |_| {
+        self.bracket(Gfp::KERNEL, |gfp| {
+            if !gfp.may_block() {
+                return Err(0);
+            }
             let m = &self.machine;
             let mut names = self.names.lock(m);
             let entry = &mut names.0[named.slot as usize];

@@ -28,7 +28,12 @@ impl<M: Machine> Mm<M> {
     pub(super) fn after_raw_fork(&self) {
         let m = &self.machine;
         self.begin_child();
-        if self.slab.any_lock_held(m)
+        // All that `fork_prepare` takes.
+        if self.options.is_held()
+            || self.names.is_held()
+            || self.percpu.is_held()
+            || self.highmem.pkmap.is_held()
+            || self.slab.any_lock_held(m)
             || self.slob.is_held()
             || self.vmalloc.any_lock_held()
             || self.pages.any_lock_held()
@@ -95,5 +100,46 @@ impl<M: Machine> Mm<M> {
         let depth = self.machine.enter() as usize;
         self.machine.leave();
         Fork { token: self.machine.thread() + depth % 32, may_block: depth == 1 && !self.is_crippled() }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::boxed::Box;
+
+    use super::*;
+    use crate::gfp::Gfp;
+    use crate::machine::sim::Sim;
+    use crate::slab::SlabFlags;
+
+    /// A child whose parent's thread had `take` go on waits for no lock, whichever it was: it does without what that guards.
+    #[track_caller]
+    fn goes_on_without<G>(take: impl FnOnce(&'static Mm<Sim>) -> G) {
+        let mm: &'static Mm<Sim> = Box::leak(Box::new(Mm::new(Sim::new())));
+        assert!(mm.start());
+        let named = mm.kmem_cache_create("before", 100, 0, SlabFlags::NONE, None).unwrap();
+        let copies = mm.alloc_percpu(64, 8, Gfp::KERNEL).unwrap();
+        let held = take(mm);
+        mm.after_raw_fork();
+        assert!(mm.is_crippled());
+        let block = mm.alloc(100);
+        assert!(!block.is_null());
+        // SAFETY: all three are this test's, which does not use them any more.
+        unsafe {
+            mm.free(block);
+            assert_eq!(mm.kmem_cache_destroy(named), Err(0));
+            assert_eq!(mm.free_percpu(copies), Ok(()));
+        }
+        assert!(mm.kmem_cache_create("after", 100, 0, SlabFlags::NONE, None).is_err());
+        mm.for_each_name(|name, _| assert_eq!(name, "before"));
+        mm.options();
+        drop(held);
+    }
+
+    #[test]
+    fn a_child_that_lost_a_lock_waits_for_none() {
+        goes_on_without(|mm| mm.names.lock(&mm.machine));
+        goes_on_without(|mm| mm.percpu.lock(&mm.machine));
+        goes_on_without(|mm| mm.options.lock(&mm.machine));
     }
 }

@@ -273,7 +273,7 @@ impl<M: Machine> Vmalloc<M> {
                     self.foresee(m, pages, area, size, gfp, 0, true);
                     self.remember_zeroes(m, area, size, 0);
                 } else {
-                    self.blank(m, start, start + size);
+                    self.blank(m, start, start + size, gfp.may_io());
                 }
             }
             space = self.space.lock(m);

@@ -70,7 +70,7 @@ impl<M: Machine> Vmalloc<M> {
             }
             Self::withdraw(m, &mut space, area);
             drop(space);
-            self.blank(m, start + old, start + size);
+            self.blank(m, start + old, start + size, gfp.may_io());
             space = self.space.lock(m);
         } else {
             Self::withdraw(m, &mut space, area);
@@ -155,7 +155,7 @@ impl<M: Machine> Vmalloc<M> {
         let start = grown.start.get();
         if gfp.has(Gfp::ZERO) {
             // New frames came zeroed; what was mapped behind the old size did not.
-            self.blank(m, start + old, start + if M::OWNS_FRAMES { had } else { size });
+            self.blank(m, start + old, start + if M::OWNS_FRAMES { had } else { size }, gfp.may_io());
         }
         let mut space = self.space.lock(m);
         self.mark(m, &mut space, start, start + size, Since::Then);

@@ -81,6 +81,21 @@ fn a_freed_range_is_reused_without_a_call() {
     w.end(vec![]);
 }
 
+/// A request without leave for I/O gets its zeroes without a call, too: they are written.
+#[test]
+fn old_memory_is_zeroed_without_a_call_for_who_may_make_none() {
+    let w = World::<Hosted>::new(1024, 64, u64::MAX);
+    let size = 6 << 20;
+    let first = Live { at: w.alloc(size, 1, Gfp::KERNEL).unwrap(), size, seed: 7 };
+    fill(&first);
+    w.free(first.at).unwrap();
+    w.m.forbid_calls(|| {
+        assert_eq!(w.alloc(size / 2, 1, Gfp::NOIO | Gfp::ZERO), Some(first.at));
+        assert!(is_zero(first.at, 0, size / 2));
+    });
+    w.end(vec![Live { at: first.at, size: 0, seed: 0 }]);
+}
+
 // rows: H1
 #[test]
 fn old_memory_moves_into_a_larger_area() {

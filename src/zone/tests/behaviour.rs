@@ -391,7 +391,7 @@ fn the_pool_of_atomic_requests_does_not_grow() {
     for _ in 0..200 {
         let taken: Vec<Pfn> = (0..8).map(|_| z.alloc_page(&m, Gfp::ATOMIC).unwrap()).collect();
         z.lock_all(&m, fork);
-        assert!(taken.into_iter().all(|pfn| z.free_pages(&m, pfn, Order::ZERO, false)), "into the pool");
+        assert!(taken.into_iter().all(|pfn| unsafe { z.free_pages(&m, pfn, Order::ZERO, false) }), "into the pool");
         // SAFETY: taken above.
         #[allow(unsafe_code)]
         unsafe {
@@ -448,7 +448,7 @@ fn memory_that_comes_late_is_not_lost() {
     let z = boot(&m);
     let pfn = z.alloc_pages(&m, Gfp::KERNEL, Order::MAX, None).expect("it is there");
     assert_eq!(pfn, Pfn(most * 2 * block));
-    assert!(z.free_pages(&m, pfn, Order::MAX, true));
+    assert!(unsafe { z.free_pages(&m, pfn, Order::MAX, true) });
     let stats = z.verify(&m).unwrap();
     assert_eq!(stats.total(|zone| zone.free), stats.total(|zone| zone.managed));
 }
@@ -464,7 +464,7 @@ fn aligned_runs_use_what_others_left() {
         range
     };
     let free = |range| {
-        assert!(z.free_run(&m, range, true));
+        assert!(unsafe { z.free_run(&m, range, true) });
         z.verify(&m).unwrap();
     };
     let before = z.stats(&m).total(|zone| zone.free);

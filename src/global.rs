@@ -173,7 +173,7 @@ pub unsafe fn free(block: *mut u8) {
     unsafe {
         match MM.free_fast(block) {
             Left::Nothing => {}
-            Left::Run(head, tag) => free_run(block, head, tag),
+            Left::Run(head, tag) => free_run(block, head, tag.into()),
             Left::Rest => free_rest(block),
         }
     }
@@ -183,9 +183,12 @@ pub unsafe fn free(block: *mut u8) {
 /// As for [`Mm::free_run_at`].
 #[cold]
 #[inline(never)]
-unsafe fn free_run(block: *mut u8, head: Pfn, tag: u8) {
-    // SAFETY: the caller's condition.
-    unsafe { MM.free_run_at(block, head, tag) }
+unsafe fn free_run(block: *mut u8, head: Pfn, tag: usize) {
+    // SAFETY: the caller's condition. A whole register is not cut to a byte's width again.
+    unsafe {
+        core::hint::assert_unchecked(tag <= usize::from(u8::MAX));
+        MM.free_run_at(block, head, tag as u8);
+    }
 }
 
 /// # Safety

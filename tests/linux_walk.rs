@@ -26,6 +26,7 @@ enum Call {
     Pop,
     PopRun,
     Push,
+    PushRun,
     PopMarked,
     PopMarkedBelow,
     PushMarked,
@@ -35,10 +36,11 @@ enum Call {
     Replace,
 }
 
-const CALLS: [Call; 10] = [
+const CALLS: [Call; 11] = [
     Call::Pop,
     Call::PopRun,
     Call::Push,
+    Call::PushRun,
     Call::PopMarked,
     Call::PopMarkedBelow,
     Call::PushMarked,
@@ -126,6 +128,7 @@ fn perform(call: Call) -> Vec<usize> {
         Call::PushTagged => pushed = unsafe { Linux.push_tagged(TAG, 5, object(0), KEY, &LIMITS) },
         Call::PopAgain => got = unsafe { pop_again(CACHE) },
         Call::Push => pushed = unsafe { Linux.push(CACHE, object(0)) },
+        Call::PushRun => pushed = unsafe { Linux.push_run(CACHE, object(0)) },
         Call::PushAgain => pushed = unsafe { push_again(CACHE, object(0)) },
         Call::Replace => {
             // Where it has changed meanwhile, it fails; then the sheaf that stays must be whole.

@@ -3,7 +3,7 @@
 
 use core::ptr::{null_mut, with_exposed_provenance, with_exposed_provenance_mut};
 
-use super::{ROW_WORDS, SHEAF_BYTES, Word};
+use super::{ROW_WORDS, RUN_SHEAF_BYTES, SHEAF_BYTES, Word};
 
 /// The words of a row.
 pub(super) type Words = [usize; ROW_WORDS];
@@ -46,9 +46,23 @@ pub(super) unsafe fn pop_marked(row: &mut Words, cache: u8, key: usize, below: b
 /// # Safety
 /// As for [`pop`].
 pub(super) unsafe fn push(row: &mut Words, cache: u8, object: *mut u8) -> bool {
+    // SAFETY: the caller's condition.
+    unsafe { push_within(row, cache, object, SHEAF_BYTES) }
+}
+
+/// [`push`] on a sheaf of page runs.
+///
+/// # Safety
+/// As for [`pop`].
+pub(super) unsafe fn push_run(row: &mut Words, cache: u8, run: *mut u8) -> bool {
+    // SAFETY: the caller's condition.
+    unsafe { push_within(row, cache, run, RUN_SHEAF_BYTES) }
+}
+
+unsafe fn push_within(row: &mut Words, cache: u8, object: *mut u8, bytes: usize) -> bool {
     let word = &mut row[Word::Main(cache).index()];
     let top = *word + size_of::<usize>();
-    if top.is_multiple_of(SHEAF_BYTES) {
+    if top.is_multiple_of(bytes) {
         return false;
     }
     // SAFETY: `top` is a slot of the same valid sheaf, which the row owns.

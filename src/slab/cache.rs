@@ -11,11 +11,13 @@ use super::node::NodeSlabs;
 use super::runs::{self, FIRST_RUN, NR_RUNS};
 use super::tag::CLASS_COLOURS;
 use crate::gfp::Gfp;
-use crate::machine::{MAX_CACHES, MAX_NODES, Machine, SHEAF_BYTES};
+use crate::machine::{MAX_CACHES, MAX_NODES, Machine, RUN_SHEAF_BYTES, SHEAF_BYTES};
 use crate::sync::{CachePadded, Deferred, Guard, Lock};
 
 /// Cache id of the sheaves themselves; the first id behind the size classes.
 pub const SHEAF_CACHE: u8 = NR_CLASSES as u8 + 1;
+/// The same for those of page runs.
+pub const RUN_SHEAF_CACHE: u8 = SHEAF_CACHE + 1;
 /// First id of a cache made by `kmem_cache_create`, behind the classes of runs.
 pub const FIRST_CREATED: u8 = FIRST_RUN + NR_RUNS as u8;
 /// Number of boot-static caches, and the id 0 that is none.
@@ -247,10 +249,14 @@ const fn class_layouts() -> [SlabLayout; NR_STATIC] {
         };
         id += 1;
     }
-    layouts[SHEAF_CACHE as usize] = match SlabLayout::compute(SHEAF_BYTES, SHEAF_BYTES, 0, false, CLASS_COLOURS) {
-        Some(layout) => layout,
-        None => panic!("sheaves have a layout"),
-    };
+    let mut sheaves = [(SHEAF_CACHE, SHEAF_BYTES), (RUN_SHEAF_CACHE, RUN_SHEAF_BYTES)].as_slice();
+    while let [(id, bytes), rest @ ..] = sheaves {
+        layouts[*id as usize] = match SlabLayout::compute(*bytes, *bytes, 0, false, CLASS_COLOURS) {
+            Some(layout) => layout,
+            None => panic!("sheaves have a layout"),
+        };
+        sheaves = rest;
+    }
     let mut id = FIRST_RUN;
     while id < FIRST_CREATED {
         layouts[id as usize] = runs::layout(id);
@@ -295,6 +301,8 @@ const fn static_names() -> [&'static str; NR_STATIC] {
             CLASS_NAMES[id - 1]
         } else if id == SHEAF_CACHE as usize {
             "sheaf"
+        } else if id == RUN_SHEAF_CACHE as usize {
+            "run-sheaf"
         } else {
             RUN_NAMES[id - FIRST_RUN as usize]
         };

@@ -5,7 +5,7 @@
 use core::ptr;
 use core::sync::atomic::Ordering;
 
-use super::cache::SHEAF_CACHE;
+use super::cache::{RUN_SHEAF_CACHE, SHEAF_CACHE};
 use super::sheaf::Sheaf;
 use super::tag::{is_dense, is_foreign};
 use super::{Slab, TRIES, runs, sheaf};
@@ -119,7 +119,7 @@ impl<M: Machine> Slab<M> {
                 break;
             }
             let Some(old) = m.read(which) else { break };
-            if !sheaf::is_full(old) {
+            if !sheaf::is_full(old, self.capacity(id)) {
                 continue;
             }
             let spare = if foreign { None } else { self.take_spare(m, id, |_, full| !full) };
@@ -152,7 +152,7 @@ impl<M: Machine> Slab<M> {
     /// Objects that a sheaf of cache `id` holds, if all hold as many.
     #[inline]
     pub(super) fn capacity(&self, id: u8) -> u16 {
-        if runs::varies(id) { sheaf::VARIES } else { self.layout(id).capacity }
+        if runs::is_run(id) { sheaf::OF_RUNS } else { self.layout(id).capacity }
     }
 
     /// Objects to take for the next refill: few where the last one was long ago, and then none that other CPUs have too many of.
@@ -208,7 +208,8 @@ impl<M: Machine> Slab<M> {
     pub(super) fn take_sheaf(&self, m: &M, id: u8, which: Word, wanted: impl Fn(usize, bool) -> bool) -> Option<Sheaf> {
         let word = m.read(which)?;
         // SAFETY: `word` was in a row.
-        if word == no_sheaf() || !wanted(unsafe { sheaf::len(word, self.capacity(id)) }, sheaf::is_full(word)) {
+        let wanted = |capacity| wanted(unsafe { sheaf::len(word, capacity) }, sheaf::is_full(word, capacity));
+        if word == no_sheaf() || !wanted(self.capacity(id)) {
             return None;
         }
         // SAFETY: `word` was read from the row; a successful replace makes the sheaf ours.
@@ -236,14 +237,23 @@ impl<M: Machine> Slab<M> {
         self.new_sheaf(m, pages, self.capacity(id), gfp)
     }
 
-    pub(super) fn new_sheaf(&self, m: &M, pages: &PageAllocator<M>, capacity: u16, gfp: Gfp) -> Option<Sheaf> {
-        let memory = if gfp.no_fault() {
-            self.alloc_atomic(m, pages, SHEAF_CACHE, gfp)
-        } else {
-            self.alloc_direct(m, pages, SHEAF_CACHE, gfp)
-        };
+    fn new_sheaf(&self, m: &M, pages: &PageAllocator<M>, capacity: u16, gfp: Gfp) -> Option<Sheaf> {
+        let memory = self.sheaf_memory(m, pages, SHEAF_CACHE, gfp)?;
         // SAFETY: an object of the sheaf cache has a sheaf's size and alignment.
-        (!memory.is_null()).then(|| unsafe { Sheaf::new(memory, capacity) })
+        Some(unsafe { Sheaf::new(memory, capacity) })
+    }
+
+    /// A sheaf of so many page runs.
+    pub(super) fn new_run_sheaf(&self, m: &M, pages: &PageAllocator<M>, capacity: u16, gfp: Gfp) -> Option<Sheaf> {
+        let memory = self.sheaf_memory(m, pages, RUN_SHEAF_CACHE, gfp)?;
+        // SAFETY: as in `new_sheaf`.
+        Some(unsafe { Sheaf::of_runs(memory, capacity) })
+    }
+
+    fn sheaf_memory(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<*mut u8> {
+        let memory =
+            if gfp.no_fault() { self.alloc_atomic(m, pages, id, gfp) } else { self.alloc_direct(m, pages, id, gfp) };
+        (!memory.is_null()).then_some(memory)
     }
 
     /// Makes `own` the current CPU's main sheaf in place of `old`, and finds a place for the one that lost.
@@ -254,7 +264,7 @@ impl<M: Machine> Slab<M> {
     /// Makes `own` what `which` of the current CPU's row is, in place of `old`, which was read from there or is "no sheaf"; `stow` gets the one that
     /// lost.
     pub(super) fn put_in_row(&self, m: &M, which: Word, old: usize, own: Sheaf, stow: impl FnOnce(Sheaf)) {
-        let capacity = own.capacity();
+        let capacity = own.said();
         let word = own.into_word();
         // SAFETY: `old` is as said; `word` names a sheaf of this cache that we own.
         let lost = if unsafe { m.replace(which, old, word) } { old } else { word };

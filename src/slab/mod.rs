@@ -48,7 +48,7 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
-pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, SHEAF_CACHE, SlabFlags};
+pub use cache::{Cache, CacheNode, Constructor, FIRST_CREATED, RUN_SHEAF_CACHE, SHEAF_CACHE, SlabFlags};
 use cache::{Far, State};
 use classes::NR_CLASSES;
 pub use create::CacheId;

@@ -2,7 +2,7 @@
 //!
 //! A run has a class by its number of pages: 3 to 16 each, then eight per doubling to 2 MiB, so that at most an
 //! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf. A CPU keeps up to 2 MiB of a class, 64 runs at most; above 64 KiB a run it
+//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf. A CPU keeps up to 2 MiB of a class, 63 runs at most; above 64 KiB a run it
 //! keeps 256 KiB, or 16 runs where they cost only addresses. All sheaves together have such room up to 16 MiB; beyond that, up to a 64th of the memory there is, new ones have it
 //! only where runs cost only addresses, else for 256 KiB or one run. What is more goes back to the zone one by one, and all of it at the end of a window of time that
 //! somebody sees. Where a CPU has none of a class, one of the next larger serves, if at most a fifth is wasted (but of small ones that cost only addresses, where the zone
@@ -35,6 +35,8 @@
 //! Class, tag and start from one table by KiB, and what `free` knows of the page passed on where it is no object's: 42 and 47 instructions in place of
 //! 60 and 57, `pages` takes 0.91 and `large` 0.92 of the time, in rounds in turn. (Of what is left to gperftools' tcmalloc a sixth of the instructions
 //! are more, a third was objects between 4 and 8 KiB, before their sheaves were halved: with sheaves of 128 KiB for these `pages` took 0.96, and `random-10k` had 6 % more resident.)
+//! (Since then 0.87 and 0.88: the free fetches the block's line, and sheaves of runs share pages. Rejected: starts that differ less, so that more blocks
+//! begin at the line that was fetched: `pages` 0.98 to 1.00, but half as many colours.)
 //! Rejected: the tag from one table and its start from another (40 KiB 0 to 10 % slower). Rejected beside it: to look at the last pageblock that was
 //! opened, not the one before, and huge pages from two in use on (`large-same` 19 700 page faults in place of 5 400: it is not full yet).
 //!
@@ -64,9 +66,9 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::classes::{MAX_SMALL, NR_CLASSES};
 use super::layout::SlabLayout;
 use super::tag::is_spare;
-use super::{SHEAF_CACHE, Slab};
+use super::{RUN_SHEAF_CACHE, Slab};
 use crate::gfp::Gfp;
-use crate::machine::{Machine, Word, ZoneKind, no_sheaf};
+use crate::machine::{Machine, RUN_SHEAF_BYTES, Word, ZoneKind, no_sheaf};
 use crate::page::{Kind, Page, flag};
 use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::{Cost, PageAllocator};
@@ -84,7 +86,7 @@ pub const EXACT: u32 = 16;
 /// Bytes that a sheaf's runs should not exceed, up to [`EXACT`] pages and up to [`MAX_CACHED`].
 const SHEAF_TARGETS: [usize; 2] = [2 << 20, 256 << 10];
 /// Most runs in a sheaf.
-const MOST: usize = 64;
+const MOST: usize = RUN_SHEAF_BYTES / size_of::<usize>() - 1;
 /// All sheaves of runs have room for a 64th of the memory there is: so many times as much is still little of it ([`PageAllocator::affords`]).
 const KEPT_PART: u64 = 4;
 /// The same of the frames, where these are the machine's own.
@@ -103,7 +105,7 @@ const OWN_AFTER: [usize; 2] = [256, 16];
 const LARGE: usize = 16;
 
 /// Cache id of the first class.
-pub const FIRST_RUN: u8 = SHEAF_CACHE + 1;
+pub const FIRST_RUN: u8 = RUN_SHEAF_CACHE + 1;
 
 /// Cache id of the larger runs, of various sizes.
 pub const LAST_RUN: u8 = FIRST_RUN + NR_RUNS as u8 - 1;
@@ -211,11 +213,6 @@ pub(super) const fn layout(id: u8) -> SlabLayout {
     }
 }
 
-/// Whether sheaves of class `id` are of different capacities.
-pub(super) const fn varies(id: u8) -> bool {
-    is_run(id) && is_tagged(id)
-}
-
 /// Runs that a sheaf of class `id` holds where there are many sheaves already.
 fn few(id: u8) -> u16 {
     layout(id).capacity.min((SHEAF_TARGETS[1] / (run_pages(id) as usize * PAGE_SIZE)) as u16).max(1)
@@ -237,7 +234,7 @@ pub fn class_of_run(head: &Page, cost: Cost) -> u8 {
     }
 }
 
-const _: () = assert!(FIRST_RUN as usize == NR_CLASSES + 2);
+const _: () = assert!(FIRST_RUN as usize == NR_CLASSES + 3);
 
 /// Whether the page-class map tells the runs of class `id`.
 #[inline(always)]
@@ -484,7 +481,7 @@ impl<M: Machine> Slab<M> {
     /// As for [`Slab::give_run`].
     unsafe fn keep_run(&self, m: &M, pages: &PageAllocator<M>, id: u8, run: *mut u8, gfp: Gfp) -> bool {
         // SAFETY: rows hold valid sheaves; the caller's condition.
-        if unsafe { m.push_again(id, run) } {
+        if unsafe { m.push_run_again(id, run) } {
             return true;
         }
         if id == LAST_RUN {
@@ -493,7 +490,7 @@ impl<M: Machine> Slab<M> {
             unsafe {
                 let old = m.pop_again(id);
                 if !old.is_null() {
-                    let pushed = m.push_again(id, run);
+                    let pushed = m.push_run_again(id, run);
                     self.free_objects(m, pages, &[old.expose_provenance()], gfp);
                     return pushed;
                 }
@@ -510,7 +507,7 @@ impl<M: Machine> Slab<M> {
         }
         let room = self.room_for(m, pages, id, gfp);
         let room = room.filter(|(capacity, _)| old.as_ref().is_none_or(|old| *capacity > old.capacity()));
-        let made = room.and_then(|(capacity, room)| Some((self.new_sheaf(m, pages, capacity, gfp)?, room)));
+        let made = room.and_then(|(capacity, room)| Some((self.new_run_sheaf(m, pages, capacity, gfp)?, room)));
         let Some((mut own, room)) = made else {
             if let Some(old) = old {
                 self.install(m, pages, id, no_sheaf(), old, gfp);

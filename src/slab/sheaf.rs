@@ -1,6 +1,6 @@
 //! Sheaves: fixed arrays of object pointers (Bonwick's magazines, 2001; the kernel's sheaves, 6.18).
 //!
-//! A sheaf is [`SHEAF_BYTES`] long and aligned to its size. Its objects fill slots from a *sentinel* slot upwards; the sentinel
+//! A sheaf is [`SHEAF_BYTES`] long, one of page runs [`RUN_SHEAF_BYTES`], and aligned to its size. Its objects fill slots from a *sentinel* slot upwards; the sentinel
 //! reads 0. A sheaf is named by the address of its top slot: the top slot reading 0 is "empty", the slot after it crossing the
 //! alignment is "full", so neither needs a count or a compare with a limit. A smaller capacity is the sentinel placed higher.
 #![allow(unsafe_code)]
@@ -8,12 +8,13 @@
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::machine::{SHEAF_BYTES, SHEAF_SLOTS, no_sheaf};
+use super::cache::{RUN_SHEAF_CACHE, SHEAF_CACHE};
+use crate::machine::{RUN_SHEAF_BYTES, SHEAF_BYTES, no_sheaf};
 
 const SLOT: usize = size_of::<usize>();
 
-/// In place of a capacity: sheaves of the cache differ, and the first slot from the top down that reads 0 is the sentinel.
-pub const VARIES: u16 = 0;
+/// In place of a capacity: the sheaf is one of page runs. Those of a class differ: the first slot from the top down that reads 0 is the sentinel.
+pub const OF_RUNS: u16 = 0;
 
 /// A sheaf that nobody else can reach: it is in no row and no barn.
 ///
@@ -23,6 +24,8 @@ pub const VARIES: u16 = 0;
 pub struct Sheaf {
     top: usize,
     capacity: u16,
+    /// [`OF_RUNS`], or the capacity.
+    said: u16,
 }
 
 impl Sheaf {
@@ -33,7 +36,7 @@ impl Sheaf {
     #[inline]
     pub unsafe fn from_word(word: usize, capacity: u16) -> Option<Sheaf> {
         // SAFETY: the caller's condition.
-        (word != no_sheaf()).then(|| Sheaf { top: word, capacity: unsafe { resolved(word, capacity) } })
+        (word != no_sheaf()).then(|| Sheaf { top: word, capacity: unsafe { resolved(word, capacity) }, said: capacity })
     }
 
     /// Makes an empty sheaf of `memory`.
@@ -41,7 +44,23 @@ impl Sheaf {
     /// # Safety
     /// `memory` is [`SHEAF_BYTES`] long, aligned to as much, writable and the caller's.
     pub unsafe fn new(memory: *mut u8, capacity: u16) -> Sheaf {
-        let sheaf = Sheaf { top: memory.expose_provenance() + sentinel(capacity), capacity };
+        // SAFETY: the caller's condition.
+        unsafe { Sheaf::within(memory, capacity, capacity) }
+    }
+
+    /// Makes an empty sheaf of page runs.
+    ///
+    /// # Safety
+    /// As for [`Sheaf::new`], with [`RUN_SHEAF_BYTES`].
+    pub unsafe fn of_runs(memory: *mut u8, capacity: u16) -> Sheaf {
+        // SAFETY: the caller's condition.
+        unsafe { Sheaf::within(memory, capacity, OF_RUNS) }
+    }
+
+    /// # Safety
+    /// As for [`Sheaf::new`], with as many bytes as sheaves of which that is `said` have.
+    unsafe fn within(memory: *mut u8, capacity: u16, said: u16) -> Sheaf {
+        let sheaf = Sheaf { top: memory.expose_provenance() + sentinel(capacity, said), capacity, said };
         // SAFETY: the sentinel slot lies in `memory`.
         unsafe { sheaf.write(sheaf.top, 0) };
         sheaf
@@ -62,6 +81,11 @@ impl Sheaf {
         self.top
     }
 
+    /// What is said of it in place of a capacity, or that.
+    pub fn said(&self) -> u16 {
+        self.said
+    }
+
     /// Objects that it holds at most.
     pub fn capacity(&self) -> u16 {
         self.capacity
@@ -79,7 +103,7 @@ impl Sheaf {
 
     /// Whether it holds as many as it can.
     pub fn is_full(&self) -> bool {
-        is_full(self.top)
+        is_full(self.top, self.said)
     }
 
     /// Takes the top object out.
@@ -171,11 +195,11 @@ impl Sheaf {
     }
 
     fn base(&self) -> usize {
-        self.top & !(SHEAF_BYTES - 1)
+        self.top & !(bytes(self.said) - 1)
     }
 
     fn bottom(&self) -> usize {
-        self.base() + sentinel(self.capacity)
+        self.base() + sentinel(self.capacity, self.said)
     }
 
     /// # Safety
@@ -193,17 +217,27 @@ impl Sheaf {
     }
 }
 
-/// Offset of the sentinel slot.
-const fn sentinel(capacity: u16) -> usize {
-    (SHEAF_SLOTS - 1 - capacity as usize) * SLOT
+/// Bytes of a sheaf of that capacity.
+const fn bytes(capacity: u16) -> usize {
+    if capacity == OF_RUNS { RUN_SHEAF_BYTES } else { SHEAF_BYTES }
 }
 
-/// Whether the sheaf named `word` is full ([`no_sheaf`] is).
-pub fn is_full(word: usize) -> bool {
-    (word + SLOT).is_multiple_of(SHEAF_BYTES)
+/// Whether cache `id` is that of sheaves' memory.
+pub const fn is_cache(id: u8) -> bool {
+    id == SHEAF_CACHE || id == RUN_SHEAF_CACHE
 }
 
-/// Number of objects in the sheaf named `word`, whose capacity is `capacity`; any, where it [`VARIES`] and somebody else changes the sheaf.
+/// Offset of the sentinel slot in a sheaf of that capacity, of which that is `said`.
+const fn sentinel(capacity: u16, said: u16) -> usize {
+    bytes(said) - (1 + capacity as usize) * SLOT
+}
+
+/// Whether the sheaf named `word`, whose capacity is `capacity`, is full ([`no_sheaf`] is).
+pub fn is_full(word: usize, capacity: u16) -> bool {
+    (word + SLOT).is_multiple_of(bytes(capacity))
+}
+
+/// Number of objects in the sheaf named `word`, whose capacity is `capacity`; any, where it is one [`OF_RUNS`] and somebody else changes the sheaf.
 ///
 /// # Safety
 /// `word` was in a row or a barn.
@@ -213,11 +247,11 @@ pub unsafe fn len(word: usize, capacity: u16) -> usize {
         return 0;
     }
     // SAFETY: the caller's condition.
-    let capacity = unsafe { resolved(word, capacity) };
-    (word % SHEAF_BYTES - sentinel(capacity)) / SLOT
+    let sentinel = sentinel(unsafe { resolved(word, capacity) }, capacity);
+    (word % bytes(capacity) - sentinel) / SLOT
 }
 
-/// The capacity of the sheaf named `word`, where it may [`VARIES`].
+/// The capacity of the sheaf named `word`, which may be one [`OF_RUNS`].
 ///
 /// # Safety
 /// `word` was in a row or a barn: it names a slot of a sheaf, whose memory can be read even if it is none any more (and was given back: then a page fault
@@ -225,7 +259,7 @@ pub unsafe fn len(word: usize, capacity: u16) -> usize {
 #[inline]
 unsafe fn resolved(word: usize, capacity: u16) -> u16 {
     // SAFETY: the caller's condition.
-    if capacity == VARIES { unsafe { look_up(word) } } else { capacity }
+    if capacity == OF_RUNS { unsafe { look_up(word) } } else { capacity }
 }
 
 /// # Safety
@@ -236,10 +270,10 @@ unsafe fn look_up(word: usize) -> u16 {
     // SAFETY: the slots from the sheaf's first one to its top are its memory. Others may write to them, where it is not the caller's.
     let read = |slot| unsafe { AtomicUsize::from_ptr(ptr::with_exposed_provenance_mut(slot)) }.load(Relaxed);
     let mut slot = word;
-    while !slot.is_multiple_of(SHEAF_BYTES) && read(slot) != 0 {
+    while !slot.is_multiple_of(RUN_SHEAF_BYTES) && read(slot) != 0 {
         slot -= SLOT;
     }
-    ((SHEAF_BYTES - slot % SHEAF_BYTES) / SLOT - 1) as u16
+    ((RUN_SHEAF_BYTES - slot % RUN_SHEAF_BYTES) / SLOT - 1) as u16
 }
 
 /// The objects of the sheaf named `word`, bottom first.
@@ -255,7 +289,7 @@ pub unsafe fn objects<'a>(word: usize, capacity: u16) -> &'a [usize] {
 
 /// The link kept in a sheaf that lies in a barn.
 pub(super) fn link(word: usize, capacity: u16) -> usize {
-    let bottom = (word & !(SHEAF_BYTES - 1)) + sentinel(capacity);
+    let bottom = (word & !(bytes(capacity) - 1)) + sentinel(capacity, capacity);
     // SAFETY: the barn's lock is held by whoever walks its stack, so the sheaf stays and its sentinel slot is readable.
     unsafe { ptr::read(ptr::with_exposed_provenance(bottom)) }
 }
@@ -263,6 +297,7 @@ pub(super) fn link(word: usize, capacity: u16) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::SHEAF_SLOTS;
 
     #[repr(C, align(4096))]
     struct Memory([u8; SHEAF_BYTES]);
@@ -271,7 +306,7 @@ mod tests {
     fn halves_keep_their_order(sheaf: &mut Sheaf) {
         let (mut memory, capacity) = (Memory([0; SHEAF_BYTES]), sheaf.capacity as usize);
         // SAFETY: as below.
-        let mut other = unsafe { Sheaf::new(memory.0.as_mut_ptr(), sheaf.capacity) };
+        let mut other = unsafe { Sheaf::within(memory.0.as_mut_ptr(), sheaf.capacity, sheaf.said) };
         let numbers = |range: core::ops::RangeInclusive<usize>| range.map(|i| i * 8).collect::<std::vec::Vec<_>>();
         for i in 1..=capacity {
             sheaf.push(ptr::without_provenance_mut(i * 8)).unwrap();
@@ -281,8 +316,8 @@ mod tests {
         assert_eq!((sheaf.len(), other.len()), (capacity - half, half));
         // SAFETY: both are ours.
         unsafe {
-            assert_eq!(objects(sheaf.word(), sheaf.capacity()), numbers(half + 1..=capacity));
-            assert_eq!(objects(other.word(), sheaf.capacity()), numbers(1..=half));
+            assert_eq!(objects(sheaf.word(), sheaf.said()), numbers(half + 1..=capacity));
+            assert_eq!(objects(other.word(), sheaf.said()), numbers(1..=half));
         }
         sheaf.move_bottom(capacity, &mut other);
         assert!(sheaf.is_empty() && other.is_full());
@@ -294,23 +329,24 @@ mod tests {
 
     #[test]
     fn holds_its_capacity_last_in_first_out() {
-        for capacity in [1, 2, 4, 100, 255, SHEAF_SLOTS as u16 - 1] {
+        let of_objects = [1, 2, 4, 100, 255, SHEAF_SLOTS as u16 - 1].map(|capacity| (capacity, capacity));
+        let of_runs = [1, 2, 16, (RUN_SHEAF_BYTES / SLOT - 1) as u16].map(|capacity| (capacity, OF_RUNS));
+        for (capacity, said) in of_objects.into_iter().chain(of_runs) {
             let mut memory = Memory([0xa5; SHEAF_BYTES]);
             // SAFETY: the memory is a sheaf's size and alignment and ours.
-            let mut sheaf = unsafe { Sheaf::new(memory.0.as_mut_ptr(), capacity) };
+            let mut sheaf = unsafe { Sheaf::within(memory.0.as_mut_ptr(), capacity, said) };
             assert!(sheaf.is_empty());
             for i in 1..=capacity as usize {
                 assert!(!sheaf.is_full());
                 sheaf.push(ptr::without_provenance_mut(i * 8)).unwrap();
                 assert_eq!(sheaf.len(), i);
             }
-            assert!(sheaf.is_full() && is_full(sheaf.word()));
+            assert!(sheaf.is_full() && is_full(sheaf.word(), said));
+            assert!(sheaf.word() - memory.0.as_ptr().addr() < bytes(said));
             assert!(sheaf.push(ptr::without_provenance_mut(8)).is_err());
-            for said in [capacity, VARIES] {
-                // SAFETY: the sheaf is ours.
-                let found = unsafe { objects(sheaf.word(), said) };
-                assert_eq!((found.len(), found[0]), (capacity.into(), 8));
-            }
+            // SAFETY: the sheaf is ours.
+            let found = unsafe { objects(sheaf.word(), said) };
+            assert_eq!((found.len(), found[0]), (capacity.into(), 8));
             for i in (1..=capacity as usize).rev() {
                 assert_eq!(sheaf.pop().map(|p| p.addr()), Some(i * 8));
             }

@@ -66,7 +66,7 @@ impl World {
     fn in_use(&self) -> usize {
         let mut n = 0;
         self.slab.for_each_cache(&self.m, |_, c| {
-            if c.id != SHEAF_CACHE {
+            if !sheaf::is_cache(c.id) {
                 n += c.in_use;
             }
         });

@@ -229,7 +229,9 @@ impl<M: Machine> PageAllocator<M> {
     fn open(&self, m: &M, taken: &Taken) {
         let Some(cell) = self.cell_of(m.page(taken.range.start)) else { return };
         let list = self.blocks.get(taken.range.start);
-        self.opened.fetch_add(taken.opened.pages, Relaxed);
+        // An eighth counts where at most an eighth is written to.
+        let little = list == MigrateType::Movable && self.cost() == Cost::Little;
+        self.opened.fetch_add(taken.opened.pages / if little { 8 } else { 1 }, Relaxed);
         for at in taken.opened.iter().step_by(PAGEBLOCK_PAGES as usize) {
             let look = cell.lock.lock(m).phases.of(list).look();
             // One of another type by now says nothing of this one.

@@ -5,7 +5,7 @@
 use core::ptr::with_exposed_provenance_mut as pointer;
 use core::sync::atomic::Ordering::Relaxed;
 
-use slabwright::machine::{Machine, SHEAF_BYTES, SHEAF_SLOTS, Word, no_sheaf};
+use slabwright::machine::{Machine, RUN_SHEAF_BYTES, SHEAF_BYTES, SHEAF_SLOTS, Word, no_sheaf};
 use slabwright::types::{PAGE_SIZE, Pfn, PfnRange};
 
 /// A sheaf's worth of memory.
@@ -41,6 +41,7 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
         assert!(m.pop_again(cache).is_null());
         assert!(m.push_again(cache, object(7)));
         marked(m, cache, object(7));
+        push_run(m, cache);
         let mut seen = 0;
         assert!(m.drain_row(m.cpu(), &mut |words| {
             assert!(m.pop_again(cache).is_null(), "the row is out of reach while it is drained");
@@ -56,6 +57,25 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
     // Written behind the compiler's back.
     // SAFETY: a slot of the sheaf above.
     assert_eq!(unsafe { (&raw const slots.0[SHEAF_SLOTS - capacity]).read_volatile() }, object(7).addr());
+}
+
+/// A sheaf of runs is full at the end of fewer bytes. The main sheaf is back afterwards.
+///
+/// # Safety
+/// As for `rows`.
+unsafe fn push_run<M: Machine>(m: &M, cache: u8) {
+    let mut slots = Slots([0; SHEAF_SLOTS]);
+    let bottom = (&raw mut slots).expose_provenance() + RUN_SHEAF_BYTES - 3 * size_of::<usize>();
+    let main = m.read(Word::Main(cache)).unwrap();
+    // SAFETY: the sheaf is valid, and out of the row again at the end; the runs are addresses only.
+    unsafe {
+        assert!(m.replace(Word::Main(cache), main, bottom));
+        assert!(m.push_run(cache, pointer(4096)) && m.push_run_again(cache, pointer(8192)));
+        assert!(!m.push_run(cache, pointer(12288)) && !m.push_run_again(cache, pointer(12288)));
+        assert_eq!(m.read(Word::Main(cache)), Some(bottom + 2 * size_of::<usize>()));
+        assert_eq!(m.pop_run(cache), pointer(8192));
+        assert!(m.replace(Word::Main(cache), bottom + size_of::<usize>(), main));
+    }
 }
 
 /// The same operations with marks; `below` is in the sheaf, and stays there.

@@ -263,6 +263,12 @@ unsafe impl PerCpu for I386 {
     }
 
     #[inline]
+    unsafe fn push_run(&self, cache: u8, run: *mut u8) -> bool {
+        // SAFETY: as above.
+        on_row(|row| unsafe { row::push_run(row, cache, run) }).unwrap_or(false)
+    }
+
+    #[inline]
     unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool {
         // SAFETY: as above.
         on_row(|row| unsafe { row::push_marked(row, cache, object, key) }).unwrap_or(false)

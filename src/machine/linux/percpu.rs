@@ -34,7 +34,7 @@ use core::sync::atomic::{
 
 use super::rseq::{self, Mode};
 use super::{Linux, limits, membarrier, sys, tls};
-use crate::machine::{Limits, PerCpu, ROW_WORDS, SHEAF_BYTES, TAG_CACHE_BITS, Word, no_sheaf, owner};
+use crate::machine::{Limits, PerCpu, ROW_WORDS, RUN_SHEAF_BYTES, SHEAF_BYTES, TAG_CACHE_BITS, Word, no_sheaf, owner};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
 
 /// CPUs the table has room for. On a machine with more, locks are used and CPUs share rows.
@@ -493,12 +493,12 @@ pub(super) fn again<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool
     None
 }
 
-/// One section: pushes `object`; false where there is no room or the section was aborted.
+/// One section: pushes `object` on a sheaf of `BYTES`; false where there is no room or the section was aborted.
 ///
 /// # Safety
 /// As [`PerCpu::push`].
 #[inline(always)]
-unsafe fn push_section(cache: u8, object: *mut u8) -> bool {
+unsafe fn push_section<const BYTES: usize>(cache: u8, object: *mut u8) -> bool {
     // SAFETY: as in `pop_section`; the slot above the top belongs to the sheaf unless it starts the next one.
     unsafe {
         section!(
@@ -513,7 +513,7 @@ unsafe fn push_section(cache: u8, object: *mut u8) -> bool {
             cache = in(reg) cache as usize,
             object = in(reg) object,
             top = out(reg) _,
-            mask = const SHEAF_BYTES - 1,
+            mask = const BYTES - 1,
             none = label { return false },
             options(nostack)
         );
@@ -586,13 +586,13 @@ unsafe fn push_tagged_section(tag: u8, place: u32, object: *mut u8, key: usize) 
 /// The same for a push.
 #[cold]
 #[inline(never)]
-pub(super) unsafe fn push_cold(cache: u8, object: *mut u8) -> bool {
+pub(super) unsafe fn push_cold<const BYTES: usize>(cache: u8, object: *mut u8) -> bool {
     if rseq::mode() == Mode::Lock {
         let Some(row) = row(lock_cpu()).filter(|row| row.state.load(Acquire) == ROW_LIVE) else { return false };
         let push = |seen: &Seen| {
             let word = &seen.words[cache as usize];
             let slot = word.load(Relaxed) + size_of::<usize>();
-            if slot.is_multiple_of(SHEAF_BYTES) {
+            if slot.is_multiple_of(BYTES) {
                 return false;
             }
             // SAFETY: as in `push_section`; the lock gives this thread the row.
@@ -603,7 +603,7 @@ pub(super) unsafe fn push_cold(cache: u8, object: *mut u8) -> bool {
         return locked(row, push).unwrap_or(false);
     }
     // SAFETY: the caller's.
-    again(|| unsafe { push_section(cache, object) }, |done| *done).unwrap_or(false)
+    again(|| unsafe { push_section::<BYTES>(cache, object) }, |done| *done).unwrap_or(false)
 }
 
 /// One section: `word` of this CPU from `old` to `new`; false where it is not `old`, there is no row, or it was aborted.
@@ -697,7 +697,13 @@ unsafe impl PerCpu for Linux {
     #[inline(always)]
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool {
         // SAFETY: the caller's.
-        unsafe { push_section(cache, object) }
+        unsafe { push_section::<SHEAF_BYTES>(cache, object) }
+    }
+
+    #[inline(always)]
+    unsafe fn push_run(&self, cache: u8, run: *mut u8) -> bool {
+        // SAFETY: the caller's.
+        unsafe { push_section::<RUN_SHEAF_BYTES>(cache, run) }
     }
 
     #[inline(always)]
@@ -719,7 +725,12 @@ unsafe impl PerCpu for Linux {
 
     unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {
         // SAFETY: the caller's.
-        unsafe { push_section(cache, object) || push_cold(cache, object) }
+        unsafe { push_section::<SHEAF_BYTES>(cache, object) || push_cold::<SHEAF_BYTES>(cache, object) }
+    }
+
+    unsafe fn push_run_again(&self, cache: u8, run: *mut u8) -> bool {
+        // SAFETY: the caller's.
+        unsafe { push_section::<RUN_SHEAF_BYTES>(cache, run) || push_cold::<RUN_SHEAF_BYTES>(cache, run) }
     }
 
     #[inline]

@@ -4,6 +4,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::{local, percpu, rseq, tls};
+use crate::machine::SHEAF_BYTES;
 
 /// A critical section of the program.
 #[derive(Clone, Debug)]
@@ -74,7 +75,7 @@ pub unsafe fn pop_again(cache: u8) -> *mut u8 {
 pub unsafe fn push_again(cache: u8, object: *mut u8) -> bool {
     tls::set(tls::ABORTS, 1);
     // SAFETY: the caller's.
-    unsafe { percpu::push_cold(cache, object) }
+    unsafe { percpu::push_cold::<SHEAF_BYTES>(cache, object) }
 }
 
 /// Takes the lock of the per-CPU data of `cpu` from wherever the calling thread is, if it is free; `put_cpu` gives it back.

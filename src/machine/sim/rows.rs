@@ -71,6 +71,11 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
         self.on_row(Call::Push, |row| unsafe { row::push(row, cache, object) }).unwrap_or(false)
     }
 
+    unsafe fn push_run(&self, cache: u8, run: *mut u8) -> bool {
+        // SAFETY: as above.
+        self.on_row(Call::Push, |row| unsafe { row::push_run(row, cache, run) }).unwrap_or(false)
+    }
+
     unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool {
         // SAFETY: as above.
         self.on_row(Call::Push, |row| unsafe { row::push_marked(row, cache, object, key) }).unwrap_or(false)

@@ -44,7 +44,7 @@ impl<M: Machine> Slab<M> {
             }
             let spare = self.take_spare(m, id, |len, _| len > 0);
             let short = spare.as_ref().and_then(|_| self.take_short(m, id, main));
-            let stored = || self.barn_full(m, pages, id, gfp).inspect(|sheaf| self.adopt_all(m, id, sheaf));
+            let stored = || self.barn_full(m, pages, id, gfp).inspect(|sheaf| self.receive(m, id, sheaf));
             if let Some(mut own) = spare.or_else(stored) {
                 let object = if let Some(mut empty) = short {
                     own.move_top(own.len().div_ceil(2), &mut empty);

@@ -17,6 +17,8 @@ const FLUSH_TRIES: u32 = 10_000;
 /// Sheaves are gathered once so much of all memory was begun, and so many pages for each CPU, whose row takes microseconds to empty.
 const GATHER_PART: u64 = 64;
 const GATHER_CPU: u64 = 64;
+/// So many times as much where there are threads.
+const GATHER_THREADS: u64 = 8;
 /// Milliseconds that the request which does it may be held up.
 const GATHER_MS: u64 = 4;
 
@@ -91,12 +93,17 @@ impl<M: Machine> Slab<M> {
     /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time.
     /// Where runs cost only addresses it would gain none, and what comes next would begin other pages: `large` took 1.5 times as long and 5.5 MiB in place of
     /// 4.1, `pages` 1.07 times and 7.6 in place of 6.3.
-    /// It takes 3 % of the CPU time of `threads-32`. Rejected: more seldom, by a sixteenth or an eighth of all memory, or by the objects that the last
-    /// time moved (1 to 3 % there and in `random-100k`; perl 104 MiB); caches alone of which no slow path was taken since (the same).)
+    /// Rejected: more seldom, by a sixteenth or an eighth of all memory, or by the objects that the last
+    /// time moved (1 to 3 % of `random-100k`; perl 104 MiB); caches alone of which no slow path was taken since (the same).
+    /// Where there are threads, which refill at once what another one emptied, it took a tenth and more of the CPU time of `threads-8` to `threads-64`, and
+    /// none of their memory less. CPU ms of `threads-32` and `threads-64`, and MiB of perl with a thread that sleeps: every 64th of all memory 138, 175, 102;
+    /// that, but only caches of which no slow path was taken since, 129, 164, 104; an eighth 126, 153, 104; never 120, 151, 110.)
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
         let committed = pages.committed();
-        let worth = (committed / GATHER_PART).max(m.known_cpus() as u64 * GATHER_CPU);
+        // Where there are threads somebody wants soon what was taken out of a sheaf.
+        let often = if m.looks_below() { 1 } else { GATHER_THREADS };
+        let worth = (committed * often / GATHER_PART).max(m.known_cpus() as u64 * GATHER_CPU * often);
         // A small program begins its first memory, and there is nothing to gather.
         if u64::from(opened) < worth || committed < worth {
             return;

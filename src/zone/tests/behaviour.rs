@@ -668,6 +668,25 @@ fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
     }
 }
 
+/// Runs share no cache line of the page-class map with other pages, in a zone of few pageblocks, too: each of them writes there.
+#[test]
+fn runs_and_pages_of_a_small_zone_lie_apart() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 12, 1 << 12, 1 << 10).build();
+    let z = boot(&m);
+    let mut holds = std::collections::BTreeMap::new();
+    for nth in 0..120 {
+        let run = z.alloc_run(&m, Gfp::KERNEL, 3 + nth % 3, None).unwrap();
+        let page = z.alloc_page(&m, Gfp::KERNEL).unwrap();
+        for (what, pfn) in [run, page].into_iter().enumerate() {
+            holds.entry(pfn.0 / 64).or_insert([false; 2])[what] = true;
+        }
+    }
+    assert!(holds.values().any(|holds| *holds == [true, false]));
+    // But for a hole where memory was written to already.
+    assert!(holds.values().filter(|holds| **holds == [true, true]).count() <= 1, "{holds:?}");
+    z.verify(&m).unwrap();
+}
+
 /// Fresh pageblocks are opened one behind the other: those that are huge pages are one mapping then, not hundreds, each of which a fork copies.
 #[test]
 fn fresh_pageblocks_are_opened_in_the_order_of_their_addresses() {

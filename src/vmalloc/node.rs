@@ -36,7 +36,7 @@ pub struct Node {
     pub size: Cell<usize>,
     /// Pages charged to the budget for it.
     pub charged: Cell<usize>,
-    /// When it was freed, in milliseconds.
+    /// When it was freed, or gave memory back as it shrank, in milliseconds.
     pub stamp: Cell<u64>,
     pub state: Cell<State>,
     /// Who asked for it, of areas that somebody said so of.

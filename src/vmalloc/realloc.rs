@@ -4,16 +4,19 @@ use core::ptr::NonNull;
 
 use super::node::Ref;
 use super::slots::Since;
-use super::space::round_up;
+use super::space::{Space, round_up};
 use super::usage::Usage;
-use super::{FrameSource, Vmalloc, backing};
+use super::{FrameSource, TAIL_UNIT, Vmalloc, backing};
 use crate::gfp::Gfp;
 use crate::machine::{Machine, non_null};
 use crate::paging::x86_64::{Slot, SlotState};
+use crate::sync::Guard;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// Most bytes that an area is mapped ahead of its size when it grows.
 const AHEAD: usize = 64 << 20;
+/// Milliseconds between two times that an area which shrinks gives memory back.
+const TAIL_MS: u64 = 500;
 /// Most retained ranges and holes that an area grows over at once.
 const PARTS: usize = 8;
 /// Retained ranges looked at for one that can be lengthened.
@@ -97,11 +100,34 @@ impl<M: Machine> Vmalloc<M> {
                 cut = true;
             }
         }
+        if may_act && size < old && size < Self::SLOT / 2 {
+            space = self.give_tail_back(m, space, area, size);
+        }
         Self::publish(m, &mut space, area, size);
         if cut {
             self.purge_excess(m, pages, space, may_act);
         }
         non_null(start)
+    }
+
+    /// Gives the memory of `area`, in transit and one slot long, behind `size` bytes back to the system, as most of it is not used any more. Not if it did so a
+    /// moment ago: who shrinks and grows in turn would have page faults each time (30 live blocks of 512 KiB to 2 MiB, all written to: 22 us, but 42 with a tenth
+    /// of [`TAIL_MS`]).
+    fn give_tail_back<'a>(
+        &'a self,
+        m: &'a M,
+        space: Guard<'a, Space, M>,
+        area: Ref,
+        size: usize,
+    ) -> Guard<'a, Space, M> {
+        let (now, from) = (m.now_ms(), size.next_multiple_of(TAIL_UNIT));
+        if M::OWNS_FRAMES || now.wrapping_sub(area.stamp.get()) < TAIL_MS || from >= area.mapped.get() {
+            return space;
+        }
+        area.stamp.set(now);
+        drop(space);
+        m.clean(area.start.get() + from, area.mapped.get() - from);
+        self.space.lock(m)
     }
 
     /// Grows `area`, in transit, beyond what is mapped. On success it (or the area that replaces it) is handed out.

@@ -237,6 +237,33 @@ fn ranges_with_rests_of_slots_are_kept() {
 
 // rows: H2
 /// Lazy, bounded, aged.
+/// An area of a slot that shrinks to less than half of it gives memory back, but not each time.
+#[test]
+fn a_tail_goes_back_now_and_then() {
+    let w = World::<Hosted>::new(1024, 64, u64::MAX);
+    let (size, part) = (2 << 20, 600 << 10);
+    let mut area = Live { at: w.alloc(size, 1, Gfp::KERNEL).unwrap(), size, seed: 7 };
+    let held = w.m.backed_at(area.at, size);
+    let mut after = |part: usize, ms: u64| {
+        w.m.advance(ms);
+        assert_eq!(w.realloc(area.at, size, Gfp::KERNEL), Some(area.at));
+        area.size = size;
+        fill(&area);
+        assert_eq!(w.realloc(area.at, part, Gfp::KERNEL), Some(area.at));
+        area.size = part;
+        check(&area, part);
+        w.verify();
+        w.m.backed_at(area.at, size) as usize
+    };
+    assert_eq!(held, 0);
+    let all = size / PAGE_SIZE;
+    assert_eq!(after(part, 10_000), (640 << 10) / PAGE_SIZE);
+    assert_eq!(after(part, 1), all, "a moment later");
+    assert_eq!(after(part, 10_000), (640 << 10) / PAGE_SIZE);
+    assert_eq!(after(size / 2, 10_000), all, "half of it");
+    w.end(vec![area]);
+}
+
 #[test]
 fn retained_ranges_age() {
     let w = World::<Hosted>::new(1024, 512, u64::MAX);

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::node::Ref;
 use super::usage::Usage;
-use super::{FrameSource, Vmalloc};
+use super::{FrameSource, Vmalloc, usage};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::page::{Kind, Page, flag};
@@ -17,6 +17,8 @@ use crate::types::{Order, PAGE_SHIFT, Pfn};
 const BATCH: usize = 32;
 /// Pageblocks of the buddy system that one request may empty: beyond that, most requests are sparse.
 const FROM_BUDDY: usize = 64;
+/// What has fewer than such a part of its pages is not worth to be moved.
+const POOR_PART: usize = 8;
 /// Refused moves in a row after which only one request in [`RETRY_EVERY`] tries.
 const REFUSALS: u32 = 4;
 const RETRY_EVERY: u32 = 256;
@@ -292,6 +294,17 @@ impl<M: Machine> Vmalloc<M> {
         (at - start) / Self::SLOT
     }
 
+    /// Whether hardly anything of the slots in `[start, start + len)` is backed, by a look at some of them.
+    fn is_poor(m: &M, start: usize, len: usize) -> bool {
+        let slots = len / Self::SLOT;
+        let enough = (Self::SLOT >> PAGE_SHIFT) * usage::spread(slots).count() / POOR_PART;
+        let mut pages = 0;
+        usage::spread(slots).all(|slot| {
+            pages += m.backed_pages(start + slot * Self::SLOT).0;
+            pages < enough
+        })
+    }
+
     /// Moves up to `len` bytes of the oldest suitable retained range to `at`. `None` where there is no such range; else the bytes
     /// moved, 0 where the machine refused.
     fn donate_retained<P: FrameSource<M>>(&self, m: &M, pages: &P, at: usize, len: usize) -> Option<usize> {
@@ -322,6 +335,16 @@ impl<M: Machine> Vmalloc<M> {
         let from = source.start.get();
         // Whole slots only: a part of one would split a huge page.
         let part = (source.mapped.get() & !(Self::SLOT - 1)).min(len);
+        if Self::is_poor(m, from, part) {
+            // Moved page by page it would take longer than fresh pages.
+            let cleaned = m.clean(from, part);
+            let mut space = self.space.lock(m);
+            if cleaned {
+                space.index.update(m, from, part, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
+            }
+            space.retain(source);
+            return None;
+        }
         let moved = match m.move_mapping(from, at, part) {
             Ok(()) => part,
             Err(prefix) => prefix & !(Self::SLOT - 1),

@@ -91,6 +91,16 @@ impl<M: Machine> Vmalloc<M> {
         usage
     }
 
+    /// Takes note, where `area` of `size` bytes and in transit is freed and its probe said nothing, that it was hardly used.
+    pub(super) fn judge_last(&self, m: &M, area: Ref, size: usize) {
+        if self.judge(m, area, size) == Usage::Unknown && area.probe.get() != (0, 0) {
+            let (pages, _) = m.backed_pages(area.start.get() + area.probe.get().0);
+            if pages < Self::SLOT / PAGE_SIZE / 4 {
+                self.space.lock(m).history.learn_unused(size);
+            }
+        }
+    }
+
     /// How the slots in `probe`, offsets from `start`, were used.
     fn sample(m: &M, start: usize, probe: (usize, usize)) -> Usage {
         let mut count = Count::default();

@@ -11,6 +11,7 @@
 //! * A dense area that grows gets huge pages from there on. An area of a size (to a power of two) that was dense of late gets them
 //!   at once, also where it is the first of its size and the nearest known one, up to eight times smaller or larger, was dense. Sparse use
 //!   weighs more.
+//! * Where two areas of a size in turn were freed with less than a quarter of their probe written to, and none was dense since, those of that size get small pages.
 //! * Whether zeroed areas are written to throughout is learned when they are freed, from four slots of what the system gave for them, by
 //!   size, too. Where they are, zeroes are written to old memory, which takes a third of the time of fresh pages, but for a slot in
 //!   64 to 256 that shows whether that is still right. Where they are not, one area in 16 is looked at.
@@ -131,6 +132,11 @@ impl Scores {
         *score = (*score + by).clamp(-Scores::MOST, Scores::MOST);
     }
 
+    /// The score of such a size.
+    fn of(&self, size: usize) -> i8 {
+        self.0[size.max(1).ilog2() as usize]
+    }
+
     /// The score of the nearest size that has one; 0 where none has.
     fn near(&self, size: usize) -> i8 {
         let class = size.max(1).ilog2() as usize;
@@ -143,6 +149,8 @@ impl Scores {
 pub struct History {
     /// For huge pages.
     dense: Scores,
+    /// Against them: areas that were hardly used by the time they were freed.
+    unused: Scores,
     /// For writing zeroes to old memory.
     filled: Scores,
     /// Slots advised since the last probe.
@@ -159,22 +167,31 @@ pub struct History {
 impl History {
     /// Nothing was seen.
     pub const fn new() -> History {
-        let (dense, filled) = (Scores::new(), Scores::new());
-        History { dense, filled, unprobed: 0, washed: 0, left: 0, cleaned: 0, unfilled: 0 }
+        let (dense, unused, filled) = (Scores::new(), Scores::new(), Scores::new());
+        History { dense, unused, filled, unprobed: 0, washed: 0, left: 0, cleaned: 0, unfilled: 0 }
     }
 
     /// Takes note of how an area of `size` bytes was used.
     pub fn learn(&mut self, size: usize, usage: Usage) {
         match usage {
             Usage::Unknown | Usage::Hoped => {}
-            Usage::Dense => self.dense.add(size, 1),
+            Usage::Dense => {
+                self.dense.add(size, 1);
+                self.unused.add(size, -2 * Scores::MOST);
+            }
             Usage::Sparse => self.dense.add(size, -2 * Scores::MOST),
         }
+    }
+
+    /// Takes note that an area of `size` bytes was freed and hardly used.
+    pub fn learn_unused(&mut self, size: usize) {
+        self.unused.add(size, 1);
     }
 
     /// How an area of `size` bytes is likely to be used.
     pub fn expects(&self, size: usize) -> Usage {
         match self.dense.near(size) {
+            _ if self.unused.of(size) == Scores::MOST => Usage::Sparse,
             0 => Usage::Unknown,
             1.. => Usage::Dense,
             _ => Usage::Sparse,

@@ -316,6 +316,47 @@ fn a_dense_area_grows_by_huge_pages_and_a_sparse_one_does_not() {
     }
 }
 
+/// Areas that are freed with hardly anything written to them say so: others of their size get small pages, until one is filled.
+#[test]
+fn areas_that_are_hardly_used_get_small_pages() {
+    let w = world();
+    let (len, other) = (3 * SLOT, 5 * SLOT);
+    let made = |len: usize, used: usize| {
+        let donated = w.v.stats(&w.m).donated;
+        let at = w.alloc(len, 1, Gfp::KERNEL).unwrap();
+        let huge = advised(&w, at, len) + (w.v.stats(&w.m).donated - donated) as usize;
+        touch(at, used, PAGE_SIZE);
+        w.free(at).unwrap();
+        w.v.purge(&w.m, &w.pages);
+        huge
+    };
+    let huge = [1, PAGE_SIZE, 1].map(|used| made(len, used));
+    assert_eq!(huge, [2, 2, 0], "two of them are enough");
+    assert_eq!(made(other, 1), 4, "nothing is known of other sizes");
+    assert_eq!([len, len].map(|used| made(len, used)), [0, 3]);
+    w.end(vec![]);
+}
+
+/// What is hardly backed is not moved, page by page, to where a larger area needs memory, but given up.
+#[test]
+fn what_is_hardly_backed_is_not_moved() {
+    for (used, moves) in [(SLOT / 4, true), (SLOT / 16, false)] {
+        let w = World::<Hosted>::new(1024, 12, u64::MAX);
+        let small = w.alloc(2 * SLOT, 1, Gfp::KERNEL).unwrap();
+        let wall = w.alloc(SLOT, 1, Gfp::KERNEL).unwrap();
+        [0, SLOT].iter().for_each(|slot| touch(small + slot, used, PAGE_SIZE));
+        w.free(small).unwrap();
+        let donated = w.v.stats(&w.m).donated;
+        let large = w.alloc(4 * SLOT, 1, Gfp::KERNEL).unwrap();
+        let moved = w.v.stats(&w.m).donated - donated;
+        assert_eq!((moved == 2, backed(&w, large, 4) > 0, backed(&w, small, 2)), (moves, moves, 0), "{used} of a slot");
+        w.verify();
+        w.free(wall).unwrap();
+        w.free(large).unwrap();
+        w.end(vec![]);
+    }
+}
+
 /// Dense expectations are checked: of many areas some slots stay small, and where those are used sparsely the others follow.
 #[test]
 fn probes_revise_the_expectation() {

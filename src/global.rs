@@ -75,8 +75,8 @@ impl Owner for Linux {
     }
 }
 
-fn fork_prepare() {
-    MM.fork_prepare();
+fn fork_prepare() -> bool {
+    MM.fork_prepare()
 }
 
 fn fork_done() {

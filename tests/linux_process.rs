@@ -12,10 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
 
 use slabwright::config::Options;
 use slabwright::machine::linux::{Linux, Mode, allow_moves, calls, fail_after, fork, mode, vfork};
-use slabwright::machine::{Frames, Machine, Mapping, PerCpu, Word, ZoneKind};
+use slabwright::machine::{Context, Frames, Machine, Mapping, PerCpu, Word, ZoneKind};
+use slabwright::sync::{Fork, Lock};
 use slabwright::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange};
 use stress::World;
 
@@ -382,7 +384,7 @@ fn children_of_a_threaded_parent() {
     static FORKS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
     if modes("children_of_a_threaded_parent").is_some() {
         fork::install(
-            || _ = FORKS[0].fetch_add(1, SeqCst),
+            || FORKS[0].fetch_add(1, SeqCst) < 1000,
             || _ = FORKS[1].fetch_add(1, SeqCst),
             || _ = FORKS[2].fetch_add(1, SeqCst),
         );
@@ -408,6 +410,49 @@ fn children_of_a_threaded_parent() {
         });
         assert_eq!(fork::generation(), generation);
         assert_eq!(FORKS.each_ref().map(|n| n.load(SeqCst)), [50, 50, 0]);
+    }
+}
+
+/// Another thread's handler forks, which interrupted the holder of a lock: the C library's `fork` waits for its list of streams, and who has that, being at
+/// a fork, too, for the lock.
+#[test]
+fn two_forks_of_which_one_interrupted_the_holder_of_a_lock() {
+    static M: Linux = Linux;
+    static LOCK: Lock<()> = Lock::new(());
+    static BEGUN: AtomicUsize = AtomicUsize::new(0);
+    fn this() -> Fork {
+        let depth = M.enter() as usize;
+        M.leave();
+        Fork { token: M.thread() + depth, may_block: depth == 0 }
+    }
+    fn before() -> bool {
+        BEGUN.fetch_add(1, SeqCst);
+        LOCK.lock_for_fork(&M, this())
+    }
+    fn after() {
+        // SAFETY: the fork is this thread's, or that of its parent.
+        unsafe { LOCK.unlock_after_fork(&M, this()) };
+    }
+    fn works() -> bool {
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            exit(true, true);
+        }
+        wait_for(pid)
+    }
+    if modes("two_forks_of_which_one_interrupted_the_holder_of_a_lock").is_some() {
+        unsafe { libc::alarm(20) };
+        fork::install(before, after, after);
+        let held = LOCK.lock(&M);
+        M.enter();
+        let other = thread::spawn(works);
+        while BEGUN.load(SeqCst) == 0 {
+            thread::yield_now();
+        }
+        assert!(works(), "in the handler");
+        M.leave();
+        drop(held);
+        assert!(other.join().unwrap(), "beside it");
     }
 }
 

@@ -46,22 +46,50 @@ impl<M: Machine> Mm<M> {
     /// that it does not have. In a handler that interrupted a slow path of this very thread, the locks that this one holds
     /// are left to it: it goes on in the child, too. So where there is no other thread none is taken: each that is written to is on a page that parent
     /// and child copy. (Left to each lock, all are looked at three times: 4 µs more than the 58 that a small program's fork takes.)
-    pub fn fork_prepare(&self) {
+    ///
+    /// False: not all were to be had, and all are given back ([`Lock::lock_for_fork`](crate::sync::Lock::lock_for_fork)).
+    #[must_use]
+    pub fn fork_prepare(&self) -> bool {
         let m = &self.machine;
         m.enter();
         let fork = self.fork();
         if m.is_alone() {
             self.unlocked.store(fork.token, Ordering::Relaxed);
-            return;
+            return true;
         }
-        self.options.lock_for_fork(m, fork);
-        self.names.lock_for_fork(m, fork);
-        self.percpu.lock_for_fork(m, fork);
-        self.highmem.pkmap.lock_for_fork(m, fork);
-        self.slab.lock_all(m, fork);
-        self.slob.lock_all(m, fork);
-        self.vmalloc.lock_all(m, fork);
-        self.pages.lock_all(m, fork);
+        let all = self.options.lock_for_fork(m, fork)
+            && self.names.lock_for_fork(m, fork)
+            && self.percpu.lock_for_fork(m, fork)
+            && self.highmem.pkmap.lock_for_fork(m, fork)
+            && self.slab.lock_all(m, fork)
+            && self.slob.lock_all(m, fork)
+            && self.vmalloc.lock_all(m, fork)
+            && self.pages.lock_all(m, fork);
+        if !all {
+            // SAFETY: only what was taken is given back, and this thread took it.
+            unsafe { self.unlock_all(fork) };
+            m.leave();
+        }
+        all
+    }
+
+    /// Gives back the locks that `fork` has.
+    ///
+    /// # Safety
+    /// `fork` is this thread's (or that of the parent's that it is the copy of).
+    unsafe fn unlock_all(&self, fork: Fork) {
+        let m = &self.machine;
+        // SAFETY: the caller's condition.
+        unsafe {
+            self.pages.unlock_all(m, fork);
+            self.vmalloc.unlock_all(m, fork);
+            self.slob.unlock_all(m, fork);
+            self.slab.unlock_all(m, fork);
+            self.highmem.pkmap.unlock_after_fork(m, fork);
+            self.percpu.unlock_after_fork(m, fork);
+            self.names.unlock_after_fork(m, fork);
+            self.options.unlock_after_fork(m, fork);
+        }
     }
 
     /// Gives the locks back after a `fork`, in the parent and in the child.
@@ -76,16 +104,7 @@ impl<M: Machine> Mm<M> {
             self.unlocked.store(0, Ordering::Relaxed);
         } else {
             // SAFETY: the caller's condition.
-            unsafe {
-                self.pages.unlock_all(m, fork);
-                self.vmalloc.unlock_all(m, fork);
-                self.slob.unlock_all(m, fork);
-                self.slab.unlock_all(m, fork);
-                self.highmem.pkmap.unlock_after_fork(m, fork);
-                self.percpu.unlock_after_fork(m, fork);
-                self.names.unlock_after_fork(m, fork);
-                self.options.unlock_after_fork(m, fork);
-            }
+            unsafe { self.unlock_all(fork) };
         }
         // Where a child's fork came from a handler that interrupted a slow path, what that one holds is its own, and locks that were not to be had may be
         // those of threads that there are no more: the next slow path looks.

@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(mm.machine.page(pfn).kind(), Kind::Tagged);
         mm.pages.set_cost(Cost::All);
         let fork = Fork { token: 1, may_block: true };
-        mm.pages.lock_all(&mm.machine, fork);
+        assert!(mm.pages.lock_all(&mm.machine, fork));
         assert_eq!(mm.free_large(block, Gfp::ATOMIC), Ok(()));
         // SAFETY: taken before.
         unsafe { mm.pages.unlock_all(&mm.machine, fork) };

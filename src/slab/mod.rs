@@ -313,12 +313,10 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Takes every lock for `fork`: see [`Lock::lock_for_fork`].
-    pub fn lock_all(&self, m: &M, fork: Fork) {
-        self.registry.lock_for_fork(m, fork);
-        for node in self.nodes(m) {
-            node.barn.lock_for_fork(m, fork);
-            node.slabs.lock_for_fork(m, fork);
-        }
+    #[must_use]
+    pub fn lock_all(&self, m: &M, fork: Fork) -> bool {
+        self.registry.lock_for_fork(m, fork)
+            && self.nodes(m).all(|node| node.barn.lock_for_fork(m, fork) && node.slabs.lock_for_fork(m, fork))
     }
 
     /// Gives back every lock.

@@ -21,7 +21,7 @@ const HELD: u32 = 1;
 const SLEEPERS: u32 = 2;
 const BRIEF: u32 = 3;
 
-/// Tries for a lock that the forking thread may hold itself. Behind each is a nap, so that a holder who lost the CPU can go on; together they last longer
+/// Tries of a `fork` for a lock, which its thread may hold itself. Behind each is a nap, so that a holder who lost the CPU can go on; together they last longer
 /// than others hold it.
 const FORK_TRIES: u32 = 100;
 
@@ -44,7 +44,7 @@ pub trait Park {
 pub struct Fork {
     /// Not 0, and no other fork's: made of thread and depth of nesting.
     pub token: usize,
-    /// Whether locks may be waited for.
+    /// Whether all locks are to be had.
     pub may_block: bool,
 }
 
@@ -101,9 +101,10 @@ impl<T> Lock<T> {
         if may_block { Some(self.lock(park)) } else { self.try_lock_as(park, false) }
     }
 
-    /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. Where the
-    /// caller may hold it itself (a signal handler that interrupted a slow path) the fork may not block: the lock is tried for
-    /// a while, and if it is not to be had it is left to its holder. Whether it was taken.
+    /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. It is tried for a while only. Where the
+    /// caller may hold it itself (a signal handler that interrupted a slow path) the fork may not block, and a lock that is not to be had is left to
+    /// its holder. Any other fork gives back what it has and begins again, as the holder may be in a handler that waits for something of this fork's.
+    /// False: that is to be done.
     pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) -> bool {
         // On a word of its own: asleep on the lock's, it would be woken in the place of one who waits.
         let own = AtomicU32::new(HELD);
@@ -114,10 +115,8 @@ impl<T> Lock<T> {
             }
             got
         };
-        if fork.may_block {
-            self.raw_lock(park);
-        } else if !(0..FORK_TRIES).any(|_| tried()) {
-            return false;
+        if !(0..FORK_TRIES).any(|_| tried()) {
+            return !fork.may_block;
         }
         self.fork.store(fork.token, Ordering::Relaxed);
         true

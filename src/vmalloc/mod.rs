@@ -571,8 +571,9 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Takes the lock before a `fork`; see [`Lock::lock_for_fork`].
-    pub fn lock_all(&self, m: &M, fork: Fork) {
-        self.space.lock_for_fork(m, fork);
+    #[must_use]
+    pub fn lock_all(&self, m: &M, fork: Fork) -> bool {
+        self.space.lock_for_fork(m, fork)
     }
 
     /// Takes note, in parent and child, that what is mapped now may be shared.

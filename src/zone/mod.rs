@@ -432,15 +432,12 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Takes every lock, in order, for `fork`: see [`crate::sync::Lock::lock_for_fork`].
-    pub fn lock_all(&self, m: &M, fork: Fork) {
-        self.growing.lock_for_fork(m, fork);
-        self.making.lock_for_fork(m, fork);
-        for (_, pcp) in self.pcps.iter() {
-            pcp.lock_for_fork(m, fork);
-        }
-        for cell in self.zones.as_flattened() {
-            cell.lock.lock_for_fork(m, fork);
-        }
+    #[must_use]
+    pub fn lock_all(&self, m: &M, fork: Fork) -> bool {
+        self.growing.lock_for_fork(m, fork)
+            && self.making.lock_for_fork(m, fork)
+            && self.pcps.iter().all(|(_, pcp)| pcp.lock_for_fork(m, fork))
+            && self.zones.as_flattened().iter().all(|cell| cell.lock.lock_for_fork(m, fork))
     }
 }
 

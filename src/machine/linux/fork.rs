@@ -96,7 +96,15 @@ fn begin() {
 
 pub(super) use streams::is_single;
 
-fn run(which: usize) {
+/// The handler before the fork; its answer.
+fn run_before() -> bool {
+    let handler = HANDLERS[0].load(Acquire);
+    // SAFETY: only `install` stores there, and it stores a function of this type.
+    handler == 0 || unsafe { core::mem::transmute::<usize, fn() -> bool>(handler) }()
+}
+
+/// The handler after the fork, in the parent or in the child.
+fn run_after(which: usize) {
     let handler = HANDLERS[which].load(Acquire);
     if handler != 0 {
         // SAFETY: only `install` stores there, and it stores functions of this type.
@@ -106,7 +114,8 @@ fn run(which: usize) {
 }
 
 /// The lock of glibc's list of streams. Its `fork` takes that after all handlers have run; who holds it then
-/// (`fflush(NULL)` does, and opens memory streams) may be waiting for a lock of ours. So it is taken first.
+/// (`fflush(NULL)` does, and opens memory streams) may be waiting for a lock of ours. So it is taken first. And who holds a lock of ours may be
+/// waiting for it, in a handler that forks: so it is not kept for long without all locks.
 #[cfg(target_env = "gnu")]
 mod streams {
     use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -177,15 +186,25 @@ fn this_fork() -> Fork {
 }
 
 extern "C" fn prepare() {
-    streams::lock();
-    run(0);
-    if is_single() {
-        return;
+    loop {
+        streams::lock();
+        if run_before() {
+            if is_single() || lock_all(this_fork()) {
+                return;
+            }
+            done();
+            run_after(1);
+        }
+        streams::unlock();
+        Linux.nap(&AtomicU32::new(0), 0);
     }
-    let fork = this_fork();
-    device::TABLE.lock_for_fork(&Linux, fork);
-    proc::PLACE.lock_for_fork(&Linux, fork);
-    reservation::fork_prepare(fork);
+}
+
+/// Takes the locks of this layer: see [`Lock::lock_for_fork`](crate::sync::Lock::lock_for_fork).
+fn lock_all(fork: Fork) -> bool {
+    device::TABLE.lock_for_fork(&Linux, fork)
+        && proc::PLACE.lock_for_fork(&Linux, fork)
+        && reservation::fork_prepare(fork)
 }
 
 fn done() {
@@ -200,7 +219,7 @@ fn done() {
 
 extern "C" fn parent() {
     done();
-    run(1);
+    run_after(1);
     streams::unlock();
 }
 
@@ -213,20 +232,20 @@ extern "C" fn child() {
         generation();
     }
     done();
-    run(2);
+    run_after(2);
     streams::reset();
     proc::after_fork();
 }
 
-/// Has `fork` call these: before it, after it in the parent, after it in the child (where rows are in order again by then).
-/// The first call counts. It may allocate, so it comes after initialisation.
-pub fn install(before: fn(), in_parent: fn(), in_child: fn()) {
+/// Has `fork` call these: before it (false: not yet, to be called again), after it in the parent, after it in the child (where rows are in order again
+/// by then). The first call counts. It may allocate, so it comes after initialisation.
+pub fn install(before: fn() -> bool, in_parent: fn(), in_child: fn()) {
     if INSTALLED.swap(true, Relaxed) {
         return;
     }
-    for (place, handler) in HANDLERS.iter().zip([before, in_parent, in_child]) {
-        // Release, pairs with the Acquire in `run`.
-        place.store(handler as usize, Release);
+    for (place, handler) in HANDLERS.iter().zip([before as usize, in_parent as usize, in_child as usize]) {
+        // Release, pairs with the Acquire in `run_before` and `run_after`.
+        place.store(handler, Release);
     }
     if !LATER.load(Relaxed) {
         register();

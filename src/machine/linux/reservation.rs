@@ -74,11 +74,13 @@ pub(super) fn gate() -> Option<Gate> {
     Some(Gate(guard))
 }
 
-/// Takes the gate before a `fork`, as the last lock of all.
-pub(super) fn fork_prepare(fork: Fork) {
-    if GATE.lock_for_fork(&Linux, fork) {
+/// Takes the gate before a `fork`, as the last lock of all: see [`Lock::lock_for_fork`].
+pub(super) fn fork_prepare(fork: Fork) -> bool {
+    let go_on = GATE.lock_for_fork(&Linux, fork);
+    if GATE.is_held_for(fork) {
         HOLDER.store(tls::base(), Relaxed);
     }
+    go_on
 }
 
 /// Gives it back after a `fork`, in parent and child.

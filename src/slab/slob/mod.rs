@@ -352,8 +352,9 @@ impl<M: Machine> Slob<M> {
     }
 
     /// Takes the lock for `fork`: see [`Lock::lock_for_fork`].
-    pub fn lock_all(&self, m: &M, fork: Fork) {
-        self.lists.lock_for_fork(m, fork);
+    #[must_use]
+    pub fn lock_all(&self, m: &M, fork: Fork) -> bool {
+        self.lists.lock_for_fork(m, fork)
     }
 
     /// Gives it back.

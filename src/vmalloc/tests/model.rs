@@ -116,7 +116,7 @@ pub fn step<F: Flavour>(w: &World<F>, live: &mut Vec<Live>, op: Op, seed: u64, m
             w.v.give_back_excess(&w.m, &w.pages, u64::MAX);
         }
         Op::Fork => {
-            w.v.lock_all(&w.m, FORK);
+            assert!(w.v.lock_all(&w.m, FORK));
             w.v.note_fork();
             // SAFETY: taken above.
             unsafe { w.v.unlock_all(&w.m, FORK) }

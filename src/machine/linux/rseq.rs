@@ -1,13 +1,13 @@
 //! Restartable sequences: who registered the area, and how a thread gets one.
 //!
 //! glibc from 2.35 on registers an area for every thread; it is found by `__rseq_offset`, looked up at run time in the
-//! loader's tables ([`elf`]; a reference to the symbol, even a weak one, would make the library demand that glibc). Where nobody registered
+//! loader's tables ([`super::elf`]; a reference to the symbol, even a weak one, would make the library demand that glibc). Where nobody registered
 //! one, each thread registers the one in [`super::tls`] at its first slow path. Nothing but `rseq_cs` is ever written.
 
 use core::ptr::with_exposed_provenance;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU32, Ordering::Relaxed};
 
-use super::{elf, static_rseq, sys, tls};
+use super::{static_rseq, sys, tls};
 
 /// What precedes an abort handler, and what an area is registered with.
 const SIGNATURE: usize = 0x5305_3053;
@@ -119,8 +119,8 @@ fn libc_area() -> Option<isize> {
     // SAFETY: the loader's header lies at its base; both are objects of libc: a `ptrdiff_t` and an `unsigned int`, constant once the loader
     // has run.
     unsafe {
-        let offset = elf::symbol(loader, c"__rseq_offset")?;
-        let size = elf::symbol(loader, c"__rseq_size")?;
+        let offset = super::elf::symbol(loader, c"__rseq_offset")?;
+        let size = super::elf::symbol(loader, c"__rseq_size")?;
         (*with_exposed_provenance::<u32>(size) != 0).then(|| *with_exposed_provenance::<isize>(offset))
     }
 }

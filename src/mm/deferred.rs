@@ -102,7 +102,7 @@ mod tests {
     /// Runs `body` while another has the locks of the page layer.
     fn while_locked<F: Flavour>(mm: &Mm<Simulated<F>>, body: impl FnOnce()) {
         let fork = Fork { token: 1, may_block: true };
-        mm.pages.lock_all(&mm.machine, fork);
+        assert!(mm.pages.lock_all(&mm.machine, fork));
         body();
         // SAFETY: taken before.
         unsafe { mm.pages.unlock_all(&mm.machine, fork) };
@@ -148,7 +148,7 @@ mod tests {
         let hook = |call| {
             // The page was copied.
             if call == Call::FlushCache && OWNER.0.swap(false, Ordering::Relaxed) {
-                mm.pages.lock_all(&mm.machine, fork);
+                assert!(mm.pages.lock_all(&mm.machine, fork));
             }
         };
         mm.machine.enter();

@@ -390,13 +390,9 @@ fn the_pool_of_atomic_requests_does_not_grow() {
     let fork = Fork { token: 1, may_block: true };
     for _ in 0..200 {
         let taken: Vec<Pfn> = (0..8).map(|_| z.alloc_page(&m, Gfp::ATOMIC).unwrap()).collect();
-        z.lock_all(&m, fork);
+        assert!(z.lock_all(&m, fork));
         assert!(taken.into_iter().all(|pfn| unsafe { z.free_pages(&m, pfn, Order::ZERO, false) }), "into the pool");
-        // SAFETY: taken above.
-        #[allow(unsafe_code)]
-        unsafe {
-            z.unlock_all(&m, fork);
-        }
+        unsafe { z.unlock_all(&m, fork) };
         // Fills the zone's part up again.
         z.alloc_run(&m, Gfp::KERNEL, 1, None).unwrap();
     }

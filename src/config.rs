@@ -60,9 +60,12 @@ impl Options {
     };
 }
 
+/// [`Options::DEFAULT`], of which there is a copy wherever it is used else. With a name, so that it lies with what every program reads.
+pub(crate) static DEFAULTS: Options = Options::DEFAULT;
+
 impl Default for Options {
     fn default() -> Options {
-        Options::DEFAULT
+        DEFAULTS
     }
 }
 
@@ -235,7 +238,7 @@ pub fn from_environment<'a>(
     variables: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     line: &mut dyn FnMut(&str),
 ) -> Options {
-    let mut options = Options::DEFAULT;
+    let mut options = DEFAULTS;
     let mut help = false;
     let mut seen = 0u64;
     const { assert!(TABLE.len() < 64) }
@@ -293,7 +296,7 @@ pub fn list(options: &Options, line: &mut dyn FnMut(&str)) {
     for info in TABLE {
         let mut text = Line::new();
         let value = info.value(options);
-        let default = info.value(&Options::DEFAULT);
+        let default = info.value(&DEFAULTS);
         let _ = write!(text, "{PREFIX}{}={value} [{default}]", info.name);
         if !info.unit.is_empty() {
             let _ = write!(text, " {}", info.unit);

@@ -127,7 +127,7 @@ pub const fn owner(cpu: usize) -> usize {
 }
 
 /// By [`owner`], and by tag: what the place of an object has to be below ([`PerCpu::push_tagged`]).
-pub type Limits = [[u32; 256]; OWNERS];
+pub type Limit = fn(owner: usize, tag: u8) -> u32;
 
 /// Words of a row.
 pub const ROW_WORDS: usize = 2 * (MAX_CACHES + MAX_DENSE);
@@ -228,19 +228,19 @@ pub unsafe trait PerCpu {
     /// As for [`PerCpu::push`].
     unsafe fn push_marked(&self, cache: u8, object: *mut u8, key: usize) -> bool;
 
-    /// [`PerCpu::push_marked`] for the cache in `tag`; false also where `place` is not below what `limits` says of this CPU and the tag.
+    /// [`PerCpu::push_marked`] for the cache in `tag`; false also where `place` is not below what `limit` says of this CPU and the tag.
     ///
     /// # Safety
     /// As for [`PerCpu::push`] where the place is below; else `object` need not be one, but its first word can be read if it is aligned.
     #[inline(always)]
-    unsafe fn push_tagged(&self, tag: u8, place: u32, object: *mut u8, key: usize, limits: &'static Limits) -> bool {
+    unsafe fn push_tagged(&self, tag: u8, place: u32, object: *mut u8, key: usize, limit: Limit) -> bool {
         let cache = tag & ((1 << TAG_CACHE_BITS) - 1);
         // SAFETY: the caller's condition.
-        place < limits[owner(self.cpu_guess())][usize::from(tag)] && unsafe { self.push_marked(cache, object, key) }
+        place < limit(owner(self.cpu_guess()), tag) && unsafe { self.push_marked(cache, object, key) }
     }
 
-    /// Says what the limits of every [`PerCpu::push_tagged`] will be, for machines that keep those of a CPU in its row. Before rows are used.
-    fn set_limits(&self, _limits: &'static Limits) {}
+    /// Says what the limit of every [`PerCpu::push_tagged`] will be, for machines that keep those of a CPU in its row. Before rows are used.
+    fn set_limit(&self, _limit: &'static Limit) {}
 
     /// [`PerCpu::pop`] for slow paths: tries again when disturbed, as often as is sensible.
     ///

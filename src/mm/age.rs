@@ -82,11 +82,19 @@ impl Age {
 impl<M: Machine> Mm<M> {
     /// Gives back what has been of no use for a while, if it is time to look at that.
     pub(super) fn age(&self) {
-        let (m, pages, now) = (&self.machine, &self.pages, self.machine.now_ms());
-        if !self.is_up() {
-            return;
+        let now = self.machine.now_ms();
+        if self.is_up()
+            && let Some(since) = Age::due(&self.age.looked, now, INTERVAL_MS)
+        {
+            self.look(now, since);
         }
-        let Some(since) = Age::due(&self.age.looked, now, INTERVAL_MS) else { return };
+    }
+
+    /// Looks at what has become old, `since` milliseconds after that was done last. Of its own, as programs that end soon never come here.
+    #[cold]
+    #[inline(never)]
+    fn look(&self, now: u64, since: u64) {
+        let (m, pages) = (&self.machine, &self.pages);
         let decay = self.age.decay.load(Relaxed);
         let decay = if pages.pressed() { decay.min(PRESSED_DECAY_MS) } else { decay };
         if Age::due(&self.age.turned, now, u64::from(decay / 2)).is_some() {

@@ -47,12 +47,12 @@ pub use stats::{Stats, Violation};
 use self::caches::Names;
 use self::kmalloc::LowClasses;
 use self::reserve::Reserve;
-use crate::config::Options;
+use crate::config::{DEFAULTS, Options};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::MAX_SMALL;
 use crate::slab::slob::Slob;
-use crate::slab::{LIMITS, Slab};
+use crate::slab::{LIMIT, Slab};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
@@ -179,7 +179,7 @@ impl<M: Machine> Mm<M> {
         let nested = self.machine.enter() > 0;
         let options = self.options.acquire(&self.machine, !nested && !self.is_crippled());
         let set = options.filter(|_| self.configured.load(Ordering::Relaxed));
-        let copy = set.map_or(Options::DEFAULT, |options| *options);
+        let copy = set.map_or(DEFAULTS, |options| *options);
         self.machine.leave();
         copy
     }
@@ -220,14 +220,14 @@ impl<M: Machine> Mm<M> {
             let up = m.init();
             if up {
                 if !self.configured.load(Ordering::Relaxed) {
-                    self.configure(&Options::DEFAULT);
+                    self.configure(&DEFAULTS);
                 }
                 let options = *self.options.lock(m);
                 self.pages.init(m, &options);
                 self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
                 // Odd, so that it is no address and no small number that a program might store.
                 self.slab.set_key(m.random() as usize | 1);
-                m.set_limits(&LIMITS);
+                m.set_limit(&LIMIT);
                 self.age.start(m.now_ms(), options.decay_ms);
                 self.generation.store(m.generation(), Ordering::Relaxed);
                 // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.

@@ -293,11 +293,30 @@ const RUN_NAMES: [&str; NR_RUNS] = [
     "run-1280k", "run-1408k", "run-1536k", "run-1664k", "run-1792k", "run-1920k", "run-2048k", "run-last",
 ];
 
-const fn static_names() -> [&'static str; NR_STATIC] {
-    let mut names = [""; NR_STATIC];
+/// The name of a boot-static cache, its bytes and not where they are: that would be a relocation each, and a page more that the loader writes to.
+#[derive(Clone, Copy)]
+struct Name {
+    len: u8,
+    text: [u8; 15],
+}
+
+impl Name {
+    const fn new(name: &str) -> Name {
+        let mut text = [0; 15];
+        text.split_at_mut(name.len()).0.copy_from_slice(name.as_bytes());
+        Name { len: name.len() as u8, text }
+    }
+
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.text[..usize::from(self.len)]).unwrap_or("?")
+    }
+}
+
+const fn static_names() -> [Name; NR_STATIC] {
+    let mut names = [const { Name::new("") }; NR_STATIC];
     let mut id = 1;
     while id < NR_STATIC {
-        names[id] = if id <= NR_CLASSES {
+        names[id] = Name::new(if id <= NR_CLASSES {
             CLASS_NAMES[id - 1]
         } else if id == SHEAF_CACHE as usize {
             "sheaf"
@@ -305,14 +324,14 @@ const fn static_names() -> [&'static str; NR_STATIC] {
             "run-sheaf"
         } else {
             RUN_NAMES[id - FIRST_RUN as usize]
-        };
+        });
         id += 1;
     }
     names
 }
 
 /// Names of the boot-static caches, by id.
-static STATIC_NAMES: [&str; NR_STATIC] = static_names();
+static STATIC_NAMES: [Name; NR_STATIC] = static_names();
 
 impl Cache {
     pub(super) const fn new() -> Cache {
@@ -382,7 +401,7 @@ pub(super) fn layout(caches: &[Cache], id: u8) -> &SlabLayout {
 /// Name of cache `id`, which is boot-static or live.
 pub(super) fn name(caches: &[Cache], id: u8) -> &str {
     match STATIC_NAMES.get(id as usize) {
-        Some(name) => name,
+        Some(name) => name.as_str(),
         None => caches[id as usize].shape().name(),
     }
 }
@@ -394,6 +413,7 @@ mod tests {
     #[test]
     fn names_are_the_sizes() {
         for (id, name) in STATIC_NAMES.iter().enumerate().take(NR_CLASSES + 1).skip(1) {
+            let name = name.as_str();
             let text = name.strip_prefix("kmalloc-").unwrap();
             let size = match text.strip_suffix('k') {
                 Some(k) => k.parse::<usize>().unwrap() * 1024,
@@ -405,7 +425,7 @@ mod tests {
             if id == runs::LAST_RUN {
                 continue;
             }
-            assert_eq!(STATIC_NAMES[id as usize], std::format!("run-{}k", runs::layout(id).size / 1024));
+            assert_eq!(STATIC_NAMES[id as usize].as_str(), std::format!("run-{}k", runs::layout(id).size / 1024));
         }
     }
 }

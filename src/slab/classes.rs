@@ -13,7 +13,7 @@ pub const MAX_SMALL: usize = 8192;
 
 /// The classes of machines of 64 bits. Multiples of 64 from 320 on, for requests that ask for a cache line.
 #[rustfmt::skip]
-const FINE: [usize; 33] = [
+static FINE: [usize; 33] = [
     8, 16, 32, 48, 64, 80, 96, 112, 128,
     160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024,
     1344, 1600, 1792, 2048, 2688, 3264, 3584, 4096, 4672, 5440, 6528, 8192,

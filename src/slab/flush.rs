@@ -108,6 +108,13 @@ impl<M: Machine> Slab<M> {
         if u64::from(opened) < worth || committed < worth {
             return;
         }
+        self.gather_all(m, pages, opened, committed);
+    }
+
+    /// [`Slab::gather`] where it is time. Of its own, as small programs never come here.
+    #[cold]
+    #[inline(never)]
+    fn gather_all(&self, m: &M, pages: &PageAllocator<M>, opened: u32, committed: u64) {
         // One does it.
         if self.opened.compare_exchange(opened, 0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;

@@ -39,7 +39,7 @@ use super::Slab;
 use super::classes::{NR_CLASSES, class_size};
 use super::node::slab_of;
 use super::sheaf::{self, Sheaf};
-use super::tag::LIMITS;
+use super::tag::limit;
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, misuse, no_sheaf};
@@ -151,7 +151,7 @@ impl<M: Machine> Slab<M> {
     #[inline(always)]
     pub unsafe fn push_tagged(&self, m: &M, tag: u8, place: u32, object: *mut u8) -> bool {
         // SAFETY: rows hold valid sheaves; the rest is the caller's condition.
-        unsafe { m.push_tagged(tag, place, object, self.key(), &LIMITS) }
+        unsafe { m.push_tagged(tag, place, object, self.key(), limit) }
     }
 
     /// [`Slab::push`] for slow paths.

@@ -58,7 +58,7 @@ use node::slab_of;
 pub use report::{CacheStats, SlabStats};
 pub use runs::run_of_tag;
 use sheaf::Sheaf;
-pub use tag::{LIMITS, class_of_tag, is_dense, place, starts_object};
+pub use tag::{LIMIT, class_of_tag, is_dense, place, starts_object};
 
 use crate::error::Defect;
 use crate::gfp::Gfp;

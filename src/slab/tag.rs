@@ -8,7 +8,7 @@
 use super::cache::STATIC_LAYOUTS;
 use super::classes::{NR_CLASSES, class_size};
 use super::layout::LINE;
-use crate::machine::{Limits, MAX_DENSE, OWNERS, TAG_CACHE_BITS, owner};
+use crate::machine::{Limit, MAX_DENSE, OWNERS, TAG_CACHE_BITS, owner};
 
 /// Colours of a size class's slabs.
 pub(super) const CLASS_COLOURS: usize = 4;
@@ -109,24 +109,14 @@ const fn checks() -> Checks {
 
 static CHECKS: Checks = checks();
 
-const fn limits() -> Limits {
-    let mut limits = [CHECKS.limit; OWNERS];
-    let mut tag = 0;
-    while tag < 256 {
-        let mut cpu = 0;
-        while cpu < OWNERS {
-            if is_foreign(tag as u8, cpu) {
-                limits[cpu][tag] = 0;
-            }
-            cpu += 1;
-        }
-        tag += 1;
-    }
-    limits
+/// The limit of `tag` for a CPU: 0, too, where the slab is another one's. (As a table by CPU it would be another page of constants.)
+#[inline(always)]
+pub fn limit(cpu: usize, tag: u8) -> u32 {
+    if is_foreign(tag, cpu) { 0 } else { CHECKS.limit[usize::from(tag)] }
 }
 
-/// The limit of each tag by CPU: 0, too, where the slab is another one's.
-pub static LIMITS: Limits = limits();
+/// For machines that fill in tables of their own.
+pub static LIMIT: Limit = |cpu, tag| limit(cpu, tag);
 
 /// Where `address` is in a page of `tag`, as a number that is below the tag's limit where an object starts there; `None` for a tag that no slab
 /// has, which saves `free` of those a section.
@@ -158,7 +148,7 @@ mod tests {
             for owner in 0..if is_dense(class) { OWNERS } else { 1 } {
                 let tag = tag(class, owner);
                 let first = STATIC_LAYOUTS[usize::from(class)].offset(0, 0);
-                let own = place(tag, first).unwrap() < LIMITS[cpu][usize::from(tag)];
+                let own = place(tag, first).unwrap() < limit(cpu, tag);
                 assert_eq!(own, !is_dense(class) || owner == cpu);
                 assert_eq!(is_foreign(tag, cpu + 8 * OWNERS), !own);
                 assert!(starts_object(tag, first) && !starts_object(tag, first + 1));

@@ -48,7 +48,8 @@ pub struct Fork {
     pub may_block: bool,
 }
 
-/// A value guarded by a sleeping lock.
+/// A value guarded by a sleeping lock. The word comes first, and with it the beginning of the value.
+#[repr(C)]
 pub struct Lock<T> {
     word: AtomicU32,
     /// The fork in progress that holds it, 0 for none.

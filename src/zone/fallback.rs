@@ -77,13 +77,11 @@ impl MigrateType {
 }
 
 /// Where a request goes when its own lists are empty, best first.
-pub const fn fallbacks(of: MigrateType) -> &'static [MigrateType] {
-    match of {
-        MigrateType::Unmovable => &[MigrateType::Reclaimable, MigrateType::Movable],
-        MigrateType::Movable => &[MigrateType::Reclaimable, MigrateType::Unmovable],
-        MigrateType::Reclaimable => &[MigrateType::Unmovable, MigrateType::Movable],
-        _ => &[],
-    }
+pub fn fallbacks(of: MigrateType) -> &'static [MigrateType] {
+    use MigrateType::{Movable, Reclaimable, Unmovable};
+    // A table of its own: one of slices would be a relocation each.
+    static FALLBACKS: [[MigrateType; 2]; 3] = [[Reclaimable, Movable], [Reclaimable, Unmovable], [Unmovable, Movable]];
+    FALLBACKS.get(of.index()).map_or(&[], |types| types)
 }
 
 /// Whether a request of type `start` that finds a free block of `order` elsewhere should try for its whole pageblock.

@@ -18,6 +18,8 @@ use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
 const MOST_EXTRA: usize = 15;
 /// Below this many committed pages a process counts as small: nothing is populated ahead of need.
 const SMALL_PROCESS: u64 = 512;
+/// Below this many, where memory is lent, CPUs have no lists yet: they take a page, and more for what they hold.
+const TINY_PROCESS: u64 = 64;
 /// Pages of the reserve in a zone at first, populated and kept for requests that may not fault.
 pub(super) const RESERVE: u32 = 32;
 /// Most pages to populate at once.
@@ -154,7 +156,7 @@ impl<M: Machine> PageAllocator<M> {
         // No growth for this: a machine without memory has nothing to keep either.
         let gfp = request.gfp.without(Gfp::IO | Gfp::HIGHMEM | Gfp::MOVABLE).with(Gfp::ZERO);
         let order = super::raw::PCP_ORDER;
-        if managed < 4 * order.pages() {
+        if managed < 4 * order.pages() || M::LENT && self.budget.committed() < TINY_PROCESS {
             return false;
         }
         let own = Request::new(gfp, order, order.pages(), node);

@@ -60,11 +60,9 @@ pub const ZONES: [ZoneKind; NR_ZONES] =
 /// other request would claim the pageblock of the one before.
 const GROUPED: u64 = MIGRATE_TYPES as u64 * PAGEBLOCK_PAGES as u64;
 
-/// What a zone's lock guards.
+/// What a zone's lock guards. In this order: what every program uses comes first.
+#[repr(C)]
 struct Zone {
-    buddy: Buddy,
-    /// What is free for page runs.
-    rows: Rows,
     marks: Watermarks,
     /// Frames that exist, the table's own included.
     present: u32,
@@ -82,17 +80,21 @@ struct Zone {
     quiet: u64,
     /// Pages that are on their way back to the system: neither free nor in use.
     away: u32,
+    buddy: Buddy,
+    /// What is free for page runs.
+    rows: Rows,
 }
 
 /// One zone of one node.
+#[repr(C)]
 struct Cell {
-    lock: Lock<Zone>,
     /// Frames the buddy system was given. Written under the lock.
     managed: AtomicU32,
     /// The machine had no more frames when asked last.
     exhausted: AtomicBool,
     /// Pages in the reserve of atomic requests. Written under the lock.
     reserve: AtomicU32,
+    lock: Lock<Zone>,
 }
 
 impl Cell {
@@ -157,9 +159,9 @@ pub struct PageAllocator<M: Machine> {
     nodes: AtomicU32,
     /// Pages given back to the system so far.
     discarded: AtomicU64,
+    zones: [[CachePadded<Cell>; NR_ZONES]; MAX_NODES],
     pcps: PcpTable,
     blocks: BlockMap,
-    zones: [[CachePadded<Cell>; NR_ZONES]; MAX_NODES],
     machine: PhantomData<fn(&M)>,
 }
 

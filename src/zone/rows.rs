@@ -156,12 +156,13 @@ impl Row {
 ///
 /// Invariants ([`Rows::verify`]): rows are maximal within a block of the largest order; both ends say how long a row is; it is on the
 /// list of its length, with the clean ones iff it holds no memory; `free` and `clean` are the sums.
+#[repr(C)]
 pub struct Rows {
-    backed: Bins,
-    clean: Bins,
     home: u32,
     free: u32,
     clean_pages: u32,
+    backed: Bins,
+    clean: Bins,
 }
 
 impl Rows {

@@ -88,9 +88,16 @@ pub const fn lowmem_reserve(zone: crate::machine::ZoneKind, above: u64) -> u64 {
     }
 }
 
-/// Integer square root.
+/// Integer square root. (That of `core` reads a table of half a KiB.)
 const fn isqrt(n: u64) -> u64 {
-    n.isqrt()
+    let (mut root, mut bit) = (0, 1 << 31);
+    while bit > 0 {
+        if (root | bit) * (root | bit) <= n {
+            root |= bit;
+        }
+        bit >>= 1;
+    }
+    root
 }
 
 #[cfg(test)]

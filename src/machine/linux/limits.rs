@@ -174,6 +174,7 @@ pub(super) fn system_limit() -> u64 {
 
 /// The least memory limit of the control groups that the file `list` names and of those above them, which are mounted at
 /// `root`; `u64::MAX` for none.
+#[inline(never)] // Not every program comes here.
 fn groups(list: &CStr, root: &[u8]) -> u64 {
     let mut buffer = [0; PAGE_SIZE / 2];
     let Some(groups) = sys::read_file(list, &mut buffer) else { return u64::MAX };

@@ -34,7 +34,7 @@ use core::sync::atomic::{
 
 use super::rseq::{self, Mode};
 use super::{Linux, limits, membarrier, sys, tls};
-use crate::machine::{Limits, PerCpu, ROW_WORDS, RUN_SHEAF_BYTES, SHEAF_BYTES, TAG_CACHE_BITS, Word, no_sheaf, owner};
+use crate::machine::{Limit, PerCpu, ROW_WORDS, RUN_SHEAF_BYTES, SHEAF_BYTES, TAG_CACHE_BITS, Word, no_sheaf, owner};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
 
 /// CPUs the table has room for. On a machine with more, locks are used and CPUs share rows.
@@ -48,7 +48,7 @@ const LOCK_TRIES: u32 = 200;
 #[repr(C)]
 struct Seen {
     words: [AtomicUsize; ROW_WORDS],
-    /// The CPU's part of [`Limits`], so that a section has it from where it has the row.
+    /// What [`Limit`] says of the CPU, so that a section has it from where it has the row.
     limits: [AtomicU32; 256],
 }
 
@@ -108,8 +108,8 @@ pub(super) fn me() -> u64 {
 static DUMMY: Seen =
     Seen { words: [const { AtomicUsize::new(0) }; ROW_WORDS], limits: [const { AtomicU32::new(0) }; 256] };
 
-/// What [`PerCpu::set_limits`] said.
-static LIMITS: AtomicPtr<Limits> = AtomicPtr::new(core::ptr::null_mut());
+/// What [`PerCpu::set_limit`] said.
+static LIMIT: AtomicPtr<Limit> = AtomicPtr::new(core::ptr::null_mut());
 
 /// What each section reads, on one line where there are few CPUs.
 #[repr(C, align(64))]
@@ -217,8 +217,8 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
         word.store(no_sheaf(), Relaxed);
     }
     // SAFETY: null, or a static.
-    if let Some(limits) = unsafe { LIMITS.load(Acquire).as_ref() } {
-        row.seen.limits.iter().zip(&limits[owner(cpu)]).for_each(|(to, limit)| to.store(*limit, Relaxed));
+    if let Some(limit) = unsafe { LIMIT.load(Acquire).as_ref() } {
+        row.seen.limits.iter().zip(0..=u8::MAX).for_each(|(to, tag)| to.store(limit(owner(cpu), tag), Relaxed));
     }
     // Published before it is live: a drain that takes a live row out of the table must not find it put in again.
     publish(cpu, row);
@@ -713,14 +713,14 @@ unsafe impl PerCpu for Linux {
     }
 
     #[inline(always)]
-    unsafe fn push_tagged(&self, tag: u8, place: u32, object: *mut u8, key: usize, _: &'static Limits) -> bool {
+    unsafe fn push_tagged(&self, tag: u8, place: u32, object: *mut u8, key: usize, _: Limit) -> bool {
         // SAFETY: the caller's.
         unsafe { push_tagged_section(tag, place, object, key) }
     }
 
-    fn set_limits(&self, limits: &'static Limits) {
+    fn set_limit(&self, limit: &'static Limit) {
         // Release, pairs with the Acquire in `live_row`.
-        LIMITS.store(core::ptr::from_ref(limits).cast_mut(), Release);
+        LIMIT.store(core::ptr::from_ref(limit).cast_mut(), Release);
     }
 
     unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {

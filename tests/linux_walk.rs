@@ -15,7 +15,7 @@ use slabwright::machine::linux::testing::{
     Section, compare_below, is_local_held, pop_again, push_again, sections, unabortable,
 };
 use slabwright::machine::linux::{Linux, Mode, mode};
-use slabwright::machine::{Context, Limits, Machine, OWNERS, PerCpu, SHEAF_BYTES, Word, no_sheaf};
+use slabwright::machine::{Context, Limit, Machine, PerCpu, SHEAF_BYTES, Word, no_sheaf};
 
 const CACHE: u8 = 5;
 const OBJECTS: usize = 40;
@@ -52,15 +52,7 @@ const CALLS: [Call; 11] = [
 
 /// A tag of the cache, and its limit on every CPU.
 const TAG: u8 = CACHE | 1 << 7;
-static LIMITS: Limits = {
-    let mut limits = [[0; 256]; OWNERS];
-    let mut cpu = 0;
-    while cpu < OWNERS {
-        limits[cpu][TAG as usize] = 6;
-        cpu += 1;
-    }
-    limits
-};
+static LIMIT: Limit = |_, tag| if tag == TAG { 6 } else { 0 };
 
 /// What marks an object that is in the sheaf, in its first word.
 const KEY: usize = 77;
@@ -125,7 +117,7 @@ fn perform(call: Call) -> Vec<usize> {
         Call::PopRun => got = unsafe { Linux.pop_run(CACHE) },
         Call::PopMarked | Call::PopMarkedBelow => got = unsafe { Linux.pop_marked(CACHE, KEY) },
         Call::PushMarked => pushed = unsafe { Linux.push_marked(CACHE, object(0), KEY) },
-        Call::PushTagged => pushed = unsafe { Linux.push_tagged(TAG, 5, object(0), KEY, &LIMITS) },
+        Call::PushTagged => pushed = unsafe { Linux.push_tagged(TAG, 5, object(0), KEY, LIMIT) },
         Call::PopAgain => got = unsafe { pop_again(CACHE) },
         Call::Push => pushed = unsafe { Linux.push(CACHE, object(0)) },
         Call::PushRun => pushed = unsafe { Linux.push_run(CACHE, object(0)) },
@@ -410,7 +402,7 @@ fn walk(call: Call, all: &[Section]) -> usize {
 #[test]
 fn every_instruction_of_every_section() {
     assert!(Linux.init());
-    Linux.set_limits(&LIMITS);
+    Linux.set_limit(&LIMIT);
     if std::env::var_os("WITHOUT_RSEQ").is_some() {
         println!("told that there are no restartable sequences here: nothing was walked");
         return;
@@ -429,7 +421,7 @@ fn every_instruction_of_every_section() {
     }
     set_up(Call::PushTagged);
     // SAFETY: the object is the test's, and would not be pushed.
-    assert!(!unsafe { Linux.push_tagged(TAG, 6, object(0), KEY, &LIMITS) });
+    assert!(!unsafe { Linux.push_tagged(TAG, 6, object(0), KEY, LIMIT) });
     take_row();
 
     for local in LOCALS {

@@ -431,6 +431,8 @@ mod tests {
         let mm = Box::new(Mm::new(sim));
         mm.start();
         let (m, id) = (&mm.machine, run_class(10));
+        // In a program of one thread.
+        m.set_looks_below(true);
         for (cost, stay) in [(Cost::Little, true), (Cost::Some, false)] {
             mm.pages.set_cost(cost);
             let blocks = [(); 40].map(|()| mm.alloc(10 * PAGE_SIZE));

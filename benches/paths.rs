@@ -1,8 +1,9 @@
 //! The in-process paths by criterion: what one call costs, without the rest of a process around it (`cargo bench`).
 //!
-//! Each group runs slabwright as a Rust program has it, inlined with the layouts known, and the C library's `malloc`; for blocks of 64
-//! bytes also the least that a cache of the thread can cost. Then all of it starts once more with the shared library preloaded, for the C
-//! interface, called through the same symbols as the C library's was. Whole programs are compared by `cargo xtask bench`.
+//! Each group runs slabwright as a Rust program has it, inlined with the layouts known, and the C library's `malloc`;
+//! for blocks of 64 bytes also the least that a cache of the thread can cost. Then all of it starts once more with the
+//! shared library preloaded, for the C interface, called through the same symbols as the C library's was. Whole
+//! programs are compared by `cargo xtask bench`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::env;

@@ -20,9 +20,11 @@ fn main() {
     // Nothing is bound lazily: a lazy binding can call malloc.
     println!("cargo::rustc-link-arg-cdylib=-Wl,-z,now");
     println!("cargo::rustc-link-arg-cdylib=-Wl,-soname,libslabwright.so");
-    // No start files: what they bring calls `__cxa_finalize` at the end, and has the loader look for five names; there is nothing for it to do.
+    // No start files: what they bring calls `__cxa_finalize` at the end, and has the loader look for five names; there
+    // is nothing for it to do.
     println!("cargo::rustc-link-arg-cdylib=-nostartfiles");
-    // What is written at the start begins with a page, so that it is as few of them as can be. (GNU ld warns that it does not know the word.)
+    // What is written at the start begins with a page, so that it is as few of them as can be. (GNU ld warns that it
+    // does not know the word.)
     println!("cargo::rustc-link-arg-cdylib=-Wl,-z,separate-loadable-segments");
     // What every program runs lies close together. Linkers that know no such scripts go without.
     let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();

@@ -1,5 +1,6 @@
-// What lies where in the running process: text, data, bss, heap, mappings, stack, in the flexible layout (mappings downwards from below
-// the stack) and in the classical one (upwards from a third of the address space); then the allocator's own part.
+// What lies where in the running process: text, data, bss, heap, mappings, stack, in the flexible layout (mappings
+// downwards from below the stack) and in the classical one (upwards from a third of the address space); then the
+// allocator's own part.
 /* rows: L9 L8 */
 //> flexible layout
 //> text < data < bss < heap < stack: yes

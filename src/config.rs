@@ -8,7 +8,8 @@ use crate::types::Line;
 /// Settings of an instance, fixed at its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Milliseconds after which memory that nobody wanted goes back to the system, at least half as many ([`crate::zone::Demand`]).
+    /// Milliseconds after which memory that nobody wanted goes back to the system, at least half as many
+    /// ([`crate::zone::Demand`]).
     pub decay_ms: u32,
     /// Bytes of free memory that stay backed in any case, in each of the page and the vmalloc layer.
     pub retain_bytes: u64,
@@ -60,7 +61,8 @@ impl Options {
     };
 }
 
-/// [`Options::DEFAULT`], of which there is a copy wherever it is used else. With a name, so that it lies with what every program reads.
+/// [`Options::DEFAULT`], of which there is a copy wherever it is used else. With a name, so that it lies with what
+/// every program reads.
 pub(crate) static DEFAULTS: Options = Options::DEFAULT;
 
 impl Default for Options {
@@ -231,9 +233,9 @@ fn number(text: &[u8]) -> Result<u64, OptionError> {
 }
 
 /// Reads the options out of an environment, given as names and values. Names that do not begin with [`PREFIX`] are
-/// passed over. `line` gets one line for each variable that is unknown or has a value that does not fit (the default then
-/// stays), and the list of all options where `SLABWRIGHT_HELP` asks for it. Of a name given twice the first counts, as in
-/// `getenv`.
+/// passed over. `line` gets one line for each variable that is unknown or has a value that does not fit (the default
+/// then stays), and the list of all options where `SLABWRIGHT_HELP` asks for it. Of a name given twice the first
+/// counts, as in `getenv`.
 pub fn from_environment<'a>(
     variables: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     line: &mut dyn FnMut(&str),

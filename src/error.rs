@@ -30,7 +30,8 @@ impl core::error::Error for AllocError {}
 pub enum Defect {
     /// The object, run or area is free already.
     DoubleFree,
-    /// An object that was free has lost its mark: it was freed twice and handed out in between, or written to while it was free.
+    /// An object that was free has lost its mark: it was freed twice and handed out in between, or written to while it
+    /// was free.
     NotFree,
     /// The address was never handed out by this allocator.
     Foreign,

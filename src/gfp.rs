@@ -77,8 +77,8 @@ impl Gfp {
     pub const WAIT: Gfp = Gfp::DIRECT_RECLAIM;
     /// Ordinary requests.
     pub const KERNEL: Gfp = Gfp(Gfp::RECLAIM.0 | Gfp::IO.0 | Gfp::FS.0);
-    /// Never sleeps, never makes a system call, may use the reserve. Requests of more than order 3 are refused while another holds the zone's lock:
-    /// what is had without it are blocks up to that order.
+    /// Never sleeps, never makes a system call, may use the reserve. Requests of more than order 3 are refused while
+    /// another holds the zone's lock: what is had without it are blocks up to that order.
     pub const ATOMIC: Gfp = Gfp(Gfp::HIGH.0 | Gfp::KSWAPD_RECLAIM.0);
     /// Never sleeps, no reserve.
     pub const NOWAIT: Gfp = Gfp(Gfp::KSWAPD_RECLAIM.0 | Gfp::NOWARN.0);
@@ -129,8 +129,8 @@ impl Gfp {
         self.0 & Gfp::IO.0 != 0
     }
 
-    /// Promises to take no page fault, to make no system call and to wait for nobody: an atomic request. Without leave to use the reserves
-    /// only the latter two can be promised.
+    /// Promises to take no page fault, to make no system call and to wait for nobody: an atomic request. Without leave
+    /// to use the reserves only the latter two can be promised.
     #[inline]
     pub const fn no_fault(self) -> bool {
         self.has(Gfp::HIGH) && !self.may_block() && !self.has(Gfp::NOMEMALLOC)

@@ -13,35 +13,41 @@
 //!
 //! # What a small program pays
 //!
-//! One that allocates ten blocks, with the library preloaded: about 300 KiB of resident memory and 42 page faults beyond glibc's, and nearly half as much
-//! time again. Of the memory 76 KiB are the library's code, 84 its constants and what the loader reads and writes, 36 words of this module and the machine,
-//! 60 arena, 28 descriptors, classes and rows, the rest the C library, whose pages the kernel maps by 64 KiB.
-//! It takes 304 µs from start to end (glibc 212, an empty library beside it 233, mimalloc 2 306). In an earlier run 95 were beyond glibc's: 27 of them loading (13 an empty library's),
-//! 48 the start with its first growth, 19 the ten blocks, 1 the end.
-//! What was found to cost, and is gone: tables in `.data` (112 KiB more), code in the order of its modules (160), `dlsym` (140), what is used rarely
-//! between what every program uses (40 KiB and ten faults), a look at caches that nobody created (14 faults in all that live 10 ms), code that other
-//! programs run next to that of all (44 KiB; `tests/c/small.c` fails where a function is missing in `cabi/order.ld`), tables for unwinding behind the
-//! constants (12 to 24), words that the start writes to on pages of their own (20 KiB and six faults), the file of the CPUs that are possible (7 to
-//! 10 µs), a page that forks wipe in programs of one thread (4), handlers of `fork` before anybody forks (2.5 µs, 100 KiB of the C library's pages), start files
-//! of the compiler, for which the loader looks for five names and which have the C library look for handlers of `fork` at the end (2), a sixth mapping of the file
-//! (2), a request that cannot be served before the first growth but looked at every zone (4 faults), advice about rows among which no huge page finds room
-//! (1.5), clearing a sheaf's room for each class at the end (3), words that are read before they
-//! are written to (a fault each). What the loader writes to takes two pages less 96 bytes (a place that can panic takes 24).
+//! One that allocates ten blocks, with the library preloaded: about 300 KiB of resident memory and 42 page faults
+//! beyond glibc's, and nearly half as much time again. Of the memory 76 KiB are the library's code, 84 its constants
+//! and what the loader reads and writes, 36 words of this module and the machine, 60 arena, 28 descriptors, classes and
+//! rows, the rest the C library, whose pages the kernel maps by 64 KiB. It takes 304 µs from start to end (glibc 212,
+//! an empty library beside it 233, mimalloc 2 306). In an earlier run 95 were beyond glibc's: 27 of them loading (13 an
+//! empty library's), 48 the start with its first growth, 19 the ten blocks, 1 the end. What was found to cost, and is
+//! gone: tables in `.data` (112 KiB more), code in the order of its modules (160), `dlsym` (140), what is used rarely
+//! between what every program uses (40 KiB and ten faults), a look at caches that nobody created (14 faults in all that
+//! live 10 ms), code that other programs run next to that of all (44 KiB; `tests/c/small.c` fails where a function is
+//! missing in `cabi/order.ld`), tables for unwinding behind the constants (12 to 24), words that the start writes to on
+//! pages of their own (20 KiB and six faults), the file of the CPUs that are possible (7 to 10 µs), a page that forks
+//! wipe in programs of one thread (4), handlers of `fork` before anybody forks (2.5 µs, 100 KiB of the C library's
+//! pages), start files of the compiler, for which the loader looks for five names and which have the C library look for
+//! handlers of `fork` at the end (2), a sixth mapping of the file (2), a request that cannot be served before the first
+//! growth but looked at every zone (4 faults), advice about rows among which no huge page finds room (1.5), clearing a
+//! sheaf's room for each class at the end (3), words that are read before they are written to (a fault each). What the
+//! loader writes to takes two pages less 96 bytes (a place that can panic takes 24).
 //!
-//! What is left of the faults: one for each class whose first block is taken and one for every other of its sheaves, four of descriptors, since the
-//! heads of the free blocks of 512 KiB and more lie on other pages than the first ones. That descriptors, classes and arena lie far apart costs 6 to 9 µs of
-//! page tables; descriptors that go downwards from the classes would spare a third of it, but programs count on those of a block to follow each other.
+//! What is left of the faults: one for each class whose first block is taken and one for every other of its sheaves,
+//! four of descriptors, since the heads of the free blocks of 512 KiB and more lie on other pages than the first ones.
+//! That descriptors, classes and arena lie far apart costs 6 to 9 µs of page tables; descriptors that go downwards from
+//! the classes would spare a third of it, but programs count on those of a block to follow each other.
 //!
-//! Rejected: code and constants in one mapping (4 µs less, 70 KiB more); strings behind the code (the start reads one of them: 60 KiB more); pages
-//! populated in one call (as long); tables of runs between the two parts of the code (40 KiB more: each `malloc` that goes the slow way looks at one).
+//! Rejected: code and constants in one mapping (4 µs less, 70 KiB more); strings behind the code (the start reads one
+//! of them: 60 KiB more); pages populated in one call (as long); tables of runs between the two parts of the code (40
+//! KiB more: each `malloc` that goes the slow way looks at one).
 //!
-//! Rejected: registering the handlers of `fork` when a second thread comes. They would run before those that the program registered earlier, which
-//! then would allocate under every lock. (The shared library does, where there were none before, as it has `fork` and `__register_atfork` itself.) Short
-//! sheaves at first: two share a page in any case. Descriptors and classes that can be written to from the start would spare two calls of `mprotect` of
-//! 1.6 µs, but be 66 GiB of a core dump, and of what `mlockall` locks.
+//! Rejected: registering the handlers of `fork` when a second thread comes. They would run before those that the
+//! program registered earlier, which then would allocate under every lock. (The shared library does, where there were
+//! none before, as it has `fork` and `__register_atfork` itself.) Short sheaves at first: two share a page in any case.
+//! Descriptors and classes that can be written to from the start would spare two calls of `mprotect` of 1.6 µs, but be
+//! 66 GiB of a core dump, and of what `mlockall` locks.
 //!
-//! Rejected: no sheaf before the fourth request of a class. It spares 25 KiB and seven faults, but then what is written to a block that was freed
-//! is not seen before the block is handed out again.
+//! Rejected: no sheaf before the fourth request of a class. It spares 25 KiB and seven faults, but then what is written
+//! to a block that was freed is not seen before the block is handed out again.
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -56,8 +62,8 @@ use crate::page::Page;
 use crate::slab::classes::{MAX_SMALL, class_of, class_size};
 use crate::types::{PAGE_SIZE, Pfn};
 
-/// All zeroes at first, so that it lies in `.bss`: what a program never uses of it costs nothing. (In the file it was 112 KiB of
-/// resident memory more.)
+/// All zeroes at first, so that it lies in `.bss`: what a program never uses of it costs nothing. (In the file it was
+/// 112 KiB of resident memory more.)
 static MM: Mm<Linux> = Mm::new(Linux);
 
 impl Owner for Linux {
@@ -100,8 +106,8 @@ pub fn frame_of(page: *const Page) -> Option<Pfn> {
     (offset.is_multiple_of(size_of::<Page>()) && MM.frame_exists(pfn)).then_some(pfn)
 }
 
-// The instance is generic code, which is compiled anew for each crate that calls it. So callers get the fast paths inlined and
-// call the rest as functions of this crate: a program is 200 KiB smaller for it.
+// The instance is generic code, which is compiled anew for each crate that calls it. So callers get the fast paths
+// inlined and call the rest as functions of this crate: a program is 200 KiB smaller for it.
 
 /// `size` bytes (0 is served as 1), 16-aligned from 16 bytes on; null without memory.
 #[inline(always)]
@@ -110,8 +116,8 @@ pub fn malloc(size: usize) -> *mut u8 {
     if block.is_null() { malloc_slow(size) } else { block }
 }
 
-/// [`malloc`] as far as it goes without a call; null where [`malloc_slow`] has to be asked. A caller that does something
-/// about a refusal keeps its fast path free of a stack frame with these two.
+/// [`malloc`] as far as it goes without a call; null where [`malloc_slow`] has to be asked. A caller that does
+/// something about a refusal keeps its fast path free of a stack frame with these two.
 #[inline(always)]
 pub fn malloc_fast(size: usize) -> *mut u8 {
     MM.alloc_fast(size)
@@ -125,7 +131,8 @@ pub fn malloc_slow(size: usize) -> *mut u8 {
     if block.is_null() { malloc_rest(size) } else { block }
 }
 
-/// [`malloc_slow`] as far as a page run that lies at hand serves it, without a call; null where [`malloc_rest`] has to be asked.
+/// [`malloc_slow`] as far as a page run that lies at hand serves it, without a call; null where [`malloc_rest`] has to
+/// be asked.
 #[inline(always)]
 pub fn malloc_run(size: usize) -> *mut u8 {
     MM.alloc_run_fast(size)
@@ -138,7 +145,8 @@ pub fn malloc_rest(size: usize) -> *mut u8 {
     MM.alloc_slow(size, Gfp::MALLOC)
 }
 
-/// Whether [`calloc`] has to be called for what it would be asked for otherwise, too: see [`PerCpu::sees_threads`](crate::machine::PerCpu::sees_threads).
+/// Whether [`calloc`] has to be called for what it would be asked for otherwise, too: see
+/// [`PerCpu::sees_threads`](crate::machine::PerCpu::sees_threads).
 #[inline(always)]
 pub fn sees_threads() -> bool {
     MM.sees_threads()
@@ -229,8 +237,8 @@ pub unsafe fn usable_size(block: *const u8) -> usize {
     unsafe { MM.usable_size(block) }
 }
 
-/// Bytes that may be used of what a request of `size` is given, at least; `size` itself where it cannot be served. A page
-/// run may give more: that depends on its start colour.
+/// Bytes that may be used of what a request of `size` is given, at least; `size` itself where it cannot be served. A
+/// page run may give more: that depends on its start colour.
 pub fn good_size(size: usize) -> usize {
     if size <= MAX_SMALL && cfg!(feature = "slob") {
         return size;
@@ -297,11 +305,13 @@ static REPORT_FILES: linux::proc::Files = linux::proc::Files {
     write: |nth, out| MM.report(Report::ALL[nth], out),
 };
 
-/// Keeps the reports as files in `directory`/PID, which are filled when they are read, until [`end_reports`]: by a thread of the
-/// allocator's own. The shared and the static library do this at their start where `SLABWRIGHT_PROC` names a directory.
+/// Keeps the reports as files in `directory`/PID, which are filled when they are read, until [`end_reports`]: by a
+/// thread of the allocator's own. The shared and the static library do this at their start where `SLABWRIGHT_PROC`
+/// names a directory.
 ///
 /// # Errors
-/// The system's number of why the directory or the thread could not be made; `EBUSY`: they are kept in another directory.
+/// The system's number of why the directory or the thread could not be made; `EBUSY`: they are kept in another
+/// directory.
 pub fn serve_reports(directory: &[u8]) -> Result<(), i32> {
     MM.start();
     linux::proc::serve(directory, &REPORT_FILES).map_err(|error| error.0)
@@ -331,21 +341,21 @@ pub fn options() -> Options {
     MM.options()
 }
 
-/// To be called before the process limits its addresses to `bytes` (`RLIMIT_AS`): the reservation that the heap grows into
-/// counts against such a limit. It is given back then, and from now on the heap grows by mappings as it needs them. The C ABI
-/// calls it in `setrlimit` and `prlimit`; without it the next growth of the heap notices the limit.
+/// To be called before the process limits its addresses to `bytes` (`RLIMIT_AS`): the reservation that the heap grows
+/// into counts against such a limit. It is given back then, and from now on the heap grows by mappings as it needs
+/// them. The C ABI calls it in `setrlimit` and `prlimit`; without it the next growth of the heap notices the limit.
 pub fn before_address_limit(bytes: u64) {
     Linux.before_address_limit(bytes);
 }
 
-/// To be called before the process locks its memory (`mlockall`), which would count the reservation as locked. The C ABI
-/// calls it in `mlockall`.
+/// To be called before the process locks its memory (`mlockall`), which would count the reservation as locked. The C
+/// ABI calls it in `mlockall`.
 pub fn before_lock() {
     Linux.before_lock();
 }
 
-/// To be called before the process restricts the system calls that it may make (`seccomp`), as such a filter may end it for one that it does not
-/// expect of a malloc. The C ABI calls it in `prctl`.
+/// To be called before the process restricts the system calls that it may make (`seccomp`), as such a filter may end it
+/// for one that it does not expect of a malloc. The C ABI calls it in `prctl`.
 pub fn before_filter() {
     MM.start();
     Linux.before_filter();

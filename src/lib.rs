@@ -19,8 +19,8 @@
 //! | L7 | `global` | the process's instance and its `GlobalAlloc` |
 //! | L8 | `kernel` | the kernel's calls on that instance |
 //!
-//! Under `--cfg loom` only L0 to L3 are built: loom's primitives have no `const` constructors, which the upper layers need
-//! to live in statics. `tests/loom` models the protocols.
+//! Under `--cfg loom` only L0 to L3 are built: loom's primitives have no `const` constructors, which the upper layers
+//! need to live in statics. `tests/loom` models the protocols.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -52,7 +52,8 @@ pub mod zone;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 pub use global::Slabwright;
 
-/// Its contents where this crate brings no `std` along, which has a panic handler of its own; the simulated machine does.
+/// Its contents where this crate brings no `std` along, which has a panic handler of its own; the simulated machine
+/// does.
 #[cfg(not(any(test, feature = "sim", loom)))]
 #[doc(hidden)]
 #[macro_export]

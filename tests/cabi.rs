@@ -452,7 +452,8 @@ fn symbols() {
     assert!(strange.is_empty(), "{strange:?} leave the library");
 }
 
-/// What the shared library needs of others: the C library and nothing else, no dynamic thread-local storage, and it stays.
+/// What the shared library needs of others: the C library and nothing else, no dynamic thread-local storage, and it
+/// stays.
 #[test]
 fn dependencies() {
     let library = libraries().join("libslabwright.so");
@@ -522,7 +523,8 @@ fn fast_paths_have_no_frame() {
     }
 }
 
-/// The header is clean in every dialect, may be included twice, and clashes with no other one, in whatever order they come.
+/// The header is clean in every dialect, may be included twice, and clashes with no other one, in whatever order they
+/// come.
 #[test]
 fn header() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cabi");

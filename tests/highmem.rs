@@ -1,4 +1,5 @@
-//! Addresses for frames that have none: permanent and temporary mappings, on machines whose TLBs remember what was not flushed.
+//! Addresses for frames that have none: permanent and temporary mappings, on machines whose TLBs remember what was not
+//! flushed.
 #![cfg(all(target_os = "linux", feature = "sim"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 

@@ -1,5 +1,5 @@
-//! The kernel's calls on simulated machines: what a process cannot have (HIGHMEM, two addresses for one frame) and what must hold
-//! anywhere. Each test is named after the row of the coverage table that it shows.
+//! The kernel's calls on simulated machines: what a process cannot have (HIGHMEM, two addresses for one frame) and what
+//! must hold anywhere. Each test is named after the row of the coverage table that it shows.
 #![cfg(all(target_os = "linux", feature = "sim"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
@@ -146,7 +146,8 @@ fn c1_contradictions_are_refused_with_one_line() {
     finish(&mm);
 }
 
-/// Every request of an atomic kind, from cold and from warm memory: no call of the machine, and no page gets backed by being touched.
+/// Every request of an atomic kind, from cold and from warm memory: no call of the machine, and no page gets backed by
+/// being touched.
 // rows: C5 C11
 #[test]
 fn c5_c11_atomic_requests_neither_call_nor_fault() {
@@ -177,8 +178,9 @@ fn c5_c11_atomic_requests_neither_call_nor_fault() {
     mm.verify().unwrap();
 }
 
-/// At every call that the allocator makes of its machine, under whatever lock, a handler makes atomic requests of every kind. None waits, enters
-/// the system or has a page backed, and none is refused: the reserve is refilled by those who may do so.
+/// At every call that the allocator makes of its machine, under whatever lock, a handler makes atomic requests of every
+/// kind. None waits, enters the system or has a page backed, and none is refused: the reserve is refilled by those who
+/// may do so.
 // rows: C2
 #[test]
 fn c2_atomic_requests_are_served_whatever_they_interrupt() {
@@ -232,8 +234,9 @@ fn c2_atomic_requests_are_served_whatever_they_interrupt() {
     finish(&mm);
 }
 
-/// The kernel's slab_state goes DOWN, PARTIAL, UP, FULL. Here a request finds the instance down until the machine is prepared (its start is
-/// refused what it asks for itself), then the caches that live in static memory serve without being made, and caches can be made of them.
+/// The kernel's slab_state goes DOWN, PARTIAL, UP, FULL. Here a request finds the instance down until the machine is
+/// prepared (its start is refused what it asks for itself), then the caches that live in static memory serve without
+/// being made, and caches can be made of them.
 // rows: G5
 // First fit makes none of them.
 #[cfg(not(feature = "slob"))]
@@ -269,7 +272,8 @@ fn g5_caches_come_up_in_order() {
     // The first request starts it.
     let block = mm.alloc(100);
     assert!(mm.is_up() && !block.is_null());
-    // Its slab, that of what is kept for handlers, and that of the sheaf that it came through: caches in static memory all.
+    // Its slab, that of what is kept for handlers, and that of the sheaf that it came through: caches in static memory
+    // all.
     assert_eq!(caches(&mm), ["kmalloc-112", "kmalloc-1k", "sheaf"]);
     let named = mm.kmem_cache_create("late", 64, 0, SlabFlags::NO_MERGE, None).unwrap();
     let object = mm.kmem_cache_alloc(named.cache(), Gfp::KERNEL, 0);
@@ -285,7 +289,8 @@ fn g5_caches_come_up_in_order() {
 // rows: G3
 #[test]
 fn g3_a_descriptor_says_what_its_cache_is() {
-    // Descriptors are static, one for each id: their number times their size is what the instance needs before anything is allocated.
+    // Descriptors are static, one for each id: their number times their size is what the instance needs before anything
+    // is allocated.
     assert!(size_of::<slabwright::slab::Cache>() <= 2048, "{}", size_of::<slabwright::slab::Cache>());
     let mm = plain();
     assert_eq!((mm.slab().name(1), mm.slab().object_size(1)), ("kmalloc-8", 8));
@@ -321,7 +326,8 @@ fn e9_references_keep_a_block() {
     finish(&mm);
 }
 
-/// Frees in atomic context while the zone's lock is held elsewhere: kept for later, and a second free is still found out.
+/// Frees in atomic context while the zone's lock is held elsewhere: kept for later, and a second free is still found
+/// out.
 // rows: E11
 #[test]
 fn e11_frees_never_wait() {
@@ -795,7 +801,8 @@ fn c4_d7_shrinkers_are_asked_before_a_request_fails() {
     finish(mm);
 }
 
-/// What kswapd does: below the low mark a step of the idle loop asks the shrinkers, and goes on to the high mark and no further.
+/// What kswapd does: below the low mark a step of the idle loop asks the shrinkers, and goes on to the high mark and no
+/// further.
 // rows: B10
 #[test]
 fn b10_below_low_the_idle_step_makes_room_up_to_high() {

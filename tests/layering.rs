@@ -1,8 +1,8 @@
 //! The shape of the crate, held against its sources: who may name whom, and where `unsafe` may stand.
 //!
-//! The checker reads the sources as text: comments and literals are blanked, code under `#[cfg(test)]` is left out, then every
-//! path that starts with `crate::`, `super::` or `self::` is resolved to the module it names. That is enough because the crate
-//! names its own modules in no other way.
+//! The checker reads the sources as text: comments and literals are blanked, code under `#[cfg(test)]` is left out,
+//! then every path that starts with `crate::`, `super::` or `self::` is resolved to the module it names. That is enough
+//! because the crate names its own modules in no other way.
 //!
 //! That each `unsafe` block has its SAFETY comment is clippy's `undocumented_unsafe_blocks` (denied in `Cargo.toml`).
 

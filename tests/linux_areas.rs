@@ -1,5 +1,5 @@
-//! Big blocks under several threads, with forks in between, in each way that a process can move memory: contents stay, no
-//! block is handed out twice, of two frees of a block one is refused. And requests that cannot be served, or hardly.
+//! Big blocks under several threads, with forks in between, in each way that a process can move memory: contents stay,
+//! no block is handed out twice, of two frees of a block one is refused. And requests that cannot be served, or hardly.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", feature = "sim"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
@@ -301,7 +301,8 @@ fn alignments_up_to_a_gigabyte() {
     MM.vmalloc().verify(&Linux).unwrap();
 }
 
-/// Runs above 256 KiB are kept by classes as long as nothing but addresses is kept; what became a block then is freed when that is over.
+/// Runs above 256 KiB are kept by classes as long as nothing but addresses is kept; what became a block then is freed
+/// when that is over.
 #[test]
 fn large_runs_that_cost_addresses_and_then_memory() {
     let _alone = ALONE.lock();

@@ -124,7 +124,8 @@ fn what_is_unmapped_is_not_accounted_for() {
     assert!(m.init());
     let (at, len) = (m.window().start + 400 * SLOT, 3 * SLOT);
     let start = std::ptr::with_exposed_provenance_mut::<u8>(at);
-    // Under strict accounting the kernel does not heed MAP_NORESERVE; otherwise it has to be left out to be in the same place.
+    // Under strict accounting the kernel does not heed MAP_NORESERVE; otherwise it has to be left out to be in the same
+    // place.
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     assert_eq!(unsafe { libc::mmap(start.cast(), len, libc::PROT_NONE, flags, -1, 0) }, start.cast());
     assert!(!accounted(at), "reserved only");

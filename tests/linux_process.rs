@@ -1,5 +1,5 @@
-//! The machine in processes that are not as usual: forked, vforked, interrupted by signals, short of address space, with
-//! failing system calls. Each test runs again in a process of its own.
+//! The machine in processes that are not as usual: forked, vforked, interrupted by signals, short of address space,
+//! with failing system calls. Each test runs again in a process of its own.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", feature = "sim"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
@@ -413,8 +413,8 @@ fn children_of_a_threaded_parent() {
     }
 }
 
-/// Another thread's handler forks, which interrupted the holder of a lock: the C library's `fork` waits for its list of streams, and who has that, being at
-/// a fork, too, for the lock.
+/// Another thread's handler forks, which interrupted the holder of a lock: the C library's `fork` waits for its list of
+/// streams, and who has that, being at a fork, too, for the lock.
 #[test]
 fn two_forks_of_which_one_interrupted_the_holder_of_a_lock() {
     static M: Linux = Linux;

@@ -1,9 +1,10 @@
 //! Every instruction of every critical section, interrupted on purpose.
 //!
-//! A trap on an instruction is a signal, and a signal aborts the section that it arrives in. So each instruction in turn gets
-//! a breakpoint (its first byte replaced); the handler then works on the same row as the interrupted section. Inside a
-//! section the kernel must have gone to the abort handler, outside it must not, and no object may be lost or doubled. Which
-//! instructions there are is found by single-stepping the same calls over an area that the kernel does not know.
+//! A trap on an instruction is a signal, and a signal aborts the section that it arrives in. So each instruction in
+//! turn gets a breakpoint (its first byte replaced); the handler then works on the same row as the interrupted section.
+//! Inside a section the kernel must have gone to the abort handler, outside it must not, and no object may be lost or
+//! doubled. Which instructions there are is found by single-stepping the same calls over an area that the kernel does
+//! not know.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", feature = "sim"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 
@@ -285,7 +286,8 @@ fn section_of(instructions: &BTreeSet<usize>, all: &[Section], call: &str) -> (S
     (section, body.len())
 }
 
-/// Interrupts a use of per-CPU data at each instruction: whatever the handler does with the same copy, nothing is lost or counted twice.
+/// Interrupts a use of per-CPU data at each instruction: whatever the handler does with the same copy, nothing is lost
+/// or counted twice.
 fn walk_local(local: Local, all: &[Section]) -> usize {
     let instructions = steps_of(|| perform_local(local));
     let (section, len) = section_of(&instructions, all, &format!("{local:?}"));
@@ -312,7 +314,8 @@ fn walk_local(local: Local, all: &[Section]) -> usize {
     len
 }
 
-/// Interrupts the taking of CPU 0's lock, and its giving back, at each instruction, by a handler that takes another CPU's meanwhile.
+/// Interrupts the taking of CPU 0's lock, and its giving back, at each instruction, by a handler that takes another
+/// CPU's meanwhile.
 fn walk_held() -> usize {
     let instructions = steps_of(|| perform_local(Local::Take));
     ELSEWHERE.store(true, SeqCst);

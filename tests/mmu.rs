@@ -1,4 +1,5 @@
-//! Page faults, the TLB and the fixmap on simulated machines with page tables: programs whose loads and stores are translated.
+//! Page faults, the TLB and the fixmap on simulated machines with page tables: programs whose loads and stores are
+//! translated.
 #![cfg(all(target_os = "linux", feature = "sim"))]
 #![allow(clippy::undocumented_unsafe_blocks)] // the calls under test, on memory of the test's own
 

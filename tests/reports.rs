@@ -50,8 +50,8 @@ Node 1, zone   Normal      0      0      0      0      0      0      0      0   
 ";
     let mm = machine();
     assert_eq!(text(&mm, Report::Buddyinfo), expected);
-    // 256 KiB split a block, and leave one of each order below; the first request also sets 16 pages aside for atomic ones: 8 are
-    // free, but merge with nothing, and 8 are in a pool of their own.
+    // 256 KiB split a block, and leave one of each order below; the first request also sets 16 pages aside for atomic
+    // ones: 8 are free, but merge with nothing, and 8 are in a pool of their own.
     let normal = |mm| text(mm, Report::Buddyinfo).lines().nth(1).unwrap().to_owned();
     let order = Order::new(6).unwrap();
     let head = mm.pages().alloc_pages(mm.machine(), Gfp::KERNEL, order, None).unwrap();

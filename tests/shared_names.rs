@@ -1,5 +1,5 @@
-//! C's names and Rust's types on one instance, in one program: the C ABI's own source is a module here, so the program's malloc is
-//! slabwright, too.
+//! C's names and Rust's types on one instance, in one program: the C ABI's own source is a module here, so the
+//! program's malloc is slabwright, too.
 #![cfg(all(target_os = "linux", feature = "sim"))]
 #![allow(unreachable_pub, clippy::undocumented_unsafe_blocks)]
 

@@ -1,8 +1,8 @@
 // What C++ asks of operator new when memory runs out: the new handler and std::bad_alloc.
 //
-// Compiled twice. In the shared library (SLW_SHARED) the operators themselves are assembly (operators.rs) that comes here
-// on failure, and every reference to the C++ runtime is weak. In the archive this object defines the operators, and the
-// references are strong, so that a static program that calls new gets what it needs to catch bad_alloc.
+// Compiled twice. In the shared library (SLW_SHARED) the operators themselves are assembly (operators.rs) that comes
+// here on failure, and every reference to the C++ runtime is weak. In the archive this object defines the operators,
+// and the references are strong, so that a static program that calls new gets what it needs to catch bad_alloc.
 
 #include <cstddef>
 #include <cstdlib>

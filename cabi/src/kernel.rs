@@ -1,5 +1,5 @@
-//! The kernel's names, each with `slw_` before it. Marshalling only: descriptors, caches and flags become the core's types, and what
-//! it refuses becomes NULL and `errno`.
+//! The kernel's names, each with `slw_` before it. Marshalling only: descriptors, caches and flags become the core's
+//! types, and what it refuses becomes NULL and `errno`.
 
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
@@ -100,7 +100,8 @@ fn get_dma_pages(gfp: c_uint, order: c_uint) -> c_ulong {
 }
 
 /// # Safety
-/// There is no block, or the reference to it is the caller's to drop; where it is the last one nobody uses the pages any more.
+/// There is no block, or the reference to it is the caller's to drop; where it is the last one nobody uses the pages
+/// any more.
 unsafe fn free_block(page: PagePtr, order: c_uint) {
     if !page.is_null()
         && let Some(pfn) = frame(page)
@@ -433,7 +434,8 @@ export! {
     slw_kmem_freepages(cache: CachePtr, address: Ptr) = freepages;
 }
 
-/// Entry points that tell the function behind them who called, as the argument behind their own, whose register is named.
+/// Entry points that tell the function behind them who called, as the argument behind their own, whose register is
+/// named.
 macro_rules! with_caller {
     ($($name:ident[$register:literal] = $inner:path;)*) => {$(
         /// # Safety

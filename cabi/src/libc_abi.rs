@@ -1,8 +1,8 @@
 //! The malloc family of the C library, and of others who extended it.
 //!
-//! What the C standard and POSIX leave open is as in glibc: `realloc(p, 0)` frees and returns NULL, `memalign` rounds its
-//! alignment up to a power of two, `malloc(0)` gives a pointer of its own. `errno` is set where a call fails and says so
-//! through `errno`, and by nothing else.
+//! What the C standard and POSIX leave open is as in glibc: `realloc(p, 0)` frees and returns NULL, `memalign` rounds
+//! its alignment up to a power of two, `malloc(0)` gives a pointer of its own. `errno` is set where a call fails and
+//! says so through `errno`, and by nothing else.
 
 use core::ffi::{c_char, c_int, c_void};
 use core::fmt::{self, Write};
@@ -57,8 +57,8 @@ pub(crate) unsafe fn dealloc(p: Ptr) {
     unsafe { heap::free(p.cast()) }
 }
 
-/// The size is not believed: C++ passes a wrong one where a base class lacks its virtual destructor, and looking the block
-/// up costs less than handing out a foreign one.
+/// The size is not believed: C++ passes a wrong one where a base class lacks its virtual destructor, and looking the
+/// block up costs less than handing out a foreign one.
 ///
 /// # Safety
 /// `p` is null or a live block.
@@ -282,10 +282,10 @@ unsafe fn dealloc_with_flags(p: Ptr, size: usize, flags: c_int) {
 /// glibc's; other C libraries have no such call.
 const M_TRIM_THRESHOLD: c_int = -1;
 
-/// `mallopt`: 1 for the parameters that glibc knows. Of them `M_TRIM_THRESHOLD` has an effect: so much free memory stays in any
-/// case, and with a negative value all of it. The others tune what is not here: arenas, bins, a heap that
-/// grows at its end (`M_MMAP_THRESHOLD`, `M_MMAP_MAX`, `M_TOP_PAD`, `M_ARENA_MAX`, …). What they cannot change is no error,
-/// as in glibc. `M_PERTURB` would cost every allocation, `M_CHECK_ACTION` does nothing in glibc either.
+/// `mallopt`: 1 for the parameters that glibc knows. Of them `M_TRIM_THRESHOLD` has an effect: so much free memory
+/// stays in any case, and with a negative value all of it. The others tune what is not here: arenas, bins, a heap that
+/// grows at its end (`M_MMAP_THRESHOLD`, `M_MMAP_MAX`, `M_TOP_PAD`, `M_ARENA_MAX`, …). What they cannot change is no
+/// error, as in glibc. `M_PERTURB` would cost every allocation, `M_CHECK_ACTION` does nothing in glibc either.
 fn set_option(option: c_int, value: c_int) -> c_int {
     if option == M_TRIM_THRESHOLD {
         heap::set_retained(u64::try_from(value).unwrap_or(u64::MAX));
@@ -376,8 +376,8 @@ impl Write for Stream {
     }
 }
 
-/// `malloc_info`: glibc's elements, in its order, so that what reads the one reads the other. There is one heap; its sizes are the
-/// free blocks of the page layer, "fast" is what lies in sheaves, "rest" all else that is free.
+/// `malloc_info`: glibc's elements, in its order, so that what reads the one reads the other. There is one heap; its
+/// sizes are the free blocks of the page layer, "fast" is what lies in sheaves, "rest" all else that is free.
 ///
 /// # Safety
 /// `stream` is an open stream.
@@ -425,8 +425,8 @@ fn write_xml(out: &mut dyn Write, stats: &slabwright_core::mm::Stats, totals: &M
 /// Exports functions under their C names, aligned to cache lines.
 macro_rules! export {
     ($($name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $inner:path;)*) => {
-        // One that starts at offset 56 of a cache line costs 0.8 ns more a call. Stable Rust has no attribute for alignment;
-        // but each function has the section `.text.NAME` to itself, and that can be opened and aligned here.
+        // One that starts at offset 56 of a cache line costs 0.8 ns more a call. Stable Rust has no attribute for
+        // alignment; but each function has the section `.text.NAME` to itself, and that can be opened and aligned here.
         core::arch::global_asm!($(
             concat!(".pushsection .text.", stringify!($name), ",\"ax\",@progbits"),
             ".p2align 6",
@@ -487,7 +487,8 @@ export! {
     __posix_memalign(out: *mut Ptr, align: usize, size: usize) -> c_int = posix_aligned;
 }
 
-// BSD, macOS, jemalloc: all of its calls that take or give blocks, as a program linked with it (BIND) would mix the two.
+// BSD, macOS, jemalloc: all of its calls that take or give blocks, as a program linked with it (BIND) would mix the
+// two.
 export! {
     reallocf(p: Ptr, size: usize) -> Ptr = resize_or_free;
     malloc_size(p: *const c_void) -> usize = usable;

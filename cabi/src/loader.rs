@@ -1,9 +1,10 @@
 //! `dlopen` and `dlsym`: a library must not get the C library's `free` for what came from this one's `malloc`.
 //!
-//! All that is bound in the global order of look-up finds this library first. What is not: a library loaded with `RTLD_DEEPBIND` looks into
-//! itself and what it needs before, the C library among it (PHP and Apache load their modules so), and `dlsym` with the handle of a
-//! library looks nowhere else (Python's `ctypes`). So, before the first of either, the C library's own table is changed to name
-//! the functions that all others call. That takes 40 µs and makes twenty pages the process's own, so it is not done for every library.
+//! All that is bound in the global order of look-up finds this library first. What is not: a library loaded with
+//! `RTLD_DEEPBIND` looks into itself and what it needs before, the C library among it (PHP and Apache load their
+//! modules so), and `dlsym` with the handle of a library looks nowhere else (Python's `ctypes`). So, before the first
+//! of either, the C library's own table is changed to name the functions that all others call. That takes 40 µs and
+//! makes twenty pages the process's own, so it is not done for every library.
 //!
 //! Taking `RTLD_DEEPBIND` away instead would be less, but what asks for it may have names of its own that it needs.
 
@@ -17,8 +18,9 @@ use crate::next::Next;
 
 macro_rules! names {
     ($($name:ident)*) => {
-        /// What this library defines in place of the C library, apart from what is defined here, and from `fork` and `__register_atfork`, whose work
-        /// [`take_over`] does at once. One text: an array of pointers is for the loader to write.
+        /// What this library defines in place of the C library, apart from what is defined here, and from `fork` and
+        /// `__register_atfork`, whose work [`take_over`] does at once. One text: an array of pointers is for the loader
+        /// to write.
         const NAMES: &str = concat!($(stringify!($name), "\0"),*);
 
         fn is_ours(name: &str) -> bool {
@@ -38,8 +40,9 @@ names! {
 static DLOPEN: Next = Next::new();
 static DLSYM: Next = Next::new();
 
-/// The loader's function of this name; null where there is none. By version, as it cannot be asked of `dlsym`; who defines the name without
-/// versions is found, too. The second is the version before libdl became a part of the C library.
+/// The loader's function of this name; null where there is none. By version, as it cannot be asked of `dlsym`; who
+/// defines the name without versions is found, too. The second is the version before libdl became a part of the C
+/// library.
 fn next(known: &Next, name: &CStr) -> *mut c_void {
     let look_up = || {
         let versions = [c"GLIBC_2.34", c"GLIBC_2.2.5"].into_iter();
@@ -77,7 +80,8 @@ const DONE: i32 = -1;
 
 /// Changes the C library's table, once.
 fn take_over() {
-    // What is bound past this library registers its handlers of `fork` past it, too, and the heap's are to be the first.
+    // What is bound past this library registers its handlers of `fork` past it, too, and the heap's are to be the
+    // first.
     fork::register();
     // Acquire pairs with the Release below: what is looked up next is looked up after the change.
     while TURN.load(Ordering::Acquire) != DONE {
@@ -116,12 +120,13 @@ fn change_table() {
         NAMES.as_bytes().split_inclusive(|&byte| byte == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
     let instead =
         |name: &CStr| Some(look_up(libc::RTLD_DEFAULT, name).expose_provenance()).filter(|&address| address != 0);
-    // SAFETY: the C library stays; one thread at a time; the functions are what the rest of the process calls by these names.
+    // SAFETY: the C library stays; one thread at a time; the functions are what the rest of the process calls by these
+    // names.
     unsafe { linux::redefine(object.dli_fbase.expose_provenance(), names, instead) }
 }
 
-/// Functions that jump on: who asks is told by the return address, and the order of look-up depends on it. Where there is nobody to jump to they answer
-/// null.
+/// Functions that jump on: who asks is told by the return address, and the order of look-up depends on it. Where there
+/// is nobody to jump to they answer null.
 macro_rules! forward {
     ($($name:ident($first:ty, $second:ty), after $before:ident;)*) => {$(
         /// # Safety

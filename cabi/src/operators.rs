@@ -1,8 +1,8 @@
 //! The operators new and delete of the shared library.
 //!
-//! `new` throws, and no exception may pass a Rust frame. So the fast path, which is `malloc`'s, has no frame (a test looks at the
-//! instructions): what it cannot serve it passes on by a jump to assembly, which asks the slow path and, where that
-//! has nothing either, jumps into `cxx.cc`. The caller of what throws is then the C++ program itself.
+//! `new` throws, and no exception may pass a Rust frame. So the fast path, which is `malloc`'s, has no frame (a test
+//! looks at the instructions): what it cannot serve it passes on by a jump to assembly, which asks the slow path and,
+//! where that has nothing either, jumps into `cxx.cc`. The caller of what throws is then the C++ program itself.
 
 use core::arch::naked_asm;
 use core::ffi::c_void;

@@ -1,4 +1,5 @@
-//! The library in its process: what is said at exit, panics, output without allocation, and calls that it has to know of first: `vfork`, limits, locks, filters.
+//! The library in its process: what is said at exit, panics, output without allocation, and calls that it has to know
+//! of first: `vfork`, limits, locks, filters.
 
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_ulong, c_void};
@@ -198,7 +199,8 @@ unsafe fn control(option: c_int, one: c_ulong, two: c_ulong, three: c_ulong, fou
     unsafe { libc::syscall(libc::SYS_prctl, option, one, two, three, four) as c_int }
 }
 
-// Calls that count reserved addresses against the program, which it knows nothing of: they are given back first. And `prctl`, which announces filters.
+// Calls that count reserved addresses against the program, which it knows nothing of: they are given back first. And
+// `prctl`, which announces filters.
 export! {
     setrlimit(resource: c_int, new: *const libc::rlimit64) -> c_int = set_limit;
     setrlimit64(resource: c_int, new: *const libc::rlimit64) -> c_int = set_limit;

@@ -57,15 +57,16 @@ impl<'m, M: Machine> Handle<'m, M> {
 
 impl<M: Machine> Drop for Handle<'_, M> {
     fn drop(&mut self) {
-        // SAFETY: the name is this handle's, which nobody has any more. Objects that were leaked are reported, and the cache stays.
+        // SAFETY: the name is this handle's, which nobody has any more. Objects that were leaked are reported, and the
+        // cache stays.
         let _ = unsafe { self.mm.kmem_cache_destroy(self.named) };
     }
 }
 
 /// A cache of values of one type, each in a [`CacheBox`].
 ///
-/// Safe because a box borrows the cache, which therefore outlives it, and because objects are only ever reached through their box.
-/// Giving its name up behind its back is `unsafe`, and so is ending the cache in the layer below:
+/// Safe because a box borrows the cache, which therefore outlives it, and because objects are only ever reached through
+/// their box. Giving its name up behind its back is `unsafe`, and so is ending the cache in the layer below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::Cache, machine::Machine};
@@ -98,7 +99,8 @@ impl<'m, M: Machine, T> Cache<'m, M, T> {
     /// does not concern the others.
     ///
     /// # Errors
-    /// [`AllocError::Invalid`]: there is none, its objects are too small or not aligned enough, or it has a constructor.
+    /// [`AllocError::Invalid`]: there is none, its objects are too small or not aligned enough, or it has a
+    /// constructor.
     pub fn find(mm: &'m Mm<M>, name: &str) -> Result<Self, AllocError> {
         Ok(Cache { handle: Handle::find::<T>(mm, name, false)?, values: PhantomData })
     }
@@ -196,12 +198,12 @@ unsafe extern "C" fn construct<T: Construct>(object: *mut u8) {
     unsafe { object.cast::<T>().write(T::construct()) };
 }
 
-/// A cache of objects that are constructed once and keep their state while they are free: who gets one finds it as the one before
-/// left it.
+/// A cache of objects that are constructed once and keep their state while they are free: who gets one finds it as the
+/// one before left it.
 ///
-/// Safe because every object is a valid `T` from its construction on (its user can only leave a valid one behind), and because it is never
-/// dropped, which types that would have to be are refused for at compile time. What is left behind in one comes out of it again, so a cache is no
-/// cache of values that live shorter:
+/// Safe because every object is a valid `T` from its construction on (its user can only leave a valid one behind), and
+/// because it is never dropped, which types that would have to be are refused for at compile time. What is left behind
+/// in one comes out of it again, so a cache is no cache of values that live shorter:
 ///
 /// ```compile_fail
 /// # use slabwright::{api::ObjectCache, machine::Machine};
@@ -235,13 +237,16 @@ impl<'m, M: Machine, T: Construct> ObjectCache<'m, M, T> {
 }
 
 impl<'m, M: Machine, T> ObjectCache<'m, M, T> {
-    /// The cache that somebody, perhaps in C, made by this name with a constructor. Its objects may be larger than a `T`.
+    /// The cache that somebody, perhaps in C, made by this name with a constructor. Its objects may be larger than a
+    /// `T`.
     ///
     /// # Safety
-    /// Each object, as its constructor made it and as its users leave it, begins with a valid `T`, which may be sent to other threads if `T` may.
+    /// Each object, as its constructor made it and as its users leave it, begins with a valid `T`, which may be sent to
+    /// other threads if `T` may.
     ///
     /// # Errors
-    /// [`AllocError::Invalid`]: there is none, its objects are too small or not aligned enough, or it has no constructor.
+    /// [`AllocError::Invalid`]: there is none, its objects are too small or not aligned enough, or it has no
+    /// constructor.
     pub unsafe fn find(mm: &'m Mm<M>, name: &str) -> Result<Self, AllocError> {
         const { assert!(!needs_drop::<T>(), "the values of an ObjectCache are never dropped") };
         Ok(ObjectCache { handle: Handle::find::<T>(mm, name, true)?, values: PhantomData })

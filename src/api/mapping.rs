@@ -21,8 +21,8 @@ enum Backing {
 
 /// Adjacent addresses over memory that need not be adjacent; freed, or unmapped, when dropped.
 ///
-/// Safe because it alone owns its addresses. The bytes of an area over somebody else's frames are reached through raw pointers
-/// only: they are seen elsewhere, too. Freeing either behind its back is `unsafe`, in this layer and below:
+/// Safe because it alone owns its addresses. The bytes of an area over somebody else's frames are reached through raw
+/// pointers only: they are seen elsewhere, too. Freeing either behind its back is `unsafe`, in this layer and below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::VmArea, machine::Machine};
@@ -110,7 +110,8 @@ impl<'m, M: Machine> VmArea<'m, M> {
 
 impl<M: Machine> Drop for VmArea<'_, M> {
     fn drop(&mut self) {
-        // SAFETY: the area is this value's, which nobody has any more. It came from there, so nothing can be wrong with it.
+        // SAFETY: the area is this value's, which nobody has any more. It came from there, so nothing can be wrong with
+        // it.
         let _ = unsafe {
             match self.backing {
                 Backing::Own => self.mm.vfree(self.start.as_ptr()),
@@ -135,8 +136,8 @@ pub struct KmapGuard<'m, M: Machine> {
 }
 
 // rows: I8
-/// An address for the page, which has none of its own perhaps (`kmap_local_page`, `kmap_atomic`); whoever holds it may not sleep. It is
-/// of use where it was made only, so it cannot be given to another thread:
+/// An address for the page, which has none of its own perhaps (`kmap_local_page`, `kmap_atomic`); whoever holds it may
+/// not sleep. It is of use where it was made only, so it cannot be given to another thread:
 ///
 /// ```compile_fail,E0277
 /// # use slabwright::{api::kmap_local, machine::Machine, mm::Mm, types::Pfn};

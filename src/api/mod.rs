@@ -13,8 +13,8 @@
 //! | [`Pool`], [`PoolBox`] | `mempool_create`, `mempool_alloc` | a box borrows its pool, the pool its cache |
 //! | [`Shrinker`] | `register_shrinker` | what is registered is borrowed for ever |
 //!
-//! The raw calls are methods of [`Mm`](crate::mm::Mm) (`alloc_pages`, `kmalloc`, `kmem_cache_create` …); these wrappers add ownership
-//! and types, and nothing else. `slabwright::kernel` names them for the process's own instance.
+//! The raw calls are methods of [`Mm`](crate::mm::Mm) (`alloc_pages`, `kmalloc`, `kmem_cache_create` …); these wrappers
+//! add ownership and types, and nothing else. `slabwright::kernel` names them for the process's own instance.
 #![allow(unsafe_code)]
 
 mod cache;

@@ -85,8 +85,8 @@ impl<'m, M: Machine> Page<'m, M> {
 
 /// Pages of one's own, adjacent, freed when dropped.
 ///
-/// Safe because it alone owns them: it is neither copied nor are its parts handed out but by borrowing, and what was never written is
-/// `MaybeUninit`. Freeing them behind its back is `unsafe`, in this layer and below:
+/// Safe because it alone owns them: it is neither copied nor are its parts handed out but by borrowing, and what was
+/// never written is `MaybeUninit`. Freeing them behind its back is `unsafe`, in this layer and below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::PageRun, machine::Machine};
@@ -197,8 +197,8 @@ impl<'m, M: Machine> PageRun<'m, M> {
 
 impl<M: Machine> Drop for PageRun<'_, M> {
     fn drop(&mut self) {
-        // SAFETY: the pages are this value's, which nobody has any more. What is wrong with them was reported; there is nothing else to be done
-        // about it here.
+        // SAFETY: the pages are this value's, which nobody has any more. What is wrong with them was reported; there is
+        // nothing else to be done about it here.
         let _ = unsafe {
             match self.order {
                 Some(order) => self.mm.free_pages(self.pfn, u32::from(order.get())),

@@ -41,9 +41,9 @@ count!(u8 i8 u16 i16 u32 i32 u64 i64 usize isize);
 
 /// A copy of a value for each CPU: `alloc_percpu`.
 ///
-/// Safe because copies are only read and written as wholes, like a `Cell`'s, under their CPU's lock or by one instruction that
-/// happens on that CPU; no reference to one is ever given out. Freeing what it has behind its back is `unsafe`, and so is freeing the run or
-/// the area that the copies lie in, in the layers below:
+/// Safe because copies are only read and written as wholes, like a `Cell`'s, under their CPU's lock or by one
+/// instruction that happens on that CPU; no reference to one is ever given out. Freeing what it has behind its back is
+/// `unsafe`, and so is freeing the run or the area that the copies lie in, in the layers below:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{machine::Machine, mm::Mm};
@@ -75,16 +75,16 @@ impl<'m, M: Machine, T: Copy> PerCpu<'m, M, T> {
         Ok(PerCpu { mm, first })
     }
 
-    /// The copy of the CPU that the thread is on, for it alone until the guard goes (`get_cpu_ptr`, `put_cpu_ptr`). Wherever the thread is
-    /// moved to meanwhile, it stays that copy.
+    /// The copy of the CPU that the thread is on, for it alone until the guard goes (`get_cpu_ptr`, `put_cpu_ptr`).
+    /// Wherever the thread is moved to meanwhile, it stays that copy.
     #[inline]
     pub fn get(&self) -> PerCpuGuard<'_, M, T> {
         let cpu = self.mm.machine().get_cpu();
         PerCpuGuard { mm: self.mm, copy: copy_of(self.first, cpu), cpu, data: PhantomData }
     }
 
-    /// The copy of `cpu` (`per_cpu_ptr`), which the CPU may be writing: what is read there may be half of one value and half of another. `None` where
-    /// there is no such CPU.
+    /// The copy of `cpu` (`per_cpu_ptr`), which the CPU may be writing: what is read there may be half of one value and
+    /// half of another. `None` where there is no such CPU.
     pub fn copy_ptr(&self, cpu: usize) -> Option<*mut T> {
         (cpu < self.mm.machine().nr_cpus()).then(|| copy_of(self.first, cpu))
     }
@@ -96,8 +96,8 @@ impl<'m, M: Machine, T: Copy> PerCpu<'m, M, T> {
 }
 
 impl<M: Machine, T: Count> PerCpu<'_, M, T> {
-    /// The copy of `cpu` as it is at this moment, or was (`*per_cpu_ptr`). `None` where there is no such CPU. Of other values than integers this would
-    /// not be safe:
+    /// The copy of `cpu` as it is at this moment, or was (`*per_cpu_ptr`). `None` where there is no such CPU. Of other
+    /// values than integers this would not be safe:
     ///
     /// ```compile_fail,E0599
     /// # use slabwright::{api::PerCpu, machine::Machine};
@@ -110,7 +110,8 @@ impl<M: Machine, T: Count> PerCpu<'_, M, T> {
         self.copy_ptr(cpu).map(|copy| unsafe { copy.read_volatile() })
     }
 
-    /// Adds to this CPU's copy, wrapping; nothing is lost, wherever the thread is moved and whatever interrupts it (`this_cpu_add`).
+    /// Adds to this CPU's copy, wrapping; nothing is lost, wherever the thread is moved and whatever interrupts it
+    /// (`this_cpu_add`).
     #[inline]
     pub fn add(&self, value: T) {
         // SAFETY: CPU 0's copy of an integer of which each CPU has one.
@@ -130,7 +131,8 @@ fn copy_of<T>(first: *mut T, cpu: usize) -> *mut T {
 
 impl<M: Machine, T: Copy> Drop for PerCpu<'_, M, T> {
     fn drop(&mut self) {
-        // SAFETY: the copies are this value's, which nobody has any more. They came from there, so nothing can be wrong with them.
+        // SAFETY: the copies are this value's, which nobody has any more. They came from there, so nothing can be wrong
+        // with them.
         let _ = unsafe { self.mm.free_percpu(self.first.cast()) };
     }
 }
@@ -147,7 +149,8 @@ impl<'p, M: Machine, T: Copy> PerCpuGuard<'p, M, T> {
     /// The guard of CPU `cpu`'s copy, where CPU 0's is `first`.
     ///
     /// # Safety
-    /// The calling thread has just called [`Machine::get_cpu`], which said `cpu` and which the guard will take back; `first` has a copy for each CPU for `'p`.
+    /// The calling thread has just called [`Machine::get_cpu`], which said `cpu` and which the guard will take back;
+    /// `first` has a copy for each CPU for `'p`.
     pub unsafe fn of(mm: &'p Mm<M>, first: *mut T, cpu: usize) -> Self {
         PerCpuGuard { mm, copy: copy_of(first, cpu), cpu, data: PhantomData }
     }

@@ -11,7 +11,8 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::mm::{Mempool, Mm, PoolSource, SHRINK_STOP, ShrinkControl};
 
-/// Objects of a cache of which some are kept back, so that a request that may wait never fails (`mempool_create_slab_pool`).
+/// Objects of a cache of which some are kept back, so that a request that may wait never fails
+/// (`mempool_create_slab_pool`).
 ///
 /// Safe as a [`Cache`] is: a box borrows its pool, and the pool its cache.
 pub struct Pool<'c, M: Machine, T> {
@@ -51,7 +52,8 @@ impl<'c, M: Machine, T> Pool<'c, M, T> {
         Ok(Pool { cache, pool })
     }
 
-    /// Puts `value` into an object. With leave to wait this does not fail for want of memory: it waits for one to come back.
+    /// Puts `value` into an object. With leave to wait this does not fail for want of memory: it waits for one to come
+    /// back.
     ///
     /// # Errors
     /// As for [`Cache::insert`].
@@ -120,8 +122,8 @@ impl<M: Machine, T: fmt::Debug> fmt::Debug for PoolBox<'_, M, T> {
 pub trait Shrink: Sync {
     /// Objects that could be freed.
     fn count(&self) -> usize;
-    /// Frees up to `objects`, and says how many; `None` where it cannot get on at present. Called from any thread that allocates and
-    /// may: it must not wait for a lock that its program holds while it allocates.
+    /// Frees up to `objects`, and says how many; `None` where it cannot get on at present. Called from any thread that
+    /// allocates and may: it must not wait for a lock that its program holds while it allocates.
     fn scan(&self, objects: usize) -> Option<usize>;
 }
 

@@ -178,8 +178,8 @@ impl<T: Copy> PerCpu<T> {
     }
 }
 
-/// Keeps `bytes` of memory populated for `GFP_ATOMIC` from now on; returns how many there are. A program that cannot take a page fault
-/// calls this at its start.
+/// Keeps `bytes` of memory populated for `GFP_ATOMIC` from now on; returns how many there are. A program that cannot
+/// take a page fault calls this at its start.
 pub fn atomic_reserve(bytes: usize) -> usize {
     mm().keep_reserve(bytes)
 }

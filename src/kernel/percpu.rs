@@ -9,7 +9,8 @@ use crate::global::mm;
 use crate::machine::linux::Linux;
 use crate::machine::{CPU_SHIFT, Machine, PerCpu as _};
 
-/// A static variable with a copy for each CPU. Its copies are made when it is first used; without memory for them the program ends.
+/// A static variable with a copy for each CPU. Its copies are made when it is first used; without memory for them the
+/// program ends.
 ///
 /// ```
 /// use slabwright::kernel::StaticPerCpu;
@@ -113,8 +114,9 @@ const CHANGING: usize = usize::MAX;
 static TABLE: [Module; MODULES] =
     [const { Module { start: AtomicUsize::new(0), end: AtomicUsize::new(0), first: AtomicUsize::new(0) } }; MODULES];
 
-/// Makes the copies of a module's static variables, whose templates are at `[start, end)`; once, however often it is called. False without
-/// memory, where they are more than 32 KiB, or where there are too many modules: then they must not be used.
+/// Makes the copies of a module's static variables, whose templates are at `[start, end)`; once, however often it is
+/// called. False without memory, where they are more than 32 KiB, or where there are too many modules: then they must
+/// not be used.
 ///
 /// # Safety
 /// The templates are readable and stay until the module is unloaded.
@@ -129,7 +131,8 @@ pub unsafe fn register_module(start: *const u8, end: *const u8) -> bool {
         // SAFETY: the copies are new and as long as the templates, which are readable.
         unsafe { first.wrapping_add(cpu << CPU_SHIFT).copy_from_nonoverlapping(start, to - from) };
     }
-    // Where another one was, which was unloaded since, or else the first place that is free: claimed by its end, found by its start.
+    // Where another one was, which was unloaded since, or else the first place that is free: claimed by its end, found
+    // by its start.
     let replaces = |module: &Module| {
         let old = range(module);
         let overlaps = old.0 != 0 && old.0 < to && from < old.1;

@@ -22,8 +22,8 @@ pub(super) unsafe fn pop(row: &mut Words, cache: u8) -> *mut u8 {
     with_exposed_provenance_mut(object)
 }
 
-/// [`pop`] that leaves the object, and answers null, where its first word is not `key`; or, if `below` and there is one, that of the object
-/// below it.
+/// [`pop`] that leaves the object, and answers null, where its first word is not `key`; or, if `below` and there is
+/// one, that of the object below it.
 ///
 /// # Safety
 /// As for [`pop`].

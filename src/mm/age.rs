@@ -1,16 +1,18 @@
 //! What lies idle goes back in time: the clock, and who looks at it.
 //!
-//! Slow paths do. While memory lies idle, that would not do: a program that has freed its peak may stay on the fast path for ever. So a slow path
-//! that sees memory become idle, or still be, *knocks*: it closes the fast path of `malloc` for the next [`KNOCKS`] calls, at most every
-//! [`KNOCK_MS`]. Each of them looks at the clock, and the one that finds it time [`Mm::age`]s. Frees go on undisturbed, so that the end of a long row
-//! of them is as closed as its beginning. If none of those calls would have taken a slow path on its own, nor did one of another thread, this is a program that
-//! stays on the fast path, and the knock goes on until nothing lies idle any more: a second or two after a fall. Where demand swings slow
-//! paths abound, and the fast path opens again. A fall may be over before the next knock is due, and the last one used up by then: so one
-//! more comes whenever half of what was in use has gone. (64 threads that free all in the end and then ask for a block a second
-//! kept 120 MiB for good in one of three runs, now 6.) Not seen: what lies in sheaves after a fall that left little to the zone, as of 8 threads with 20 MiB.
-//! Nor is knocked for what lies in sheaves of runs in which there was little at the end of the last window of time
-//! ([`Slab::may_idle`](crate::slab::Slab::may_idle)): to a program that goes through a few of them again and again each `malloc` would take 15 ns more for ever.
-//! What comes to lie there later stays until somebody takes a slow path.
+//! Slow paths do. While memory lies idle, that would not do: a program that has freed its peak may stay on the fast
+//! path for ever. So a slow path that sees memory become idle, or still be, *knocks*: it closes the fast path of
+//! `malloc` for the next [`KNOCKS`] calls, at most every [`KNOCK_MS`]. Each of them looks at the clock, and the one
+//! that finds it time [`Mm::age`]s. Frees go on undisturbed, so that the end of a long row of them is as closed as its
+//! beginning. If none of those calls would have taken a slow path on its own, nor did one of another thread, this is a
+//! program that stays on the fast path, and the knock goes on until nothing lies idle any more: a second or two after a
+//! fall. Where demand swings slow paths abound, and the fast path opens again. A fall may be over before the next knock
+//! is due, and the last one used up by then: so one more comes whenever half of what was in use has gone. (64 threads
+//! that free all in the end and then ask for a block a second kept 120 MiB for good in one of three runs, now 6.) Not
+//! seen: what lies in sheaves after a fall that left little to the zone, as of 8 threads with 20 MiB. Nor is knocked
+//! for what lies in sheaves of runs in which there was little at the end of the last window of time
+//! ([`Slab::may_idle`](crate::slab::Slab::may_idle)): to a program that goes through a few of them again and again each
+//! `malloc` would take 15 ns more for ever. What comes to lie there later stays until somebody takes a slow path.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
@@ -22,12 +24,14 @@ use crate::sync::wide::AtomicU64;
 
 /// Milliseconds between two looks at what has become old.
 const INTERVAL_MS: u64 = 100;
-/// Calls that a knock lasts, 30 ns each, and milliseconds between two knocks: a thousandth of the time where slow paths are taken.
+/// Calls that a knock lasts, 30 ns each, and milliseconds between two knocks: a thousandth of the time where slow paths
+/// are taken.
 const KNOCKS: u32 = 1024;
 const KNOCK_MS: u64 = 25;
 /// Milliseconds after which free memory is old where memory is short, if it would not be old earlier.
 const PRESSED_DECAY_MS: u32 = 200;
-/// The part of the time since the last look that may be spent on giving back, and least and most milliseconds: nobody should wait long.
+/// The part of the time since the last look that may be spent on giving back, and least and most milliseconds: nobody
+/// should wait long.
 const PART: u64 = 4;
 const LIMIT_MS: (u64, u64) = (20, 500);
 
@@ -90,7 +94,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Looks at what has become old, `since` milliseconds after that was done last. Of its own, as programs that end soon never come here.
+    /// Looks at what has become old, `since` milliseconds after that was done last. Of its own, as programs that end
+    /// soon never come here.
     #[cold]
     #[inline(never)]
     fn look(&self, now: u64, since: u64) {
@@ -132,7 +137,8 @@ impl<M: Machine> Mm<M> {
         self.small.store(MAX_SMALL + 1, Release);
     }
 
-    /// Closes the fast path of `malloc` for some calls, if that was not done lately: memory lies idle, and somebody has to look at the clock.
+    /// Closes the fast path of `malloc` for some calls, if that was not done lately: memory lies idle, and somebody has
+    /// to look at the clock.
     pub(super) fn knock(&self) {
         if TINY || !M::LENT {
             return;

@@ -5,10 +5,10 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 
 impl<M: Machine> Mm<M> {
-    /// A step for an idle loop. If a node's low memory has fallen below the low mark, what is kept for later goes back, the cheapest first,
-    /// until it is at the high mark again or nothing is left. Whether there was something to do: it is done before anybody asks for
-    /// memory and would have to do it then. (Where the system lends memory, the low mark is where more of it is asked for, and there
-    /// is nothing to do here.)
+    /// A step for an idle loop. If a node's low memory has fallen below the low mark, what is kept for later goes back,
+    /// the cheapest first, until it is at the high mark again or nothing is left. Whether there was something to do: it
+    /// is done before anybody asks for memory and would have to do it then. (Where the system lends memory, the low
+    /// mark is where more of it is asked for, and there is nothing to do here.)
     pub fn balance(&self) -> bool {
         let (m, pages) = (&self.machine, &self.pages);
         if M::LENT || !self.is_up() || !pages.is_short(m, |marks| marks.low) {

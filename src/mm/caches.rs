@@ -66,8 +66,8 @@ impl Named {
 }
 
 impl<M: Machine> Mm<M> {
-    /// Makes a cache by a name; see [`crate::slab::Slab::create`]. Where there is one by that name already, of the same size, alignment and
-    /// flags and without constructors, both share it.
+    /// Makes a cache by a name; see [`crate::slab::Slab::create`]. Where there is one by that name already, of the same
+    /// size, alignment and flags and without constructors, both share it.
     ///
     /// # Errors
     /// As for [`crate::slab::Slab::create`]; [`AllocError::Invalid`] also in a context that may not sleep.
@@ -101,7 +101,8 @@ impl<M: Machine> Mm<M> {
         })
     }
 
-    /// The cache that somebody made by this name, shared with him; `None` where there is none. It is destroyed like one's own.
+    /// The cache that somebody made by this name, shared with him; `None` where there is none. It is destroyed like
+    /// one's own.
     pub fn kmem_cache_find(&self, name: &str) -> Option<Named> {
         self.admit(Gfp::KERNEL).ok()?;
         self.bracket(Gfp::KERNEL, |gfp| {
@@ -115,8 +116,9 @@ impl<M: Machine> Mm<M> {
         })
     }
 
-    /// Calls `f` for every name in use with its cache, without any lock: it may allocate, and make and destroy caches. Names that share one were merged.
-    /// Shows none where it may not wait for those who change them: in a handler that interrupted the allocator, in a child that lost a lock.
+    /// Calls `f` for every name in use with its cache, without any lock: it may allocate, and make and destroy caches.
+    /// Names that share one were merged. Shows none where it may not wait for those who change them: in a handler that
+    /// interrupted the allocator, in a child that lost a lock.
     pub fn for_each_name(&self, mut f: impl FnMut(&str, CacheId)) {
         for slot in 0..MAX_CACHES {
             let copy = self.bracket(Gfp::NOIO, |gfp| {
@@ -138,11 +140,13 @@ impl<M: Machine> Mm<M> {
     /// Gives a name up; with its cache's last user the cache goes.
     ///
     /// # Safety
-    /// The name is the caller's to give up: whoever made or found it does not use it any more. (Objects that are in use are noticed, and the cache stays.)
+    /// The name is the caller's to give up: whoever made or found it does not use it any more. (Objects that are in use
+    /// are noticed, and the cache stays.)
     ///
     /// # Errors
-    /// The number of objects in use, which are reported; the cache stays. 0 where it was destroyed before, which is reported, too, and, with nothing
-    /// done, where locks may not be waited for: in a handler that interrupted the allocator, in a child that lost one.
+    /// The number of objects in use, which are reported; the cache stays. 0 where it was destroyed before, which is
+    /// reported, too, and, with nothing done, where locks may not be waited for: in a handler that interrupted the
+    /// allocator, in a child that lost one.
     #[allow(unsafe_code)]
     pub unsafe fn kmem_cache_destroy(&self, named: Named) -> Result<(), usize> {
         if self.admit(Gfp::KERNEL).is_err() {
@@ -169,7 +173,8 @@ impl<M: Machine> Mm<M> {
                 entry.cache = 0;
             }
             drop(names);
-            // SAFETY: the caller gives his share in the name up, which stood for one in the cache: each user of a name was counted there, too.
+            // SAFETY: the caller gives his share in the name up, which stood for one in the cache: each user of a name
+            // was counted there, too.
             let done = unsafe { self.slab.destroy(m, &self.pages, named.cache) };
             if done.is_err() {
                 let entry = &mut self.names.lock(m).0[named.slot as usize];
@@ -182,7 +187,8 @@ impl<M: Machine> Mm<M> {
         })
     }
 
-    /// A block of pages as a slab of the cache has it, or, where there is none so large, as large as an object needs (`kmem_getpages`).
+    /// A block of pages as a slab of the cache has it, or, where there is none so large, as large as an object needs
+    /// (`kmem_getpages`).
     ///
     /// # Errors
     /// As for [`Mm::alloc_pages`].
@@ -242,7 +248,8 @@ impl<M: Machine> Mm<M> {
         })
     }
 
-    /// Gives an object back to its cache; null is nothing. Never waits, and enters the system only to report what is wrong.
+    /// Gives an object back to its cache; null is nothing. Never waits, and enters the system only to report what is
+    /// wrong.
     ///
     /// # Safety
     /// `object` is from this allocator and not used any more.

@@ -21,9 +21,10 @@ impl<M: Machine> Mm<M> {
         self.shrinkers.begin_child(self.machine.thread());
     }
 
-    /// This process is the child of a `clone` that ran no handlers, or of a `fork` whose handlers may not have had all locks, and this thread
-    /// its only one. A lock that is held now was held by a thread that the child does not have: it will never be given back, and what it guards may
-    /// be half changed. From then on locks are only tried; what they guard is lost, and other classes serve.
+    /// This process is the child of a `clone` that ran no handlers, or of a `fork` whose handlers may not have had all
+    /// locks, and this thread its only one. A lock that is held now was held by a thread that the child does not have:
+    /// it will never be given back, and what it guards may be half changed. From then on locks are only tried; what
+    /// they guard is lost, and other classes serve.
     #[cold]
     pub(super) fn after_raw_fork(&self) {
         let m = &self.machine;
@@ -42,12 +43,14 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Takes every lock before a `fork`, in lock order, so that the child finds whole structures and no lock of a thread
-    /// that it does not have. In a handler that interrupted a slow path of this very thread, the locks that this one holds
-    /// are left to it: it goes on in the child, too. So where there is no other thread none is taken: each that is written to is on a page that parent
-    /// and child copy. (Left to each lock, all are looked at three times: 4 µs more than the 58 that a small program's fork takes.)
+    /// Takes every lock before a `fork`, in lock order, so that the child finds whole structures and no lock of a
+    /// thread that it does not have. In a handler that interrupted a slow path of this very thread, the locks that this
+    /// one holds are left to it: it goes on in the child, too. So where there is no other thread none is taken: each
+    /// that is written to is on a page that parent and child copy. (Left to each lock, all are looked at three times: 4
+    /// µs more than the 58 that a small program's fork takes.)
     ///
-    /// False: not all were to be had, and all are given back ([`Lock::lock_for_fork`](crate::sync::Lock::lock_for_fork)).
+    /// False: not all were to be had, and all are given back
+    /// ([`Lock::lock_for_fork`](crate::sync::Lock::lock_for_fork)).
     #[must_use]
     pub fn fork_prepare(&self) -> bool {
         let m = &self.machine;
@@ -106,8 +109,8 @@ impl<M: Machine> Mm<M> {
             // SAFETY: the caller's condition.
             unsafe { self.unlock_all(fork) };
         }
-        // Where a child's fork came from a handler that interrupted a slow path, what that one holds is its own, and locks that were not to be had may be
-        // those of threads that there are no more: the next slow path looks.
+        // Where a child's fork came from a handler that interrupted a slow path, what that one holds is its own, and
+        // locks that were not to be had may be those of threads that there are no more: the next slow path looks.
         if fork.may_block && self.generation.load(Ordering::Relaxed) != m.generation() {
             self.begin_child();
         }
@@ -131,7 +134,8 @@ mod tests {
     use crate::machine::sim::Sim;
     use crate::slab::SlabFlags;
 
-    /// A child whose parent's thread had `take` go on waits for no lock, whichever it was: it does without what that guards.
+    /// A child whose parent's thread had `take` go on waits for no lock, whichever it was: it does without what that
+    /// guards.
     #[track_caller]
     fn goes_on_without<G>(take: impl FnOnce(&'static Mm<Sim>) -> G) {
         let mm: &'static Mm<Sim> = Box::leak(Box::new(Mm::new(Sim::new())));

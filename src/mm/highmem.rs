@@ -1,10 +1,11 @@
 //! Addresses for frames that have none (HIGHMEM): permanent mappings (`kmap`) and temporary ones (`kmap_atomic`).
 //!
-//! A permanent mapping is one of the machine's slots ([`Mapping::kmap_slots`](crate::machine::Mapping::kmap_slots)), counted. One that nobody
-//! uses any more keeps its translation until the slots were gone through once; then all such are taken away with one flush of the TLBs.
+//! A permanent mapping is one of the machine's slots ([`Mapping::kmap_slots`](crate::machine::Mapping::kmap_slots)),
+//! counted. One that nobody uses any more keeps its translation until the slots were gone through once; then all such
+//! are taken away with one flush of the TLBs.
 //!
-//! A temporary mapping is one of the CPU's own slots, taken like a stack: an interrupt handler takes the next one, and has given it
-//! back before the interrupted code goes on. Neither waits nor takes a lock.
+//! A temporary mapping is one of the CPU's own slots, taken like a stack: an interrupt handler takes the next one, and
+//! has given it back before the interrupted code goes on. Neither waits nor takes a lock.
 
 use core::ptr;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
@@ -20,8 +21,8 @@ use crate::types::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 /// CPUs that have slots for temporary mappings.
 pub const KMAP_CPUS: usize = 8;
 
-/// The types of temporary mappings that old callers name (`enum km_type`). Each was a slot of its own once, so that a type is used once
-/// at a time on a CPU; today slots are taken like a stack, and the type is checked only.
+/// The types of temporary mappings that old callers name (`enum km_type`). Each was a slot of its own once, so that a
+/// type is used once at a time on a CPU; today slots are taken like a stack, and the type is checked only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 #[allow(missing_docs)]
@@ -78,7 +79,8 @@ impl Highmem {
     }
 }
 
-/// Whether the word of a frame's descriptor is there for `page.virtual`; else it is its owner's, and the slots are searched.
+/// Whether the word of a frame's descriptor is there for `page.virtual`; else it is its owner's, and the slots are
+/// searched.
 fn has_virtual<M: Machine>(m: &M, pfn: Pfn) -> bool {
     matches!(m.page(pfn).kind(), Kind::Allocated | Kind::Tail) && !m.page(pfn).has(flag::MIGRATABLE)
 }
@@ -138,7 +140,8 @@ impl<M: Machine> Mm<M> {
         ptr::with_exposed_provenance_mut(self.machine.kmap_slots().start + (slot << PAGE_SHIFT))
     }
 
-    /// The address of a page at this moment: its own, or that of its [`Mm::kmap`] (`page_address`); null where it has none.
+    /// The address of a page at this moment: its own, or that of its [`Mm::kmap`] (`page_address`); null where it has
+    /// none.
     pub fn page_address(&self, pfn: Pfn) -> *mut u8 {
         let address = self.machine.virt(pfn);
         if address.is_null() {
@@ -147,8 +150,8 @@ impl<M: Machine> Mm<M> {
         address
     }
 
-    /// An address for the page, which is allocated: its own, or where it has none one of the machine's slots for as long as somebody
-    /// uses it (`page.virtual` says so). May sleep.
+    /// An address for the page, which is allocated: its own, or where it has none one of the machine's slots for as
+    /// long as somebody uses it (`page.virtual` says so). May sleep.
     ///
     /// # Errors
     /// [`AllocError::NoMemory`]: all slots are in use. [`AllocError::Invalid`]: in a context that may not sleep.
@@ -215,8 +218,8 @@ impl<M: Machine> Mm<M> {
         (count(|count| **count > 1), count(|count| **count == 1))
     }
 
-    /// An address for the page that only this CPU uses, without sleeping, until [`Mm::kunmap_atomic`]; the caller stays on the CPU. They
-    /// nest, last in, first out, and may be made in interrupt handlers. The descriptor is not touched.
+    /// An address for the page that only this CPU uses, without sleeping, until [`Mm::kunmap_atomic`]; the caller stays
+    /// on the CPU. They nest, last in, first out, and may be made in interrupt handlers. The descriptor is not touched.
     ///
     /// # Errors
     /// [`AllocError::NoMemory`]: more at a time than the CPU has slots.

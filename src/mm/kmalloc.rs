@@ -13,7 +13,8 @@ use crate::slab::slob;
 use crate::slab::{CacheId, SlabFlags, clear_mark, run_of_tag};
 use crate::types::{Line, Order, PAGE_SIZE};
 
-/// The caches of small objects with low addresses, by zone (DMA, DMA32) and size class: made when first asked for. 0 is none yet.
+/// The caches of small objects with low addresses, by zone (DMA, DMA32) and size class: made when first asked for. 0 is
+/// none yet.
 pub(super) struct LowClasses([[AtomicU8; NR_CLASSES + 1]; 2]);
 
 impl LowClasses {
@@ -23,9 +24,10 @@ impl LowClasses {
 }
 
 impl<M: Machine> Mm<M> {
-    /// `size` bytes (0 is served as 1) from where and how `gfp` says, aligned as by [`Mm::alloc`]; null where there are none.
-    /// The word was checked ([`Gfp::check`]). Where the machine's frames are its own they are adjacent, as a kernel's are, so that no
-    /// more than [`Mm::MOST_ADJACENT`] can be had; hosted only the addresses are, and any size may be had.
+    /// `size` bytes (0 is served as 1) from where and how `gfp` says, aligned as by [`Mm::alloc`]; null where there are
+    /// none. The word was checked ([`Gfp::check`]). Where the machine's frames are its own they are adjacent, as a
+    /// kernel's are, so that no more than [`Mm::MOST_ADJACENT`] can be had; hosted only the addresses are, and any size
+    /// may be had.
     #[inline]
     pub fn kmalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
         let special = gfp.no_fault() || gfp.is_low();
@@ -82,9 +84,9 @@ impl<M: Machine> Mm<M> {
         block
     }
 
-    /// Gives a block another size (`krealloc`): null is an allocation, size 0 a free (null is returned then). `__GFP_ZERO` zeroes what
-    /// is new. Null without memory, and then the block is as it was. May copy where [`Mm::realloc`] would not: if the word asks for
-    /// low addresses, or does not allow to enter the system.
+    /// Gives a block another size (`krealloc`): null is an allocation, size 0 a free (null is returned then).
+    /// `__GFP_ZERO` zeroes what is new. Null without memory, and then the block is as it was. May copy where
+    /// [`Mm::realloc`] would not: if the word asks for low addresses, or does not allow to enter the system.
     ///
     /// # Safety
     /// As for [`Mm::free`].
@@ -120,8 +122,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Frees a block; null is nothing. Unlike [`Mm::free`] it never waits and never enters the system, but where a free looks
-    /// wrong: it is for any context, as `kfree` is.
+    /// Frees a block; null is nothing. Unlike [`Mm::free`] it never waits and never enters the system, but where a free
+    /// looks wrong: it is for any context, as `kfree` is.
     ///
     /// # Safety
     /// As for [`Mm::free`].
@@ -143,7 +145,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// A program that uses the kernel's calls may make atomic requests: the first call that may sleep fills the reserve for them.
+    /// A program that uses the kernel's calls may make atomic requests: the first call that may sleep fills the reserve
+    /// for them.
     #[inline]
     pub(super) fn expect_atomic(&self, gfp: Gfp) {
         if gfp.may_block() && gfp.may_io() && !self.pages.expects_atomic() {
@@ -254,7 +257,8 @@ impl<M: Machine> Mm<M> {
         let _ = write!(name, "{}-kmalloc-{}", if dma { "dma" } else { "dma32" }, class_size(class));
         let zone = if dma { SlabFlags::CACHE_DMA } else { SlabFlags::CACHE_DMA32 };
         let flags = zone.with(SlabFlags::NO_MERGE);
-        // A created cache aligns to a page at most; larger powers of two fill their slabs, and so are aligned to themselves.
+        // A created cache aligns to a page at most; larger powers of two fill their slabs, and so are aligned to
+        // themselves.
         let align = class_align(class).min(PAGE_SIZE);
         let made = self.slab.create(&self.machine, name.as_str(), class_size(class), align, flags, None);
         let made = made.ok()?;

@@ -98,7 +98,8 @@ impl<M: Machine> Mm<M> {
         if pages <= MAX_CACHED as usize || self.pages.cost() == Cost::Little { run_class(pages) } else { 0 }
     }
 
-    /// A block of `size` bytes in a run of its class that this CPU kept and the page-class map tells; null where another path has to be asked.
+    /// A block of `size` bytes in a run of its class that this CPU kept and the page-class map tells; null where
+    /// another path has to be asked.
     #[inline(always)]
     pub fn alloc_run_fast(&self, size: usize) -> *mut u8 {
         let m = &self.machine;
@@ -108,7 +109,8 @@ impl<M: Machine> Mm<M> {
         if run.is_null() { run } else { fit.block(m, m.known_pfn(run), run) }
     }
 
-    /// A block at the start of a page in a run of its class that this CPU kept; null where there is none. The caller has seen that the fast path is open.
+    /// A block at the start of a page in a run of its class that this CPU kept; null where there is none. The caller
+    /// has seen that the fast path is open.
     pub(super) fn alloc_run_at_page(&self, size: usize) -> *mut u8 {
         let (m, id) = (&self.machine, run_class(size.div_ceil(PAGE_SIZE)));
         if !is_tagged(id) {
@@ -119,7 +121,8 @@ impl<M: Machine> Mm<M> {
         if run.is_null() { run } else { tagged_block(m, id, m.known_pfn(run), run, pages_of(id) as usize * PAGE_SIZE) }
     }
 
-    /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to be asked.
+    /// A block of `size` bytes, more than a class serves, in a run that this CPU kept; null where the slow path has to
+    /// be asked.
     #[inline]
     pub(super) fn alloc_kept_run(&self, size: usize, gfp: Gfp) -> *mut u8 {
         let pages = size.div_ceil(PAGE_SIZE);
@@ -136,7 +139,8 @@ impl<M: Machine> Mm<M> {
     #[inline(never)]
     fn alloc_near_run(&self, size: usize, id: u8, gfp: Gfp) -> *mut u8 {
         let pages = size.div_ceil(PAGE_SIZE);
-        // Of small ones hardly any of which is written to, one more of the class, once, is cheaper than one that the other will lack.
+        // Of small ones hardly any of which is written to, one more of the class, once, is cheaper than one that the
+        // other will lack.
         let little = self.pages.cost() == Cost::Little;
         if pages <= EXACT as usize && little {
             return ptr::null_mut();
@@ -203,10 +207,11 @@ impl<M: Machine> Mm<M> {
         let m = &self.machine;
         let start = block.addr() % PAGE_SIZE;
         let Some(id) = starts_run(head, tag, start) else { return false };
-        // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not told
-        // apart here; one after the other they are.)
+        // Before anybody else can have it. (As for objects, two threads that free one block at the same moment are not
+        // told apart here; one after the other they are.)
         m.class(head).store(0, Relaxed);
-        // Who has it next writes there, and would wait for its translation: up to 5 % of the time, where blocks are many.
+        // Who has it next writes there, and would wait for its translation: up to 5 % of the time, where blocks are
+        // many.
         m.prefetch(block.addr());
         let run = block.wrapping_sub(start);
         // SAFETY: the run is of that class, and the caller of `free` gives it up.
@@ -223,7 +228,8 @@ impl<M: Machine> Mm<M> {
         self.bracket(gfp, |gfp| unsafe { self.slab.give_run(&self.machine, &self.pages, id, run, gfp) });
     }
 
-    /// Keeps a block's run, which the map does not tell, on this CPU; false where the slow path has to be asked, and nothing is done then.
+    /// Keeps a block's run, which the map does not tell, on this CPU; false where the slow path has to be asked, and
+    /// nothing is done then.
     #[inline]
     pub(super) fn free_run_fast(&self, block: *mut u8) -> bool {
         let m = &self.machine;
@@ -246,8 +252,8 @@ impl<M: Machine> Mm<M> {
         true
     }
 
-    /// The block of `size` bytes in the run of `count` pages at `run`. It starts some cache lines into the first page where the
-    /// last page leaves room ([`block_start`]).
+    /// The block of `size` bytes in the run of `count` pages at `run`. It starts some cache lines into the first page
+    /// where the last page leaves room ([`block_start`]).
     #[inline]
     fn run_block(&self, head: Pfn, run: *mut u8, count: usize, size: usize, align: usize) -> *mut u8 {
         let m = &self.machine;
@@ -312,7 +318,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// The page is inside of something: of a live block, or of a free one. (A tail that was never a head says "offline".)
+    /// The page is inside of something: of a live block, or of a free one. (A tail that was never a head says
+    /// "offline".)
     pub(super) fn tail_defect(&self, pfn: Pfn) -> Defect {
         let m = &self.machine;
         let at = m.virt(pfn);
@@ -346,8 +353,8 @@ impl<M: Machine> Mm<M> {
         let done = match self.block_at(address, gfp.may_block()) {
             Err(defect) => Err(defect),
             Ok(Block::Object(id)) => {
-                // SAFETY: an object of that cache that is not free; the caller of `free` gives it up. What is wrong with one of a
-                // created cache is reported there.
+                // SAFETY: an object of that cache that is not free; the caller of `free` gives it up. What is wrong
+                // with one of a created cache is reported there.
                 unsafe {
                     match self.slab.created(id) {
                         Some(cache) => drop(self.slab.cache_free(m, pages, cache, address, gfp)),
@@ -368,7 +375,8 @@ impl<M: Machine> Mm<M> {
                 } else {
                     // Isolated meanwhile: a second free is still found out.
                     match class_of_run(head, pages.cost()) {
-                        // SAFETY: claimed: whoever else frees it is told that it is free. The caller of `free` gives it up.
+                        // SAFETY: claimed: whoever else frees it is told that it is free. The caller of `free` gives it
+                        // up.
                         0 if !unsafe { pages.free_run(m, range, gfp.may_block()) } => {
                             // Until then it is told as one that never had a tag.
                             head.set_mapcount(offset as i32);
@@ -394,7 +402,8 @@ impl<M: Machine> Mm<M> {
                 }
                 Err(defect) => Err(defect),
             },
-            // SAFETY: an area that begins there is what the caller of `free` gives up; what is none's beginning is told.
+            // SAFETY: an area that begins there is what the caller of `free` gives up; what is none's beginning is
+            // told.
             Ok(Block::Area) => match unsafe { self.vmalloc.free(m, pages, address, gfp.may_block()) } {
                 Ok(()) => {
                     pages.set_idles(true);
@@ -424,7 +433,8 @@ mod tests {
     use crate::machine::{Frames, ZoneKind};
     use crate::sync::Fork;
 
-    /// Before more memory is begun those that hold memory are given back where they are many, and those that cost only addresses stay.
+    /// Before more memory is begun those that hold memory are given back where they are many, and those that cost only
+    /// addresses stay.
     #[test]
     fn runs_are_gathered_unless_they_cost_little() {
         let sim = Sim::builder().grow(0, ZoneKind::Normal, 1 << 10, 1 << 14, 1 << 10).build();
@@ -445,7 +455,8 @@ mod tests {
         mm.verify().unwrap();
     }
 
-    /// Of a class that became too dear meanwhile, and freed where the zone's lock is not to be had: it is no second free when it is freed later.
+    /// Of a class that became too dear meanwhile, and freed where the zone's lock is not to be had: it is no second
+    /// free when it is freed later.
     #[test]
     fn a_run_that_had_a_tag_can_be_deferred() {
         let sim = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 10).build();

@@ -24,7 +24,8 @@ impl<M: Machine> Mm<M> {
         if object.is_null() { self.alloc_rest(size) } else { object }
     }
 
-    /// What is left of [`Mm::alloc`]. (The process's allocator does the two things itself, so that neither needs a stack frame.)
+    /// What is left of [`Mm::alloc`]. (The process's allocator does the two things itself, so that neither needs a
+    /// stack frame.)
     #[cold]
     #[inline(never)]
     fn alloc_rest(&self, size: usize) -> *mut u8 {
@@ -184,7 +185,8 @@ impl<M: Machine> Mm<M> {
     /// Frees a block. Null is nothing to free; misuse is reported.
     ///
     /// # Safety
-    /// `block` came from this allocator and is not used any more. (Violations that are noticed are reported; not all can be.)
+    /// `block` came from this allocator and is not used any more. (Violations that are noticed are reported; not all
+    /// can be.)
     #[inline(always)]
     pub unsafe fn free(&self, block: *mut u8) {
         // SAFETY: the caller's condition.
@@ -221,8 +223,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up, unless CPUs
-    /// may share its cache lines.
+    /// [`Mm::free_fast`] for a block of `size` bytes at `align`, as they were asked for: the class needs no look-up,
+    /// unless CPUs may share its cache lines.
     ///
     /// # Safety
     /// As for [`Mm::free`], and `size` and `align` are those of the allocation.
@@ -234,7 +236,8 @@ impl<M: Machine> Mm<M> {
             // SAFETY: the caller's condition.
             return matches!(unsafe { self.free_fast(block) }, Left::Nothing);
         }
-        // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as well).
+        // SAFETY: the caller's condition: the block is an object of that class (or of a larger one, which serves as
+        // well).
         id != 0 && unsafe { self.slab.push(&self.machine, id, block) }
     }
 

@@ -31,7 +31,8 @@ impl<M: Machine> Mm<M> {
         area.map(|area| area.as_ptr()).ok_or(AllocError::NoMemory)
     }
 
-    /// Takes note of who asked for the area (or the mapping) that begins at `address`, which is the caller's: `vmallocinfo` names it.
+    /// Takes note of who asked for the area (or the mapping) that begins at `address`, which is the caller's:
+    /// `vmallocinfo` names it.
     pub fn note_caller(&self, address: *const u8, caller: Caller) {
         self.bracket(Gfp::KERNEL, |gfp| {
             self.vmalloc.note_caller(&self.machine, address.addr(), caller, gfp.may_block());
@@ -59,7 +60,8 @@ impl<M: Machine> Mm<M> {
     /// The frame behind an address of a vmalloc area.
     ///
     /// # Errors
-    /// [`AllocError::Unsupported`] on a machine whose areas are not made of frames (a process); [`AllocError::Invalid`]: no area is there.
+    /// [`AllocError::Unsupported`] on a machine whose areas are not made of frames (a process);
+    /// [`AllocError::Invalid`]: no area is there.
     pub fn vmalloc_to_page(&self, address: *const u8) -> Result<Pfn, AllocError> {
         if !M::OWNS_FRAMES {
             return Err(AllocError::Unsupported);
@@ -70,8 +72,8 @@ impl<M: Machine> Mm<M> {
     /// Maps the given frames, whose owner keeps them, to adjacent addresses as well.
     ///
     /// # Errors
-    /// [`AllocError::Unsupported`] on a machine that cannot have one frame at two addresses (a process). [`AllocError::NoMemory`];
-    /// [`AllocError::Invalid`]: no frames, or as for [`Mm::admit`].
+    /// [`AllocError::Unsupported`] on a machine that cannot have one frame at two addresses (a process).
+    /// [`AllocError::NoMemory`]; [`AllocError::Invalid`]: no frames, or as for [`Mm::admit`].
     pub fn vmap(&self, frames: &[Pfn]) -> Result<*mut u8, AllocError> {
         if !M::OWNS_FRAMES {
             return Err(AllocError::Unsupported);

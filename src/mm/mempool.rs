@@ -1,7 +1,7 @@
 //! Memory pools: some elements kept back, so that a request that may wait never fails (Ingo Molnár's `mm/mempool.c`).
 //!
-//! The kernel's pool has a lock with interrupts off. Here each place for an element is taken and filled by one exchange, so that handlers may use
-//! a pool whatever they interrupted, and no other thread's fate matters to them.
+//! The kernel's pool has a lock with interrupts off. Here each place for an element is taken and filled by one
+//! exchange, so that handlers may use a pool whatever they interrupted, and no other thread's fate matters to them.
 #![allow(unsafe_code)]
 
 use core::ptr::{self, NonNull};
@@ -41,7 +41,8 @@ pub struct Mempool {
     waiting: AtomicU32,
 }
 
-// SAFETY: the places behind it are atomics; `source` is constant, and its functions are called from any thread by contract.
+// SAFETY: the places behind it are atomics; `source` is constant, and its functions are called from any thread by
+// contract.
 unsafe impl Sync for Mempool {}
 // SAFETY: likewise.
 unsafe impl Send for Mempool {}
@@ -100,7 +101,8 @@ impl<M: Machine> Mm<M> {
         let pool: NonNull<Mempool> = NonNull::new(memory.cast()).ok_or(AllocError::NoMemory)?;
         let [returned, waiting] = [0; 2].map(AtomicU32::new);
         let new = Mempool { lacking: AtomicUsize::new(least), least, source, returned, waiting };
-        // SAFETY: new memory of that size, aligned to 16, with null behind the pool; the source is the caller's promise.
+        // SAFETY: new memory of that size, aligned to 16, with null behind the pool; the source is the caller's
+        // promise.
         unsafe {
             pool.write(new);
             for _ in 0..least {
@@ -115,8 +117,8 @@ impl<M: Machine> Mm<M> {
         Ok(pool)
     }
 
-    /// An element: a new one if that is easy, else a kept one, else a new one the hard way. A request that may block then waits
-    /// until somebody gives one back, and so never fails; others get null.
+    /// An element: a new one if that is easy, else a kept one, else a new one the hard way. A request that may block
+    /// then waits until somebody gives one back, and so never fails; others get null.
     pub fn mempool_alloc(&self, pool: &Mempool, gfp: Gfp) -> *mut u8 {
         if self.admit_address(gfp).is_err() {
             return ptr::null_mut();
@@ -145,7 +147,8 @@ impl<M: Machine> Mm<M> {
                 self.machine.nap(&pool.returned, seen);
                 continue;
             }
-            // Sequentially consistent, as in `mempool_free`: either that sees who waits, or this sees that something came.
+            // Sequentially consistent, as in `mempool_free`: either that sees who waits, or this sees that something
+            // came.
             pool.waiting.fetch_add(1, Ordering::SeqCst);
             if pool.returned.load(Ordering::SeqCst) == seen {
                 self.machine.wait(&pool.returned, seen);
@@ -154,7 +157,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Gives an element back: the pool keeps it if it lacks one; null is nothing. Enters the system only to wake who waits.
+    /// Gives an element back: the pool keeps it if it lacks one; null is nothing. Enters the system only to wake who
+    /// waits.
     ///
     /// # Safety
     /// The element is the pool's, and not used any more.

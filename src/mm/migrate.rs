@@ -1,7 +1,7 @@
 //! Pages that move: their owners are told, and a zone can be compacted.
 //!
-//! Only on machines whose frames are theirs. In a process a page *is* its address, which the program holds; what moves there are the
-//! host's frames behind it, by the host's own compaction.
+//! Only on machines whose frames are theirs. In a process a page *is* its address, which the program holds; what moves
+//! there are the host's frames behind it, by the host's own compaction.
 #![allow(unsafe_code)]
 
 use super::Mm;
@@ -15,12 +15,12 @@ use crate::zone::{Compacted, ZONES};
 /// Most owners.
 const OWNERS: usize = 8;
 
-/// Whoever holds pages that may move, and can find its references to them (what `movable_operations`, or a reverse mapping, is in the
-/// kernel).
+/// Whoever holds pages that may move, and can find its references to them (what `movable_operations`, or a reverse
+/// mapping, is in the kernel).
 pub trait PageOwner: Sync {
-    /// Moves page `from`, which is `cookie` to the owner, to `to`: makes sure that `from` is still what `cookie` names and that nobody
-    /// reaches it, calls `copy`, and if that returns true lets all its references name `to`. The frame `from` is not the owner's any more
-    /// then. Returns whether it was so done; else all is as it was.
+    /// Moves page `from`, which is `cookie` to the owner, to `to`: makes sure that `from` is still what `cookie` names
+    /// and that nobody reaches it, calls `copy`, and if that returns true lets all its references name `to`. The frame
+    /// `from` is not the owner's any more then. Returns whether it was so done; else all is as it was.
     ///
     /// The owner must serialise this with its own frees of the page. It allocates nothing here.
     fn migrate(&self, cookie: u64, from: Pfn, to: Pfn, copy: &mut dyn FnMut() -> bool) -> bool;
@@ -43,7 +43,8 @@ impl<M: Machine> Mm<M> {
     /// Makes an owner known, for ever.
     ///
     /// # Errors
-    /// [`AllocError::Unsupported`] on a machine whose frames do not move (a process); [`AllocError::NoMemory`]: there are too many.
+    /// [`AllocError::Unsupported`] on a machine whose frames do not move (a process); [`AllocError::NoMemory`]: there
+    /// are too many.
     pub fn register_owner(&self, owner: &'static dyn PageOwner) -> Result<OwnerId, AllocError> {
         if !M::OWNS_FRAMES {
             return Err(AllocError::Unsupported);
@@ -71,7 +72,8 @@ impl<M: Machine> Mm<M> {
     /// Moves one page to another frame of what `gfp` allows; the frame.
     ///
     /// # Errors
-    /// As for [`Mm::alloc_pages`]; [`AllocError::Invalid`]: it is no page that may move, or its owner did not let it go.
+    /// As for [`Mm::alloc_pages`]; [`AllocError::Invalid`]: it is no page that may move, or its owner did not let it
+    /// go.
     pub fn migrate_page(&self, pfn: Pfn, gfp: Gfp) -> Result<Pfn, AllocError> {
         let page = self.machine.page(pfn);
         if page.kind() != Kind::Allocated || !page.has(flag::MIGRATABLE) {
@@ -82,7 +84,8 @@ impl<M: Machine> Mm<M> {
         let moved = self.move_page(pfn, to);
         let left = if moved { pfn } else { to };
         let free = |gfp: Gfp| {
-            // SAFETY: where the page moved its owner has let go of it and uses the new one; else that is this function's, whom nobody was told of.
+            // SAFETY: where the page moved its owner has let go of it and uses the new one; else that is this
+            // function's, whom nobody was told of.
             unsafe { self.pages.free_pages(&self.machine, left, Order::ZERO, gfp.may_block()) }
         };
         if !self.bracket(gfp, free) {
@@ -161,7 +164,8 @@ impl<M: Machine> Mm<M> {
         let Ok(source) = self.kmap_atomic(from) else { return false };
         let target = self.kmap_atomic(to);
         if let Ok(target) = target {
-            // SAFETY: both are whole pages, mapped and distinct; `to` is not known to anybody yet, and `from` has no other user.
+            // SAFETY: both are whole pages, mapped and distinct; `to` is not known to anybody yet, and `from` has no
+            // other user.
             unsafe { target.copy_from_nonoverlapping(source, PAGE_SIZE) };
             self.machine.flush_dcache_page(to);
             // The last one made: nothing can be wrong with it.

@@ -6,8 +6,9 @@
 //! | to 2 MiB | exact page runs: [`crate::zone`] |
 //! | above | [`crate::vmalloc`] |
 //!
-//! Slow paths are bracketed by [`Context::enter`](crate::machine::Context::enter): a signal or interrupt handler that comes in between
-//! is nested, and gets on with tried locks only. What it cannot free then is deferred to the next call that may block.
+//! Slow paths are bracketed by [`Context::enter`](crate::machine::Context::enter): a signal or interrupt handler that
+//! comes in between is nested, and gets on with tried locks only. What it cannot free then is deferred to the next call
+//! that may block.
 #![allow(unsafe_code)]
 
 mod age;
@@ -69,8 +70,8 @@ const TINY: bool = cfg!(feature = "slob");
 pub struct Mm<M: Machine> {
     machine: M,
     startup: Startup,
-    /// Sizes below are small: one more than [`MAX_SMALL`], and 0 until the instance is up, and where somebody is to look at the clock
-    /// ([`age`]), so that the calls fall into the slow path without a branch of its own.
+    /// Sizes below are small: one more than [`MAX_SMALL`], and 0 until the instance is up, and where somebody is to
+    /// look at the clock ([`age`]), so that the calls fall into the slow path without a branch of its own.
     small: AtomicUsize,
     options: Lock<Options>,
     /// The options are set.
@@ -111,7 +112,8 @@ pub enum Left {
     Rest,
 }
 
-/// What the owner of an instance wants to do at its start, beyond what its machine's [`Owner`](crate::machine::Owner) does.
+/// What the owner of an instance wants to do at its start, beyond what its machine's [`Owner`](crate::machine::Owner)
+/// does.
 pub struct Hooks<M: Machine> {
     /// Runs before the machine is prepared: the place to set options.
     pub before: Option<fn(&Mm<M>)>,
@@ -196,8 +198,8 @@ impl<M: Machine> Mm<M> {
         self.pages.set_retained(bytes);
     }
 
-    /// Starts the instance if that was not done yet; every slow path does. False where the system gives nothing, and for
-    /// a request that the start itself makes.
+    /// Starts the instance if that was not done yet; every slow path does. False where the system gives nothing, and
+    /// for a request that the start itself makes.
     #[cold]
     pub fn start(&self) -> bool {
         let m = &self.machine;
@@ -295,8 +297,8 @@ impl<M: Machine> Mm<M> {
         result
     }
 
-    /// Memory is short, without a limit that refuses: what is free goes back, as much as is needed, in the order of what it costs
-    /// to have it again.
+    /// Memory is short, without a limit that refuses: what is free goes back, as much as is needed, in the order of
+    /// what it costs to have it again.
     #[cold]
     fn relieve(&self) {
         let (m, pages) = (&self.machine, &self.pages);
@@ -336,8 +338,8 @@ impl<M: Machine> Mm<M> {
         unsafe { self.slab.free_direct(&self.machine, &self.pages, object, Gfp::KERNEL) };
     }
 
-    /// Asks the shrinkers, and frees what the allocator itself keeps: sheaves, empty slabs, retained ranges, per-CPU page lists. Whether anything
-    /// can have come of it.
+    /// Asks the shrinkers, and frees what the allocator itself keeps: sheaves, empty slabs, retained ranges, per-CPU
+    /// page lists. Whether anything can have come of it.
     fn reclaim(&self, gfp: Gfp) -> bool {
         if !self.is_up() {
             return false;
@@ -352,7 +354,8 @@ impl<M: Machine> Mm<M> {
     /// Frees what lies in sheaves, empty slabs, retained ranges and per-CPU page lists.
     fn release_kept(&self, gfp: Gfp) {
         let (m, pages) = (&self.machine, &self.pages);
-        // Where memory is lent, other CPUs' sheaves are not to be had without entering the system, and ranges go back to it.
+        // Where memory is lent, other CPUs' sheaves are not to be had without entering the system, and ranges go back
+        // to it.
         if gfp.may_io() || !M::LENT {
             self.slab.shrink(m, pages, None);
             let gone = self.vmalloc.purge(m, pages);

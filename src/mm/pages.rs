@@ -15,8 +15,9 @@ impl<M: Machine> Mm<M> {
     /// Whether a request with this word makes sense here and now.
     ///
     /// # Errors
-    /// [`AllocError::Invalid`]: flags that contradict each other ([`Gfp::check`]), said in one line unless `__GFP_NOWARN` is set; or a request
-    /// that may sleep where the thread has forbidden itself to, which is reported as a defect.
+    /// [`AllocError::Invalid`]: flags that contradict each other ([`Gfp::check`]), said in one line unless
+    /// `__GFP_NOWARN` is set; or a request that may sleep where the thread has forbidden itself to, which is reported
+    /// as a defect.
     #[inline]
     pub fn admit(&self, gfp: Gfp) -> Result<(), AllocError> {
         if gfp.check().is_err() {
@@ -110,11 +111,12 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Drops a reference to a block of `2^order` pages and frees it with the last one (`__free_pages`, `put_page`). Never waits.
+    /// Drops a reference to a block of `2^order` pages and frees it with the last one (`__free_pages`, `put_page`).
+    /// Never waits.
     ///
     /// # Safety
-    /// The reference is the caller's to drop, and where it is the last one nobody uses the pages any more. (Violations that are noticed are
-    /// reported; not all can be.)
+    /// The reference is the caller's to drop, and where it is the last one nobody uses the pages any more. (Violations
+    /// that are noticed are reported; not all can be.)
     ///
     /// # Errors
     /// What is wrong with that; it was reported and nothing done.
@@ -182,7 +184,8 @@ impl<M: Machine> Mm<M> {
                     // A run may be up to an eighth longer than was asked for.
                     Kind::Run if wanted > range.pages as usize => Defect::WrongOrder,
                     Kind::Run if page.claim(Kind::Run, Kind::Isolated) => {
-                        // SAFETY: the caller gives the run up, whose length is that of its descriptor; claimed, so nobody else frees it, too.
+                        // SAFETY: the caller gives the run up, whose length is that of its descriptor; claimed, so
+                        // nobody else frees it, too.
                         let free = |gfp: Gfp| unsafe { self.pages.free_run(m, range, gfp.may_block()) };
                         if !self.bracket(Gfp::ATOMIC, free) {
                             self.defer(address);

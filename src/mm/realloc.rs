@@ -1,10 +1,12 @@
 //! Changing a block's size: in place, by moving frames, and by copying only where little is to be copied.
 //!
-//! Whether an object may pass for one of a smaller class is a bit of a table; to work out the alignments of both at each call took a tenth of what
-//! `strings` spends in the allocator (72.3 in place of 74.7 ms). The whole of it inlined in C's `realloc`: no faster.
+//! Whether an object may pass for one of a smaller class is a bit of a table; to work out the alignments of both at
+//! each call took a tenth of what `strings` spends in the allocator (72.3 in place of 74.7 ms). The whole of it inlined
+//! in C's `realloc`: no faster.
 //!
-//! A run keeps its pages until less than half of them is wanted, and an area stays one down to half the size from which on blocks are areas. Blocks that are given
-//! sizes at random again and again (ns a call, MiB resident at most; of what is new the first byte is written, or all; medians of rounds in turn):
+//! A run keeps its pages until less than half of them is wanted, and an area stays one down to half the size from which
+//! on blocks are areas. Blocks that are given sizes at random again and again (ns a call, MiB resident at most; of what
+//! is new the first byte is written, or all; medians of rounds in turn):
 //!
 //! | | 8–32 KiB, 10 live | 1000, all | 32–128 KiB, 100 | all | 512 KiB–2 MiB, 10 | all | 8 KiB–2 MiB, 30, all |
 //! |---|---|---|---|---|---|---|---|
@@ -13,8 +15,8 @@
 //! | rpmalloc | 13, 3.4 | 93, 36 | 354, 13 | 570, 16 | 16 800, 47 | | |
 //! | jemalloc | 181, 7.7 | 497, 40 | 476, 17 | 600, 17 | 1 690, 37 | 6 720, 38 | 38 600, 76 |
 //!
-//! Rejected: a run that grows gets a quarter more (as long, 27.4 and 27.2 MiB); from 64 KiB on until less than three quarters are wanted (8 KiB–2 MiB 85 MiB, but
-//! 32–128 KiB 28 in place of 26, and a third more time).
+//! Rejected: a run that grows gets a quarter more (as long, 27.4 and 27.2 MiB); from 64 KiB on until less than three
+//! quarters are wanted (8 KiB–2 MiB 85 MiB, but 32–128 KiB 28 in place of 26, and a third more time).
 
 #![allow(unsafe_code)]
 
@@ -32,7 +34,8 @@ use crate::types::PAGE_SIZE;
 
 /// A block that grows beyond this becomes a vmalloc area, which from then on moves without copying.
 const COPY_LIMIT: usize = 1 << 20;
-/// An area that shrinks to this becomes a page run again. Less than [`COPY_LIMIT`], so that one around that is not copied to and fro.
+/// An area that shrinks to this becomes a page run again. Less than [`COPY_LIMIT`], so that one around that is not
+/// copied to and fro.
 const AREA_LIMIT: usize = COPY_LIMIT / 2;
 
 /// Whether a run of `has` pages stays where `pages` are wanted.
@@ -90,8 +93,8 @@ impl<M: Machine> Mm<M> {
             let usable = class_size(id as usize);
             if size <= MAX_SMALL {
                 let new = class_of(size);
-                // In place where it fits, would not waste half, and the object may pass for one of the smaller class, to which a
-                // sized free adds it.
+                // In place where it fits, would not waste half, and the object may pass for one of the smaller class,
+                // to which a sized free adds it.
                 if new == id || size > usable / 2 && stands_for(id, new) {
                     return block;
                 }

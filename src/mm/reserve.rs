@@ -1,4 +1,5 @@
-//! A few objects for handlers that interrupt the allocator itself, when whatever they try is locked by whom they interrupted.
+//! A few objects for handlers that interrupt the allocator itself, when whatever they try is locked by whom they
+//! interrupted.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

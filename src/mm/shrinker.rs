@@ -1,8 +1,9 @@
 //! Shrinkers: the program's own caches, asked to give memory back before a request fails.
 //!
-//! They are called without any lock, and counted out of the slow path that needs them, so that they may allocate and free like anybody else. A
-//! thread that is in one already calls none: what it lacks it will not get by asking again. Only requests with `__GFP_FS` call them, which
-//! `malloc` is one of: a callback must not wait for a lock that its program holds while it allocates.
+//! They are called without any lock, and counted out of the slow path that needs them, so that they may allocate and
+//! free like anybody else. A thread that is in one already calls none: what it lacks it will not get by asking again.
+//! Only requests with `__GFP_FS` call them, which `malloc` is one of: a callback must not wait for a lock that its
+//! program holds while it allocates.
 #![allow(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -98,11 +99,12 @@ impl Shrinkers {
 }
 
 impl<M: Machine> Mm<M> {
-    /// Registers callbacks to be asked under pressure. `data` names them, and is what they are called with; `batch` is how many objects to ask for
-    /// at once, 0 for 128.
+    /// Registers callbacks to be asked under pressure. `data` names them, and is what they are called with; `batch` is
+    /// how many objects to ask for at once, 0 for 128.
     ///
     /// # Safety
-    /// The callbacks may be called with `data` from any thread that allocates, until [`Mm::unregister_shrinker`] has returned.
+    /// The callbacks may be called with `data` from any thread that allocates, until [`Mm::unregister_shrinker`] has
+    /// returned.
     ///
     /// # Errors
     /// [`AllocError::Invalid`]: null, or registered already. [`AllocError::NoMemory`]: there are too many.
@@ -128,15 +130,16 @@ impl<M: Machine> Mm<M> {
         Ok(())
     }
 
-    /// Takes a registration back, and waits until no thread is in its callbacks. Not to be called from one of them. False where there
-    /// was none.
+    /// Takes a registration back, and waits until no thread is in its callbacks. Not to be called from one of them.
+    /// False where there was none.
     pub fn unregister_shrinker(&self, data: *const u8) -> bool {
         let name = data.addr();
         let slots = &self.shrinkers.slots;
         let Some(slot) = slots.iter().find(|slot| name > 1 && slot.data.load(Ordering::Relaxed) == name) else {
             return false;
         };
-        // Sequentially consistent, as in `shrink_slot`: either the other side sees the name gone, or this one sees the user.
+        // Sequentially consistent, as in `shrink_slot`: either the other side sees the name gone, or this one sees the
+        // user.
         if slot.data.compare_exchange(name, 1, Ordering::SeqCst, Ordering::Relaxed).is_err() {
             return false;
         }
@@ -151,8 +154,8 @@ impl<M: Machine> Mm<M> {
         true
     }
 
-    /// Asks all shrinkers for what they have, at most `batches` batches of each; the objects they freed. The caller is in a slow path that may
-    /// block, and holds no lock.
+    /// Asks all shrinkers for what they have, at most `batches` batches of each; the objects they freed. The caller is
+    /// in a slow path that may block, and holds no lock.
     #[cold]
     pub(super) fn shrink(&self, gfp: Gfp, batches: usize) -> usize {
         let m = &self.machine;

@@ -155,8 +155,8 @@ impl<M: Machine> Mm<M> {
         stats
     }
 
-    /// Reports a small block that was freed twice, as far as a look at this CPU's sheaves finds one: at exit, as one that the program does
-    /// not allocate again is not found out otherwise. No system call.
+    /// Reports a small block that was freed twice, as far as a look at this CPU's sheaves finds one: at exit, as one
+    /// that the program does not allocate again is not found out otherwise. No system call.
     pub fn check_freed(&self) {
         if !self.is_up() || self.is_crippled() {
             return;
@@ -166,8 +166,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Checks the whole heap: every layer's invariants. Threads may go on meanwhile. In a raw fork's child whose locks are
-    /// lost nothing can be checked.
+    /// Checks the whole heap: every layer's invariants. Threads may go on meanwhile. In a raw fork's child whose locks
+    /// are lost nothing can be checked.
     ///
     /// # Errors
     /// What contradicts what.

@@ -1,8 +1,9 @@
 //! Page descriptors: one [`Page`] of 32 bytes per frame, in the memmap.
 //!
-//! A descriptor's fields are guarded by whoever owns the frame: the zone lock while it is on a free list, the per-CPU list's
-//! lock while it is there, the cache's list lock while it is a slab, the holder of the run otherwise. They are atomics because
-//! `free` of an arbitrary address reads `kind` before it knows the owner; all accesses but those of references are Relaxed, the locks order them.
+//! A descriptor's fields are guarded by whoever owns the frame: the zone lock while it is on a free list, the per-CPU
+//! list's lock while it is there, the cache's list lock while it is a slab, the holder of the run otherwise. They are
+//! atomics because `free` of an arbitrary address reads `kind` before it knows the owner; all accesses but those of
+//! references are Relaxed, the locks order them.
 
 mod list;
 
@@ -45,14 +46,15 @@ pub enum Kind {
     Row = 12,
     /// Last page of a row of several; `word` is the row's number of pages.
     RowEnd = 13,
-    /// Head of a page run of a class that `free` knows from the page-class map; `word` is its number of pages. Its tag there says that it
-    /// is a block, and how far into the page that starts; 0 that it was freed, and a CPU keeps it for the next request of its size.
+    /// Head of a page run of a class that `free` knows from the page-class map; `word` is its number of pages. Its tag
+    /// there says that it is a block, and how far into the page that starts; 0 that it was freed, and a CPU keeps it
+    /// for the next request of its size.
     Tagged = 14,
 }
 
 impl Kind {
-    /// Whether a frame that says so is free, or on its way: who frees it does so for the second time. (Of [`Kind::Tagged`] the page-class
-    /// map knows.)
+    /// Whether a frame that says so is free, or on its way: who frees it does so for the second time. (Of
+    /// [`Kind::Tagged`] the page-class map knows.)
     pub const fn is_free(self) -> bool {
         matches!(self, Kind::Buddy | Kind::Pcp | Kind::Isolated | Kind::Kept | Kind::Row | Kind::RowEnd)
     }
@@ -186,7 +188,8 @@ impl Page {
         self.kind.compare_exchange(from as u8, to as u8, Relaxed, Relaxed).is_ok()
     }
 
-    /// Takes the only reference there is away, so that nobody can take another one meanwhile; false where there are more.
+    /// Takes the only reference there is away, so that nobody can take another one meanwhile; false where there are
+    /// more.
     #[inline]
     pub fn freeze(&self) -> bool {
         // Acquire of what former holders released.

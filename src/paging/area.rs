@@ -1,4 +1,5 @@
-//! What a program may touch: intervals of addresses with their rights (`vm_area_struct`, as far as a fault looks at it).
+//! What a program may touch: intervals of addresses with their rights (`vm_area_struct`, as far as a fault looks at
+//! it).
 
 use crate::types::PAGE_SIZE;
 
@@ -39,7 +40,8 @@ pub struct Area {
     pub access: Access,
 }
 
-/// At most `N` areas, by address and apart. A table is enough for the few areas of a test or a boot task; searching it costs log2(N) steps.
+/// At most `N` areas, by address and apart. A table is enough for the few areas of a test or a boot task; searching it
+/// costs log2(N) steps.
 #[derive(Debug)]
 pub struct Areas<const N: usize> {
     all: [Area; N],
@@ -67,8 +69,8 @@ impl<const N: usize> Areas<N> {
         self.as_slice().get(self.index(address)).copied()
     }
 
-    /// Adds an area (`insert_vm_struct`). False, and nothing done, where it overlaps another one, is empty or not made of pages, or where
-    /// the table is full.
+    /// Adds an area (`insert_vm_struct`). False, and nothing done, where it overlaps another one, is empty or not made
+    /// of pages, or where the table is full.
     pub fn insert(&mut self, area: Area) -> bool {
         let at = self.index(area.start);
         let pages = area.start < area.end && (area.start | area.end) & (PAGE_SIZE - 1) == 0;
@@ -91,8 +93,8 @@ impl<const N: usize> Areas<N> {
         Some(area)
     }
 
-    /// Lets the area that begins at `start`, and grows downwards, begin at the page of `address` (`expand_stack`). False where a page
-    /// below would not stay free between it and the area before.
+    /// Lets the area that begins at `start`, and grows downwards, begin at the page of `address` (`expand_stack`).
+    /// False where a page below would not stay free between it and the area before.
     pub fn grow(&mut self, start: usize, address: usize) -> bool {
         let (at, to) = (self.index(start), address & !(PAGE_SIZE - 1));
         let apart = at == 0 || self.all[at - 1].end + PAGE_SIZE <= to;

@@ -1,15 +1,16 @@
 //! Page faults: the error code, as the x86 family pushes it, and what is to be done about one ([`do_page_fault`]).
 //!
-//! What to do is the same on every machine, so it is decided here; a machine says what it has by [`Faulting`]. After Linux's
-//! `do_page_fault` of the i386, without what the modern one knows besides (protection keys, spurious faults, SMAP).
+//! What to do is the same on every machine, so it is decided here; a machine says what it has by [`Faulting`]. After
+//! Linux's `do_page_fault` of the i386, without what the modern one knows besides (protection keys, spurious faults,
+//! SMAP).
 
 use core::fmt;
 
 use super::{Access, Area};
 use crate::types::PAGE_SIZE;
 
-/// Why an access faulted. Bit 0: the page was there and did not allow it; bit 1: it was a write; bit 2: it came from user
-/// mode. (Some texts swap the heads of the first two columns; this is what the hardware does.)
+/// Why an access faulted. Bit 0: the page was there and did not allow it; bit 1: it was a write; bit 2: it came from
+/// user mode. (Some texts swap the heads of the first two columns; this is what the hardware does.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FaultCode(pub u32);
 
@@ -108,11 +109,12 @@ pub trait Faulting {
     /// Where the kernel's addresses begin (`PAGE_OFFSET`).
     const KERNEL: usize;
 
-    /// Copies the kernel's own top-level entry for `address` to the page table in use, where it lacks (`vmalloc_fault`). False where
-    /// that is not what lacked.
+    /// Copies the kernel's own top-level entry for `address` to the page table in use, where it lacks
+    /// (`vmalloc_fault`). False where that is not what lacked.
     fn sync_kernel_entry(&mut self, address: usize) -> bool;
 
-    /// Whether the code that faulted has no address space, or may not wait for one: it is in an interrupt, or preemption is off.
+    /// Whether the code that faulted has no address space, or may not wait for one: it is in an interrupt, or
+    /// preemption is off.
     fn is_atomic(&self) -> bool;
 
     /// The first area that ends above `address`.
@@ -167,7 +169,8 @@ fn good_area<T: Faulting>(task: &mut T, fault: Fault) -> Result<Area, Signal> {
         }
         area.start = fault.address & !(PAGE_SIZE - 1);
     }
-    // 3. Does it allow the access? The hardware knows no right to execute alone, and a page that is present may be read.
+    // 3. Does it allow the access? The hardware knows no right to execute alone, and a page that is present may be
+    //    read.
     let allowed = if fault.code.is_write() {
         area.access.has(Access::WRITE)
     } else {

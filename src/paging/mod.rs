@@ -1,9 +1,10 @@
 //! Page tables: entry formats as data, built on every host, and one walker for all of them.
 //!
-//! The walker knows the kernel's four levels (pgd, pud, pmd, pte). A format that has fewer folds the missing ones, as the
-//! kernel's `pgtable-nop?d.h` do: the folded level's entry *is* the entry of the level above. Tables are reached through
-//! [`TableMemory`], so the same code walks hardware tables, a simulated machine's and the software tables of the hosted
-//! vmalloc area, where an entry says what a slot holds (see [`x86_64::Slot`]). What a fault leads to is decided here, too ([`do_page_fault`]).
+//! The walker knows the kernel's four levels (pgd, pud, pmd, pte). A format that has fewer folds the missing ones, as
+//! the kernel's `pgtable-nop?d.h` do: the folded level's entry *is* the entry of the level above. Tables are reached
+//! through [`TableMemory`], so the same code walks hardware tables, a simulated machine's and the software tables of
+//! the hosted vmalloc area, where an entry says what a slot holds (see [`x86_64::Slot`]). What a fault leads to is
+//! decided here, too ([`do_page_fault`]).
 
 mod area;
 mod fault;
@@ -136,8 +137,8 @@ pub enum Absent {
     },
 }
 
-/// An entry format: the geometry of the levels and the coding of entries. Entries are passed as `u64` whatever their width
-/// in memory.
+/// An entry format: the geometry of the levels and the coding of entries. Entries are passed as `u64` whatever their
+/// width in memory.
 pub trait Format {
     /// Index bits by level (index: [`Level`]); 0 for a folded level.
     const BITS: [u32; 4];

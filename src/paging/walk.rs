@@ -90,8 +90,8 @@ impl<F: Format> PageTable<F> {
         Entry { table: self.root, index: F::index(Level::Pgd, address.0) }
     }
 
-    /// Place of the pud entry, given the pgd entry at `pgd`: that same place where the pud is folded. `None` where `pgd`
-    /// points to no table.
+    /// Place of the pud entry, given the pgd entry at `pgd`: that same place where the pud is folded. `None` where
+    /// `pgd` points to no table.
     pub fn pud_offset<M: TableMemory>(self, memory: &M, pgd: Entry, address: VirtAddr) -> Option<Entry> {
         Self::offset(memory, Level::Pud, pgd, address)
     }
@@ -209,8 +209,8 @@ impl<F: Format> PageTable<F> {
         Ok(place)
     }
 
-    /// Removes the leaf (or the record of an absent page) that covers `address`, and the tables that become empty by it.
-    /// Returns its level and value; `None` where there was nothing.
+    /// Removes the leaf (or the record of an absent page) that covers `address`, and the tables that become empty by
+    /// it. Returns its level and value; `None` where there was nothing.
     pub fn unmap<M: TableMemory>(self, memory: &mut M, address: VirtAddr) -> Option<(Level, u64)> {
         let found = self.walk(memory, address);
         if found.entry == 0 {
@@ -221,7 +221,8 @@ impl<F: Format> PageTable<F> {
         Some((found.level, found.entry))
     }
 
-    /// Frees the empty tables on the way to `address`, lowest first, from the one that holds entries of `level` upwards.
+    /// Frees the empty tables on the way to `address`, lowest first, from the one that holds entries of `level`
+    /// upwards.
     fn prune<M: TableMemory>(self, memory: &mut M, address: VirtAddr, level: Level) {
         let mut way = [None; 4];
         let mut place = self.pgd_offset(address);

@@ -18,7 +18,8 @@ impl Format for X86_64 {
 pub enum SlotState {
     /// Not usable.
     Empty,
-    /// Not usable; an area that began here was freed and purged (so that a second free of it is told from a foreign one).
+    /// Not usable; an area that began here was freed and purged (so that a second free of it is told from a foreign
+    /// one).
     Freed,
     /// Usable, never handed out since it was mapped: reads zero.
     Zero,
@@ -26,8 +27,8 @@ pub enum SlotState {
     Dirty,
 }
 
-/// A software entry of the vmalloc table. It is a legal x86-64 entry: DIRTY is the dirty bit, the rest lies in bits that
-/// hardware leaves to software (9–11, 52–58).
+/// A software entry of the vmalloc table. It is a legal x86-64 entry: DIRTY is the dirty bit, the rest lies in bits
+/// that hardware leaves to software (9–11, 52–58).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slot(pub u64);
 

@@ -1,16 +1,17 @@
 //! The barn: a node's stock of full and empty sheaves of one cache.
 //!
-//! Giving or taking a sheaf is O(1) under a short lock: a free on another CPU than the allocation's costs one exchange per
-//! sheaf, not one per object (arrays that are copied instead cost 2–4 ns an object).
+//! Giving or taking a sheaf is O(1) under a short lock: a free on another CPU than the allocation's costs one exchange
+//! per sheaf, not one per object (arrays that are copied instead cost 2–4 ns an object).
 //!
-//! Objects of full sheaves come out again in the reverse order of their frees, wherever they lie; those of slabs lowest address first. Where what
-//! a program frees and makes goes up and down by less than the barn holds, as in a loop, that saves the way through the slabs. Where it
-//! frees more, as when it drops a large structure, what it makes next would lie scattered: a *flood*, in which all sheaves go back to the slabs,
-//! from the first for which there was no room to the next request that finds none, some at a time ([`TOGETHER`]). (Frees that may not block begin one,
-//! too, but take only their own sheaf along.) Measured (paired rounds in one process, ten times, time without floods
-//! in relation to that with them): `documents` 1.00 to 1.3, mostly 1.1, more where others use the caches, too, as it is the program's own code
-//! that waits less (a fifth); `tree` and blocks in turn 1.00. Rejected: one full sheaf at most, which does the same, but 1000 blocks in turn
-//! take 1.35 times as long; four of them (no difference).
+//! Objects of full sheaves come out again in the reverse order of their frees, wherever they lie; those of slabs lowest
+//! address first. Where what a program frees and makes goes up and down by less than the barn holds, as in a loop, that
+//! saves the way through the slabs. Where it frees more, as when it drops a large structure, what it makes next would
+//! lie scattered: a *flood*, in which all sheaves go back to the slabs, from the first for which there was no room to
+//! the next request that finds none, some at a time ([`TOGETHER`]). (Frees that may not block begin one, too, but take
+//! only their own sheaf along.) Measured (paired rounds in one process, ten times, time without floods in relation to
+//! that with them): `documents` 1.00 to 1.3, mostly 1.1, more where others use the caches, too, as it is the program's
+//! own code that waits less (a fifth); `tree` and blocks in turn 1.00. Rejected: one full sheaf at most, which does the
+//! same, but 1000 blocks in turn take 1.35 times as long; four of them (no difference).
 
 use super::sheaf::Sheaf;
 use crate::machine::no_sheaf;

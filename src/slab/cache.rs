@@ -37,7 +37,8 @@ impl SlabFlags {
     pub const CONSISTENCY_CHECKS: SlabFlags = SlabFlags(0x100);
     /// What lies in front of an object and behind its end is checked when it is freed, and when it is handed out again.
     pub const RED_ZONE: SlabFlags = SlabFlags(0x400);
-    /// Freed objects are filled with 0x6b, and checked when they are handed out again. Objects with a constructor are not.
+    /// Freed objects are filled with 0x6b, and checked when they are handed out again. Objects with a constructor are
+    /// not.
     pub const POISON: SlabFlags = SlabFlags(0x800);
     /// Objects start at a cache line; small ones share a line evenly.
     pub const HWCACHE_ALIGN: SlabFlags = SlabFlags(0x2000);
@@ -203,7 +204,8 @@ pub struct Cache {
     shape: UnsafeCell<Shape>,
     /// `kmem_cache_create` calls that share it.
     pub(super) users: AtomicU32,
-    /// Objects of the next refill; doubles up to the capacity while they come quickly, so that a program that needs three objects makes few.
+    /// Objects of the next refill; doubles up to the capacity while they come quickly, so that a program that needs
+    /// three objects makes few.
     pub(super) refill: AtomicU16,
     /// When the last one was, in milliseconds (wrapping).
     pub(super) refilled_ms: AtomicUsize,
@@ -234,9 +236,10 @@ impl Far {
     }
 }
 
-// SAFETY: `shape` is written only in state Changing by the one thread that made that transition, and read only by who has the cache, or saw it in
-// state Live, which is published with Release and read with Acquire, and is counted in (`InHand`) or holds the registry lock: `destroy` waits for both
-// between Live and Vacant. Everything else is atomics and locks.
+// SAFETY: `shape` is written only in state Changing by the one thread that made that transition, and read only by who
+// has the cache, or saw it in state Live, which is published with Release and read with Acquire, and is counted in
+// (`InHand`) or holds the registry lock: `destroy` waits for both between Live and Vacant. Everything else is atomics
+// and locks.
 unsafe impl Sync for Cache {}
 
 const fn class_layouts() -> [SlabLayout; NR_STATIC] {
@@ -293,7 +296,8 @@ const RUN_NAMES: [&str; NR_RUNS] = [
     "run-1280k", "run-1408k", "run-1536k", "run-1664k", "run-1792k", "run-1920k", "run-2048k", "run-last",
 ];
 
-/// The name of a boot-static cache, its bytes and not where they are: that would be a relocation each, and a page more that the loader writes to.
+/// The name of a boot-static cache, its bytes and not where they are: that would be a relocation each, and a page more
+/// that the loader writes to.
 #[derive(Clone, Copy)]
 struct Name {
     len: u8,
@@ -375,7 +379,8 @@ impl Cache {
     /// The shape, to be read.
     pub(super) fn shape(&self) -> &Shape {
         debug_assert!(matches!(self.state(), State::Live | State::Ending));
-        // SAFETY: the cache is live, or the caller came upon it while it was and is waited for, so nobody writes the shape.
+        // SAFETY: the cache is live, or the caller came upon it while it was and is waited for, so nobody writes the
+        // shape.
         unsafe { &*self.shape.get() }
     }
 

@@ -1,9 +1,10 @@
-//! The general caches' size classes: 8, 16, then 16-byte steps to 128, then four per doubling up to 8 KiB, from 1 KiB on those that fill
-//! their slabs: 32 KiB hold seven objects of 4672 bytes, and of 5 KiB only six.
+//! The general caches' size classes: 8, 16, then 16-byte steps to 128, then four per doubling up to 8 KiB, from 1 KiB
+//! on those that fill their slabs: 32 KiB hold seven objects of 4672 bytes, and of 5 KiB only six.
 //!
-//! 33 classes waste 9.3 % on average over uniformly distributed sizes, what slabs have left over included; four even steps per doubling 12.4 %
-//! (8.0 % without the slabs), the kernel's 13 powers of two (with 96 and 192) 25 %. Machines of 32 bits have the kernel's: each class that is used holds two sheaves for each CPU and slabs that are not full, which on a machine with a few
-//! megabytes is more than what finer steps save.
+//! 33 classes waste 9.3 % on average over uniformly distributed sizes, what slabs have left over included; four even
+//! steps per doubling 12.4 % (8.0 % without the slabs), the kernel's 13 powers of two (with 96 and 192) 25 %. Machines
+//! of 32 bits have the kernel's: each class that is used holds two sheaves for each CPU and slabs that are not full,
+//! which on a machine with a few megabytes is more than what finer steps save.
 #![allow(unsafe_code)]
 
 /// Number of classes; ids are 1 to this.
@@ -30,8 +31,8 @@ pub const fn class_size(id: usize) -> usize {
     FINE[id - 1]
 }
 
-/// Alignment in bytes that every object of class `id` has: the size itself for powers of two, else its lowest set bit up
-/// to 64 (slab headers and colours are multiples of what a class promises).
+/// Alignment in bytes that every object of class `id` has: the size itself for powers of two, else its lowest set bit
+/// up to 64 (slab headers and colours are multiples of what a class promises).
 pub const fn class_align(id: usize) -> usize {
     let size = class_size(id);
     let low = size & size.wrapping_neg();
@@ -128,8 +129,8 @@ const fn aligned() -> [[u8; NR_CLASSES + 1]; ALIGNS] {
     table
 }
 
-/// For each alignment, and each class that holds the size, the smallest class that holds it so aligned; 0 where none does. (A search among
-/// the classes took half of the time of aligned requests.)
+/// For each alignment, and each class that holds the size, the smallest class that holds it so aligned; 0 where none
+/// does. (A search among the classes took half of the time of aligned requests.)
 static ALIGNED: [[u8; NR_CLASSES + 1]; ALIGNS] = aligned();
 
 /// The smallest class that holds `size` bytes at `align` (a power of two); `None` where no class does.

@@ -29,12 +29,12 @@ const NAMED: usize = 6;
 
 impl<M: Machine> Slab<M> {
     /// Makes a cache of objects of `size` bytes at `align` (0, or a power of two up to a page). A constructor runs once
-    /// per object, before it is first handed out; what it set up is kept while the object is free. Caches without one, of
-    /// the same shape and flags, share their slabs unless [`SlabFlags::NO_MERGE`] or a check is set.
+    /// per object, before it is first handed out; what it set up is kept while the object is free. Caches without one,
+    /// of the same shape and flags, share their slabs unless [`SlabFlags::NO_MERGE`] or a check is set.
     ///
     /// # Errors
-    /// [`AllocError::Invalid`]: size 0 or above 4 MiB, a bad alignment, an empty name, flags that do not exist or contradict each
-    /// other. [`AllocError::NoMemory`]: all ids are taken.
+    /// [`AllocError::Invalid`]: size 0 or above 4 MiB, a bad alignment, an empty name, flags that do not exist or
+    /// contradict each other. [`AllocError::NoMemory`]: all ids are taken.
     pub fn create(
         &self,
         m: &M,
@@ -148,8 +148,8 @@ impl<M: Machine> Slab<M> {
     /// Ends one user's share in a cache; with the last one its memory goes back.
     ///
     /// # Safety
-    /// The share is the caller's (from [`Slab::create`] or [`Slab::share`]), who uses neither it nor copies of the id any more: the next cache may have
-    /// the same. (Objects that are still out are noticed.)
+    /// The share is the caller's (from [`Slab::create`] or [`Slab::share`]), who uses neither it nor copies of the id
+    /// any more: the next cache may have the same. (Objects that are still out are noticed.)
     ///
     /// # Errors
     /// The number of objects still out; they are reported, and the cache stays.
@@ -178,8 +178,9 @@ impl<M: Machine> Slab<M> {
             let _registry = self.registry.lock(m);
             descriptor.set_state(State::Ending);
         }
-        // Who shrinks all caches may still have its last slabs, or be looking at it: by its shape, which the next one of this id changes. Changed, not
-        // read: who is counted in later sees that it ends (Release, pairs with the Acquire in `InHand::new`), who was before is waited for.
+        // Who shrinks all caches may still have its last slabs, or be looking at it: by its shape, which the next one
+        // of this id changes. Changed, not read: who is counted in later sees that it ends (Release, pairs with the
+        // Acquire in `InHand::new`), who was before is waited for.
         self.flushes[0].fetch_add(0, AcqRel);
         self.wait_for_hands(m);
         let _registry = self.registry.lock(m);

@@ -1,5 +1,5 @@
-//! What `malloc` and `free` do where the current CPU's sheaf is empty, or full: sheaves are exchanged between the row, its spare, and
-//! the node's barn.
+//! What `malloc` and `free` do where the current CPU's sheaf is empty, or full: sheaves are exchanged between the row,
+//! its spare, and the node's barn.
 #![allow(unsafe_code)]
 
 use core::ptr;
@@ -20,10 +20,12 @@ const SHORT: u16 = 32;
 /// Objects of a cache's first refill, and their bytes.
 pub(super) const FIRST_REFILL: u16 = 8;
 const FIRST_REFILL_BYTES: u32 = 4096;
-/// So many objects of a size class come straight from slabs, and as many go straight back, before a CPU gets a sheaf: that takes a page and its fault, and small
-/// programs want most sizes once or twice (one of ten blocks: 9 pages less, and 6 of 290 µs).
+/// So many objects of a size class come straight from slabs, and as many go straight back, before a CPU gets a sheaf:
+/// that takes a page and its fault, and small programs want most sizes once or twice (one of ten blocks: 9 pages less,
+/// and 6 of 290 µs).
 pub(super) const FIRST_DIRECT: usize = 4;
-/// As the first ones of a slab share a set of the CPU's cache, one of so many is taken then, which the cache's number says.
+/// As the first ones of a slab share a set of the CPU's cache, one of so many is taken then, which the cache's number
+/// says.
 const FIRST_SPREAD: usize = 4;
 /// Two refills are in quick succession where so many milliseconds lie between them.
 const QUICK_MS: usize = 10;
@@ -91,8 +93,9 @@ impl<M: Machine> Slab<M> {
             let size = self.refill_size(m, pages, id, gfp);
             own.fill(size, |slots| {
                 let got = self.take_objects(m, pages, id, slots, gfp, m.node());
-                // The first objects of slabs are those of pages, which share a set of the CPU's cache: a cache of which few are wanted begins with
-                // another one, which its number says (blocks of 20 sizes, one at a time: 3 % less, and of 314 misses 19).
+                // The first objects of slabs are those of pages, which share a set of the CPU's cache: a cache of which
+                // few are wanted begins with another one, which its number says (blocks of 20 sizes, one at a time: 3 %
+                // less, and of 314 misses 19).
                 if (1..=FIRST_REFILL as usize).contains(&got) {
                     let last = got - 1;
                     slots.swap(last, last - id as usize % got);
@@ -188,7 +191,8 @@ impl<M: Machine> Slab<M> {
         if runs::is_run(id) { sheaf::OF_RUNS } else { self.layout(id).capacity }
     }
 
-    /// Objects to take for the next refill: few where the last one was long ago, and then none that other CPUs have too many of.
+    /// Objects to take for the next refill: few where the last one was long ago, and then none that other CPUs have too
+    /// many of.
     fn refill_size(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> usize {
         let (cache, layout) = (self.cache(id), self.layout(id));
         let now = m.now_ms() as usize;
@@ -203,8 +207,8 @@ impl<M: Machine> Slab<M> {
         size as usize
     }
 
-    /// Empties all sheaves of a cache that has few objects, and none in its slabs. Objects that are allocated on one CPU and freed on
-    /// another would else, in time, fill the sheaves of both.
+    /// Empties all sheaves of a cache that has few objects, and none in its slabs. Objects that are allocated on one
+    /// CPU and freed on another would else, in time, fill the sheaves of both.
     fn recall(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
         let (mut objects, mut free) = (0, 0);
         for node in self.nodes_of(m, id) {
@@ -217,9 +221,10 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Takes the current CPU's main sheaf, if it is still `word` and one of few objects: half of it, or of the spare, is moved then instead of the two
-    /// exchanged, which a program whose demand swings about the end of such a sheaf would do again and again (three times in ten with blocks of 8 KiB;
-    /// ten live blocks of 4 to 8 KiB take 0.6 of the time, a hundred 0.9).
+    /// Takes the current CPU's main sheaf, if it is still `word` and one of few objects: half of it, or of the spare,
+    /// is moved then instead of the two exchanged, which a program whose demand swings about the end of such a sheaf
+    /// would do again and again (three times in ten with blocks of 8 KiB; ten live blocks of 4 to 8 KiB take 0.6 of the
+    /// time, a hundred 0.9).
     fn take_short(&self, m: &M, id: u8, word: usize) -> Option<Sheaf> {
         let short = word != no_sheaf() && self.layout(id).capacity <= SHORT;
         // SAFETY: `word` was read from the row; a successful replace makes the sheaf ours.
@@ -237,7 +242,8 @@ impl<M: Machine> Slab<M> {
         self.take_sheaf(m, id, Word::Spare(id), wanted)
     }
 
-    /// Takes the sheaf that is at `which` of cache `id` in the current CPU's row, if `wanted` likes its length and fullness.
+    /// Takes the sheaf that is at `which` of cache `id` in the current CPU's row, if `wanted` likes its length and
+    /// fullness.
     pub(super) fn take_sheaf(&self, m: &M, id: u8, which: Word, wanted: impl Fn(usize, bool) -> bool) -> Option<Sheaf> {
         let word = m.read(which)?;
         // SAFETY: `word` was in a row.
@@ -294,8 +300,8 @@ impl<M: Machine> Slab<M> {
         self.put_in_row(m, Word::Main(id), old, own, |lost| self.stow(m, pages, id, lost, gfp));
     }
 
-    /// Makes `own` what `which` of the current CPU's row is, in place of `old`, which was read from there or is "no sheaf"; `stow` gets the one that
-    /// lost.
+    /// Makes `own` what `which` of the current CPU's row is, in place of `old`, which was read from there or is "no
+    /// sheaf"; `stow` gets the one that lost.
     pub(super) fn put_in_row(&self, m: &M, which: Word, old: usize, own: Sheaf, stow: impl FnOnce(Sheaf)) {
         let capacity = own.said();
         let word = own.into_word();

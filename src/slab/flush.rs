@@ -1,5 +1,5 @@
-//! What lies in sheaves, in barns and in empty slabs goes back: because somebody wants all of it, memory is short, or it was not
-//! needed for a while.
+//! What lies in sheaves, in barns and in empty slabs goes back: because somebody wants all of it, memory is short, or
+//! it was not needed for a while.
 
 use core::sync::atomic::Ordering;
 
@@ -14,7 +14,8 @@ use crate::zone::{Cost, PageAllocator};
 
 /// How often who has to know of every object waits for others to put down what they took out of sheaves.
 const FLUSH_TRIES: u32 = 10_000;
-/// Sheaves are gathered once so much of all memory was begun, and so many pages for each CPU, whose row takes microseconds to empty.
+/// Sheaves are gathered once so much of all memory was begun, and so many pages for each CPU, whose row takes
+/// microseconds to empty.
 const GATHER_PART: u64 = 64;
 const GATHER_CPU: u64 = 64;
 /// So many times as much where there are threads.
@@ -51,7 +52,8 @@ impl<M: Machine> Slab<M> {
         self.flush_where(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
     }
 
-    /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then. Whether it got through.
+    /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then. Whether
+    /// it got through.
     pub(super) fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) -> bool {
         let _in_hand = InHand::new(&self.flushes);
         self.empty_sheaves(m, pages, until, wanted)
@@ -83,21 +85,23 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// `opened` pages of fresh memory had to be begun: after some of it what lies in sheaves, and holds on to a slab for each object, goes
-    /// back, so that other caches and runs can have it before more is begun.
+    /// `opened` pages of fresh memory had to be begun: after some of it what lies in sheaves, and holds on to a slab
+    /// for each object, goes back, so that other caches and runs can have it before more is begun.
     ///
-    /// (Arrays that grow in step pass through the classes. MiB resident at most, with this and without: perl 102.1 and 108.5, python3 with
-    /// objects 102.2 and 107.3; where only caches of which no slow path was taken since the last time are emptied, 104.1 and 102.2.
-    /// Page runs stay, unless a quarter of all memory is in their sheaves: with theirs 104.4 and 104.8 in place of 104.6 and 104.7, but 82.9 instead of
-    /// 78.9 of `large-same`, 46.4 instead of 43.3 of `random-100k`. A quarter, and more, it is where one CPU frees what the other allocates: node, whose
-    /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time.
-    /// Where runs cost only addresses it would gain none, and what comes next would begin other pages: `large` took 1.5 times as long and 5.5 MiB in place of
-    /// 4.1, `pages` 1.07 times and 7.6 in place of 6.3.
-    /// Rejected: more seldom, by a sixteenth or an eighth of all memory, or by the objects that the last
-    /// time moved (1 to 3 % of `random-100k`; perl 104 MiB); caches alone of which no slow path was taken since (the same).
-    /// Where there are threads, which refill at once what another one emptied, it took a tenth and more of the CPU time of `threads-8` to `threads-64`, and
-    /// none of their memory less. CPU ms of `threads-32` and `threads-64`, and MiB of perl with a thread that sleeps: every 64th of all memory 138, 175, 102;
-    /// that, but only caches of which no slow path was taken since, 129, 164, 104; an eighth 126, 153, 104; never 120, 151, 110.)
+    /// (Arrays that grow in step pass through the classes. MiB resident at most, with this and without: perl 102.1 and
+    /// 108.5, python3 with objects 102.2 and 107.3; where only caches of which no slow path was taken since the last
+    /// time are emptied, 104.1 and 102.2. Page runs stay, unless a quarter of all memory is in their sheaves: with
+    /// theirs 104.4 and 104.8 in place of 104.6 and 104.7, but 82.9 instead of 78.9 of `large-same`, 46.4 instead of
+    /// 43.3 of `random-100k`. A quarter, and more, it is where one CPU frees what the other allocates: node, whose
+    /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time. Where runs cost only
+    /// addresses it would gain none, and what comes next would begin other pages: `large` took 1.5 times as long and
+    /// 5.5 MiB in place of 4.1, `pages` 1.07 times and 7.6 in place of 6.3. Rejected: more seldom, by a sixteenth or an
+    /// eighth of all memory, or by the objects that the last time moved (1 to 3 % of `random-100k`; perl 104 MiB);
+    /// caches alone of which no slow path was taken since (the same). Where there are threads, which refill at once
+    /// what another one emptied, it took a tenth and more of the CPU time of `threads-8` to `threads-64`, and none of
+    /// their memory less. CPU ms of `threads-32` and `threads-64`, and MiB of perl with a thread that sleeps: every
+    /// 64th of all memory 138, 175, 102; that, but only caches of which no slow path was taken since, 129, 164, 104; an
+    /// eighth 126, 153, 104; never 120, 151, 110.)
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
         let committed = pages.committed();
@@ -148,7 +152,8 @@ impl<M: Machine> Slab<M> {
         self.ids().filter(|id| only.is_none_or(|o| o == *id)).for_each(|id| self.shrink_slabs(m, pages, id));
     }
 
-    /// Gives the empty slabs of a cache back. The caller is counted in: they are still the cache's when no list has them any more.
+    /// Gives the empty slabs of a cache back. The caller is counted in: they are still the cache's when no list has
+    /// them any more.
     fn shrink_slabs(&self, m: &M, pages: &PageAllocator<M>, id: u8) {
         for node in self.nodes_of(m, id) {
             let mut release = PageList::new();
@@ -157,8 +162,8 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Gives back what lies behind the last object in use of slabs of size classes of which none was wanted lately, until
-    /// [`Machine::now_ms`] is `until`. To be called after [`Slab::shrink`]. Returns pages.
+    /// Gives back what lies behind the last object in use of slabs of size classes of which none was wanted lately,
+    /// until [`Machine::now_ms`] is `until`. To be called after [`Slab::shrink`]. Returns pages.
     pub fn give_back_tails(&self, m: &M, pages: &PageAllocator<M>, until: u64) -> u64 {
         let mut gone = 0;
         for id in 1..=NR_CLASSES as u8 {

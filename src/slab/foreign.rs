@@ -1,21 +1,25 @@
 //! Objects of which several share a cache line, and the CPUs they are for.
 //!
-//! Two CPUs that write to one cache line wait for each other, up to a hundred times as long as for a line of their own. So a slab of a
-//! *dense* class (up to 48 bytes) has an owner: the CPU for which a refill took objects from it last, kept in its page's tag. A refill takes
-//! from the CPU's own slabs first, then from empty ones, then from a new one, and from others' only where there is more free than a slab for
-//! each owner. What is freed on another CPU than its slab's owner is *foreign*: it is not handed out there next, beside what the owner hands out,
-//! but goes into a third sheaf of the CPU, and that, when it is full, to the barn.
+//! Two CPUs that write to one cache line wait for each other, up to a hundred times as long as for a line of their own.
+//! So a slab of a *dense* class (up to 48 bytes) has an owner: the CPU for which a refill took objects from it last,
+//! kept in its page's tag. A refill takes from the CPU's own slabs first, then from empty ones, then from a new one,
+//! and from others' only where there is more free than a slab for each owner. What is freed on another CPU than its
+//! slab's owner is *foreign*: it is not handed out there next, beside what the owner hands out, but goes into a third
+//! sheaf of the CPU, and that, when it is full, to the barn.
 //!
-//! So threads that each write to small blocks of their own, and are moved from CPU to CPU, do not come to share lines for good, nor does who frees
-//! what another thread made. The slabs of a sheaf that comes from the barn become the CPU's, so that what moved for good
-//! is not foreign for ever; in a program of one thread that of an object does when it is freed.
+//! So threads that each write to small blocks of their own, and are moved from CPU to CPU, do not come to share lines
+//! for good, nor does who frees what another thread made. The slabs of a sheaf that comes from the barn become the
+//! CPU's, so that what moved for good is not foreign for ever; in a program of one thread that of an object does when
+//! it is freed.
 //!
-//! The check is that for the start of an object ([`super::tag`]), whose limits each CPU has in its row: `free` takes no instruction more for it. (In front of
-//! the section, with the number of the CPU, it was five, and a pair of 64 bytes 7 % longer.) Four threads that write to blocks of their own
-//! (`sharing-active`, `sharing-passive`) took 0.2 to 0.9 s before, and take 0.09 s since, as with those who give a block back to its owner.
+//! The check is that for the start of an object ([`super::tag`]), whose limits each CPU has in its row: `free` takes no
+//! instruction more for it. (In front of the section, with the number of the CPU, it was five, and a pair of 64 bytes 7
+//! % longer.) Four threads that write to blocks of their own (`sharing-active`, `sharing-passive`) took 0.2 to 0.9 s
+//! before, and take 0.09 s since, as with those who give a block back to its owner.
 //!
-//! Not kept apart: larger objects that are no multiple of a line, which share one with a neighbour at most; what a refill left to this CPU of a slab that is another
-//! one's since, a line or two; and more than a sheaf of foreign objects, which comes back by the barn to whoever asks.
+//! Not kept apart: larger objects that are no multiple of a line, which share one with a neighbour at most; what a
+//! refill left to this CPU of a slab that is another one's since, a line or two; and more than a sheaf of foreign
+//! objects, which comes back by the barn to whoever asks.
 #![allow(unsafe_code)]
 
 use core::ptr::{null_mut, with_exposed_provenance};
@@ -29,7 +33,8 @@ use crate::gfp::Gfp;
 use crate::machine::{Machine, OWNERS, Word, no_sheaf, owner};
 use crate::zone::PageAllocator;
 
-/// Of so many objects of a sheaf one has its slab looked at: as they were freed together, those beside it may well be of the same.
+/// Of so many objects of a sheaf one has its slab looked at: as they were freed together, those beside it may well be
+/// of the same.
 const ADOPTS: usize = 8;
 
 impl<M: Machine> Slab<M> {
@@ -89,9 +94,10 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Looks after a sheaf of cache `id` that another CPU may have filled: in whose cache the objects are then, so that `malloc`, which compares marks, would
-    /// wait for one line after the other. Fetched together they take less. (`producer-consumer`, with a thread on each of two CPUs: 190 in place of 318 ms,
-    /// jemalloc 223; the last 64 alone 293, the last 128 265. On one CPU, and where sheaves come back to their CPU, it makes no difference.)
+    /// Looks after a sheaf of cache `id` that another CPU may have filled: in whose cache the objects are then, so that
+    /// `malloc`, which compares marks, would wait for one line after the other. Fetched together they take less.
+    /// (`producer-consumer`, with a thread on each of two CPUs: 190 in place of 318 ms, jemalloc 223; the last 64 alone
+    /// 293, the last 128 265. On one CPU, and where sheaves come back to their CPU, it makes no difference.)
     pub(super) fn receive(&self, m: &M, id: u8, sheaf: &Sheaf) {
         if !m.looks_below() {
             // SAFETY: the sheaf is the caller's.
@@ -101,7 +107,8 @@ impl<M: Machine> Slab<M> {
         self.adopt_all(m, id, sheaf);
     }
 
-    /// Makes the slabs of a sheaf of cache `id` this CPU's, where they have owners. That of one thread does so as it goes.
+    /// Makes the slabs of a sheaf of cache `id` this CPU's, where they have owners. That of one thread does so as it
+    /// goes.
     pub(super) fn adopt_all(&self, m: &M, id: u8, sheaf: &Sheaf) {
         if is_dense(id) && !m.looks_below() {
             // SAFETY: the sheaf is the caller's.
@@ -115,7 +122,8 @@ impl<M: Machine> Slab<M> {
         if is_dense(id) { self.take_sheaf(m, id, Word::Foreign(id), |len, _| len > 0) } else { None }
     }
 
-    /// An object of the current CPU's foreign sheaf, for a request that cannot be had otherwise; the others are handed out next.
+    /// An object of the current CPU's foreign sheaf, for a request that cannot be had otherwise; the others are handed
+    /// out next.
     #[cold]
     pub(super) fn foreign_object(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
         let Some(mut own) = self.take_foreign(m, id) else { return null_mut() };

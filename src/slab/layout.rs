@@ -1,7 +1,7 @@
 //! The shape of a cache's slabs: order, number of objects, colours, and where the free map lies.
 //!
-//! The free map is never inside the objects: nothing in freed memory can corrupt it, a double free is one bit test, and a
-//! constructed object keeps its state while it is free.
+//! The free map is never inside the objects: nothing in freed memory can corrupt it, a double free is one bit test, and
+//! a constructed object keeps its state while it is free.
 
 use crate::machine::SHEAF_SLOTS;
 use crate::types::{Order, PAGE_SIZE};
@@ -58,9 +58,9 @@ pub struct Starts {
 impl Starts {
     /// [`SlabLayout::nth`], with one multiplication.
     ///
-    /// The reciprocal times the size is 2³² and an excess below the size. So the product for object `i` is `i` times 2³² and `i` times the
-    /// excess, which is less than the reciprocal: with several objects a slab is not larger than 32 KiB. What is not a start has at least the
-    /// reciprocal more.
+    /// The reciprocal times the size is 2³² and an excess below the size. So the product for object `i` is `i` times
+    /// 2³² and `i` times the excess, which is less than the reciprocal: with several objects a slab is not larger than
+    /// 32 KiB. What is not a start has at least the reciprocal more.
     #[inline(always)]
     pub const fn nth(self, distance: usize) -> Option<u32> {
         if distance >= self.span {
@@ -73,16 +73,18 @@ impl Starts {
 
 /// A cache line, the unit of colours.
 pub(super) const LINE: usize = 64;
-/// Slabs are at most this order unless an object needs more. (Rejected: at least four pages for objects whose map lies with them, of which a
-/// page is just one sheaf's. The workload `tree` takes 0.066 s in place of 0.070, but `random-100k` and `graph` have 5 % more resident, and
-/// `fragmentation` 2 % more and takes a twelfth longer. Nor as few pages as leave little over, whatever the number of objects: after the peak of
-/// `idle` 27.4 MiB stay in place of 31.8, but `random-100k` has 2 MiB more in most runs; tails that go back do the same.)
+/// Slabs are at most this order unless an object needs more. (Rejected: at least four pages for objects whose map lies
+/// with them, of which a page is just one sheaf's. The workload `tree` takes 0.066 s in place of 0.070, but
+/// `random-100k` and `graph` have 5 % more resident, and `fragmentation` 2 % more and takes a twelfth longer. Nor as
+/// few pages as leave little over, whatever the number of objects: after the peak of `idle` 27.4 MiB stay in place of
+/// 31.8, but `random-100k` has 2 MiB more in most runs; tails that go back do the same.)
 const MAX_SLAB_ORDER: u8 = 3;
 /// Fewer objects than this in a slab make its bookkeeping too frequent (until [`MAX_SLAB_ORDER`]).
 const MIN_OBJECTS: usize = 8;
-/// Bytes that a sheaf's objects should not exceed. (Rejected: 128 KiB of those larger than a page, of which a sheaf holds 8 to 14. 50 of 4 to 8 KiB
-/// in turn take 0.73 of the time, 0.76 in 96 KiB and 0.6 in 160, as one call in fifteen takes a slow path; `random-100k` 0.97. Random live sets of 20 000 to
-/// 200 000 have as much resident on average, 2 % more in 256 KiB, but `random-100k` itself has a huge page more.)
+/// Bytes that a sheaf's objects should not exceed. (Rejected: 128 KiB of those larger than a page, of which a sheaf
+/// holds 8 to 14. 50 of 4 to 8 KiB in turn take 0.73 of the time, 0.76 in 96 KiB and 0.6 in 160, as one call in fifteen
+/// takes a slow path; `random-100k` 0.97. Random live sets of 20 000 to 200 000 have as much resident on average, 2 %
+/// more in 256 KiB, but `random-100k` itself has a huge page more.)
 const SHEAF_TARGET: usize = 64 << 10;
 
 const fn round_up(n: usize, to: usize) -> usize {
@@ -110,9 +112,9 @@ impl SlabLayout {
         min_partial: 0,
     };
 
-    /// The layout for objects of `object_size` bytes at `align` (a power of two), with `extra` bytes behind each for the
-    /// allocator's own use. At most `max_colours` (2 to 256) colours.
-    /// `None` where an object does not fit into the largest block.
+    /// The layout for objects of `object_size` bytes at `align` (a power of two), with `extra` bytes behind each for
+    /// the allocator's own use. At most `max_colours` (2 to 256) colours. `None` where an object does not fit into the
+    /// largest block.
     pub const fn compute(
         object_size: usize,
         align: usize,
@@ -132,8 +134,9 @@ impl SlabLayout {
         } else {
             MapPlace::OnSlab
         };
-        // The kernel's calculate_order: the smallest order with at most 1/32 (there 1/16) left over, then twice as much, and so on. (Of 320, 384,
-        // 640 and 768 bytes that saves 4 %, as each of them leaves just 1/16 of a page; no other size class changes.)
+        // The kernel's calculate_order: the smallest order with at most 1/32 (there 1/16) left over, then twice as
+        // much, and so on. (Of 320, 384, 640 and 768 bytes that saves 4 %, as each of them leaves just 1/16 of a page;
+        // no other size class changes.)
         let mut fraction = 32;
         while fraction >= 1 {
             let mut order = 0;
@@ -234,7 +237,8 @@ impl SlabLayout {
         self.nth(offset.wrapping_sub(self.offset(colour, 0)))
     }
 
-    /// The object that starts `distance` bytes behind the start of the first; `None` where none does. Any distance will do.
+    /// The object that starts `distance` bytes behind the start of the first; `None` where none does. Any distance will
+    /// do.
     #[inline(always)]
     pub const fn nth(&self, distance: usize) -> Option<u32> {
         self.starts().nth(distance)
@@ -246,7 +250,8 @@ impl SlabLayout {
         Starts { reciprocal: self.reciprocal, span: (self.objects as usize).saturating_sub(1) * self.size as usize + 1 }
     }
 
-    /// Which word of the free map holds object `index`, and its bit. Descriptor maps fill each page's word before the next.
+    /// Which word of the free map holds object `index`, and its bit. Descriptor maps fill each page's word before the
+    /// next.
     #[inline(always)]
     pub const fn bit(&self, index: u32) -> (u32, u64) {
         (index / 64, 1 << (index % 64))

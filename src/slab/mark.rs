@@ -1,36 +1,42 @@
-//! Marks: what a free object of a size class has in its first word, in sheaves and in its slab, if it was ever handed out.
+//! Marks: what a free object of a size class has in its first word, in sheaves and in its slab, if it was ever handed
+//! out.
 //!
-//! A free writes the mark; a malloc compares it, clears it, and hands the object out. A refill of a sheaf marks what was never handed
-//! out, and leaves the others as they are. Of an object that was freed twice there are two copies about, in sheaves or one in its
-//! slab: the first that is handed out has the mark, the second has not, is reported and set aside. So no object has two owners, and one
-//! that was written to while it was free is found as well; but not where two CPUs take the two copies in the same instant, nor what is
-//! named below, nor where the memory went back to the system between the two frees and the second one was a fast one.
+//! A free writes the mark; a malloc compares it, clears it, and hands the object out. A refill of a sheaf marks what
+//! was never handed out, and leaves the others as they are. Of an object that was freed twice there are two copies
+//! about, in sheaves or one in its slab: the first that is handed out has the mark, the second has not, is reported and
+//! set aside. So no object has two owners, and one that was written to while it was free is found as well; but not
+//! where two CPUs take the two copies in the same instant, nor what is named below, nor where the memory went back to
+//! the system between the two frees and the second one was a fast one.
 //!
-//! A free does not *read* the mark, but a slow one does: an object that is freed was often last used long ago, and a load that misses the caches holds up
-//! the retirement of all that follows, which a store does not. Measured (2 CPUs, preloaded, time of the user's code, medians, with such a
-//! load in `free` / without / mimalloc 2): 100 000 objects replaced at random 0.13 / 0.065 / 0.05 s, a million 0.48 / 0.33 / 0.25 s.
+//! A free does not *read* the mark, but a slow one does: an object that is freed was often last used long ago, and a
+//! load that misses the caches holds up the retirement of all that follows, which a store does not. Measured (2 CPUs,
+//! preloaded, time of the user's code, medians, with such a load in `free` / without / mimalloc 2): 100 000 objects
+//! replaced at random 0.13 / 0.065 / 0.05 s, a million 0.48 / 0.33 / 0.25 s.
 //!
-//! A `malloc` that reads the mark of what it hands out waits, too, if that was freed a moment ago and lay in no cache: the processor does not
-//! answer the load from the buffered store, but when the line has come. So where there is one thread only, it compares the mark of the
-//! object *below* instead, whose line came long ago. What a free puts on top it has marked itself; whatever a slow path hands out may have a
-//! copy on top, which is compared then ([`Slab::hand_out`]). Measured (paired rounds of allocators in one process: the time where what is
-//! handed out is compared; in relation to it this one's, and snmalloc's): 100 000 live objects of 16 to 64 bytes 40 ns, 0.79, 0.67; a
-//! million 81 ns, 0.82, 0.9; 100 000 of all sizes 63 ns, 0.91, 1.0; pairs the same.
-//! What that lets pass: one thread frees an object on two CPUs, none of which sees another free or request of the class before each hands it
-//! out; and a write to the object on top. With two threads the former is how most second frees come about, so there what is handed out is
-//! compared itself. (The C library tells whether there are several, [`sees_threads`](crate::machine::PerCpu::sees_threads): it asks for
-//! zeroed memory for a new one. Where it asks another allocator, as in a Rust program, the next slow path sees it.)
+//! A `malloc` that reads the mark of what it hands out waits, too, if that was freed a moment ago and lay in no cache:
+//! the processor does not answer the load from the buffered store, but when the line has come. So where there is one
+//! thread only, it compares the mark of the object *below* instead, whose line came long ago. What a free puts on top
+//! it has marked itself; whatever a slow path hands out may have a copy on top, which is compared then
+//! ([`Slab::hand_out`]). Measured (paired rounds of allocators in one process: the time where what is handed out is
+//! compared; in relation to it this one's, and snmalloc's): 100 000 live objects of 16 to 64 bytes 40 ns, 0.79, 0.67; a
+//! million 81 ns, 0.82, 0.9; 100 000 of all sizes 63 ns, 0.91, 1.0; pairs the same. What that lets pass: one thread
+//! frees an object on two CPUs, none of which sees another free or request of the class before each hands it out; and a
+//! write to the object on top. With two threads the former is how most second frees come about, so there what is handed
+//! out is compared itself. (The C library tells whether there are several,
+//! [`sees_threads`](crate::machine::PerCpu::sees_threads): it asks for zeroed memory for a new one. Where it asks
+//! another allocator, as in a Rust program, the next slow path sees it.)
 //!
-//! Rejected: the same with several threads; no comparison at all (as fast); the newest object kept back until the next free, which
-//! would do for several threads (13 to 17 % of a pair for the second section, or the commit of two words at once that it takes); two sheaves
-//! in turn, one to pop from and one to push to (a fifth less there, a quarter more for pairs); prefetching the next object (nothing);
-//! a prefetch for writing at the start of `free` (nothing).
-//! A map of who is free, outside the objects, needs a byte for each (two CPUs change neighbouring bits at once), which is up to a sixteenth of
-//! the memory.
+//! Rejected: the same with several threads; no comparison at all (as fast); the newest object kept back until the next
+//! free, which would do for several threads (13 to 17 % of a pair for the second section, or the commit of two words at
+//! once that it takes); two sheaves in turn, one to pop from and one to push to (a fifth less there, a quarter more for
+//! pairs); prefetching the next object (nothing); a prefetch for writing at the start of `free` (nothing). A map of who
+//! is free, outside the objects, needs a byte for each (two CPUs change neighbouring bits at once), which is up to a
+//! sixteenth of the memory.
 //!
-//! So a second free is reported when it happens only where it comes right after the first one (of the class, on the CPU), where
-//! the free is a slow one (without restartable sequences every free is), or where the first one has reached the slab by then. Otherwise
-//! it is reported when the object would be handed out for the second time, when its sheaf goes back to the slabs, or at exit.
+//! So a second free is reported when it happens only where it comes right after the first one (of the class, on the
+//! CPU), where the free is a slow one (without restartable sequences every free is), or where the first one has reached
+//! the slab by then. Otherwise it is reported when the object would be handed out for the second time, when its sheaf
+//! goes back to the slabs, or at exit.
 
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
@@ -45,8 +51,8 @@ use crate::gfp::Gfp;
 use crate::machine::{Machine, Word, misuse, no_sheaf};
 use crate::zone::PageAllocator;
 
-/// The word of a free object that holds the mark: the first. A program that writes there after the free fares no better with
-/// allocators that keep the link to the next free object there.
+/// The word of a free object that holds the mark: the first. A program that writes there after the free fares no better
+/// with allocators that keep the link to the next free object there.
 #[inline(always)]
 pub fn mark_of(object: *mut u8) -> *mut usize {
     object.cast()
@@ -91,8 +97,8 @@ impl<M: Machine> Slab<M> {
         self.hand_out(m, id, unsafe { m.pop_again(id) })
     }
 
-    /// Clears the mark of an object that a slow path took for its caller, as [`Slab::unmark`], and compares that of what lies on the main sheaf
-    /// then: it may be the same object, and no pop will do it.
+    /// Clears the mark of an object that a slow path took for its caller, as [`Slab::unmark`], and compares that of
+    /// what lies on the main sheaf then: it may be the same object, and no pop will do it.
     pub(super) fn hand_out(&self, m: &M, id: u8, object: *mut u8) -> *mut u8 {
         let handed = self.unmark(m, id, object);
         if !object.is_null() {
@@ -144,7 +150,8 @@ impl<M: Machine> Slab<M> {
         unsafe { m.push_marked(id, object, self.key()) }
     }
 
-    /// [`Slab::push`] of what lies at `place` (`tag::place`) of a page of `tag`, if an object starts there, and is no foreign one.
+    /// [`Slab::push`] of what lies at `place` (`tag::place`) of a page of `tag`, if an object starts there, and is no
+    /// foreign one.
     ///
     /// # Safety
     /// As for [`Slab::push`], if it is one.
@@ -164,8 +171,8 @@ impl<M: Machine> Slab<M> {
         unsafe { m.push_again(id, object) }
     }
 
-    /// Clears the mark of an object that was popped from a sheaf of cache `id`, if that is a size class. Where it has none, that is
-    /// reported, and the answer is null: the object is nobody's from then on.
+    /// Clears the mark of an object that was popped from a sheaf of cache `id`, if that is a size class. Where it has
+    /// none, that is reported, and the answer is null: the object is nobody's from then on.
     pub(super) fn unmark(&self, m: &M, id: u8, object: *mut u8) -> *mut u8 {
         if object.is_null() || id as usize > NR_CLASSES {
             return object;
@@ -179,8 +186,9 @@ impl<M: Machine> Slab<M> {
         ptr::null_mut()
     }
 
-    /// A free object has no mark: it stays out for good, and that is reported. Not where it reads zero in the child of a fork: there
-    /// the program may have had the page wiped (`MADV_WIPEONFORK`), before it gave back what it had on it.
+    /// A free object has no mark: it stays out for good, and that is reported. Not where it reads zero in the child of
+    /// a fork: there the program may have had the page wiped (`MADV_WIPEONFORK`), before it gave back what it had on
+    /// it.
     #[cold]
     fn set_aside(&self, m: &M, id: u8, object: usize) {
         // SAFETY: the object is nobody's.
@@ -214,8 +222,8 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// An object that lies twice in the sheaves of this CPU where frees go, and its class. Needs no system call, which a program may have forbidden itself
-    /// by the time it ends; so those of other CPUs are not looked at.
+    /// An object that lies twice in the sheaves of this CPU where frees go, and its class. Needs no system call, which
+    /// a program may have forbidden itself by the time it ends; so those of other CPUs are not looked at.
     pub fn freed_twice(&self, m: &M, pages: &PageAllocator<M>) -> Option<(u8, usize)> {
         if !m.is_attached() {
             return None;

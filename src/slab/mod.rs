@@ -1,26 +1,28 @@
 //! Slab caches: small objects.
 //!
-//! An allocation pops from the current CPU's *main* sheaf ([`crate::machine::PerCpu::pop`]), a free pushes there: no lock, no atomic, no
-//! system call. What happens when that sheaf is empty or full (`exchange`; `transfer` has the way to slabs and back, `flush` what goes back in time):
+//! An allocation pops from the current CPU's *main* sheaf ([`crate::machine::PerCpu::pop`]), a free pushes there: no
+//! lock, no atomic, no system call. What happens when that sheaf is empty or full (`exchange`; `transfer` has the way
+//! to slabs and back, `flush` what goes back in time):
 //!
 //! ```text
 //! empty: spare sheaf -> barn's full sheaf -> refill from partial slabs -> kept empty slab -> new slab from the buddy
-//! full:  spare sheaf -> barn's empty sheaf -> new sheaf; the full one becomes the spare, goes to the barn, or is flushed,
-//!        and those of the barn with it
-//! (a short sheaf and the spare are not exchanged, but half of one moved to the other)
+//! full:  spare sheaf -> barn's empty sheaf -> new sheaf; the full one becomes the spare, goes to the barn, or is
+//!        flushed, and those of the barn with it
+//! (a short sheaf and the spare are not exchanged, but half of one moved to the other; with no sheaf yet the first four
+//! requests of a size class and their frees go to slabs and back)
 //! ```
 //!
 //! (Small objects that share cache lines with those of other CPUs go a way of their own: `foreign`.)
 //!
-//! While it exchanges sheaves a thread owns them privately; rows change only by [`crate::machine::PerCpu::replace`], which happens on one CPU or
-//! not at all, so being migrated in between costs at most a sheaf in the wrong CPU's barn.
+//! While it exchanges sheaves a thread owns them privately; rows change only by [`crate::machine::PerCpu::replace`],
+//! which happens on one CPU or not at all, so being migrated in between costs at most a sheaf in the wrong CPU's barn.
 //!
-//! Lock order, outer to inner: registry > (barn | room > list lock, barn never with either) > page allocator. Under a drained row,
-//! inner locks are only tried. No system call and no constructor under any of them. Rooms (`window`) are only tried, ever, and the process's, not the
-//! instance's: a `fork` does not take them, and the child frees them.
+//! Lock order, outer to inner: registry > (barn | room > list lock, barn never with either) > page allocator. Under a
+//! drained row, inner locks are only tried. No system call and no constructor under any of them. Rooms (`window`) are
+//! only tried, ever, and the process's, not the instance's: a `fork` does not take them, and the child frees them.
 //!
-//! Techniques: J. Bonwick, *The Slab Allocator* (1994) and *Magazines and Vmem* (2001); Linux `mm/slab.c` (colours), `mm/slub.c`
-//! (partial lists, sheaves and barn of 6.18).
+//! Techniques: J. Bonwick, *The Slab Allocator* (1994) and *Magazines and Vmem* (2001); Linux `mm/slab.c` (colours),
+//! `mm/slub.c` (partial lists, sheaves and barn of 6.18).
 #![allow(unsafe_code)]
 
 pub mod barn;
@@ -81,7 +83,8 @@ pub struct Slab<M> {
     orphans: Deferred,
     /// What the mark of a free object says.
     key: AtomicUsize,
-    /// The highest id that a cache was created with so far; 0 where none was. Those above are not looked at: their memory was never touched.
+    /// The highest id that a cache was created with so far; 0 where none was. Those above are not looked at: their
+    /// memory was never touched.
     highest: AtomicU8,
     /// Pages of fresh memory begun since [`Slab::gather`] did something.
     opened: AtomicU32,
@@ -89,7 +92,8 @@ pub struct Slab<M> {
     kept: AtomicU32,
     /// The value of `kept` when little was in them at the end of a window of time; 0 where there was more.
     calm: AtomicU32,
-    /// How often somebody began to empty sheaves of others, and was done with it: what is in between is nowhere to be found.
+    /// How often somebody began to empty sheaves of others, and was done with it: what is in between is nowhere to be
+    /// found.
     flushes: [AtomicU32; 2],
     /// Serialises making and destroying caches.
     registry: Lock<()>,
@@ -98,7 +102,8 @@ pub struct Slab<M> {
     machine: PhantomData<fn(&M)>,
 }
 
-/// Lasts as long as somebody has sheaves of others in hand, or looks at caches that are not his: neither is gone before he is done.
+/// Lasts as long as somebody has sheaves of others in hand, or looks at caches that are not his: neither is gone before
+/// he is done.
 struct InHand<'a>(&'a [AtomicU32; 2]);
 
 impl<'a> InHand<'a> {
@@ -162,7 +167,8 @@ impl<M: Machine> Slab<M> {
             // SAFETY: `free_slab` wrote the link, and the slab was nobody's since.
             let next = unsafe { link.read() };
             if let Some(head) = m.pfn(link.cast()) {
-                // SAFETY: `free_slab` could not free it and left it to who takes the list, which is taken whole; its link was read.
+                // SAFETY: `free_slab` could not free it and left it to who takes the list, which is taken whole; its
+                // link was read.
                 unsafe { pages.free_pages(m, head, m.page(head).order(), true) };
             }
             slab = next;
@@ -176,8 +182,8 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// The cache of the object at `address`, which lies in a page of kind slab; checks that an object starts there and is
-    /// not free in its slab (it may still lie in a sheaf).
+    /// The cache of the object at `address`, which lies in a page of kind slab; checks that an object starts there and
+    /// is not free in its slab (it may still lie in a sheaf).
     ///
     /// # Errors
     /// [`Defect::Foreign`], [`Defect::Interior`], [`Defect::DoubleFree`].
@@ -196,7 +202,8 @@ impl<M: Machine> Slab<M> {
         self.place_of(m, address).is_some()
     }
 
-    /// Whether its slab counts the object at `address` as never handed out: what was freed, and went back to the system since.
+    /// Whether its slab counts the object at `address` as never handed out: what was freed, and went back to the system
+    /// since.
     pub fn is_fresh(&self, m: &M, address: *const u8) -> bool {
         self.place_of(m, address).is_some_and(|(head, index)| index >= head.mapcount() as u32)
     }
@@ -271,8 +278,8 @@ impl<M: Machine> Slab<M> {
         through
     }
 
-    /// Ids of the caches in use: the boot-static ones, and the live ones among those made later. To look at their shapes takes an [`InHand`], made before,
-    /// or the registry.
+    /// Ids of the caches in use: the boot-static ones, and the live ones among those made later. To look at their
+    /// shapes takes an [`InHand`], made before, or the registry.
     fn ids(&self) -> impl Iterator<Item = u8> {
         self.ids_in(|state| state == State::Live)
     }
@@ -293,13 +300,14 @@ impl<M: Machine> Slab<M> {
         (0..m.nr_nodes()).map(move |node| self.node(id, node))
     }
 
-    /// The used nodes of the caches in use, and of those that end, as somebody may still be at them. Others are not even looked at: their memory was
-    /// never touched.
+    /// The used nodes of the caches in use, and of those that end, as somebody may still be at them. Others are not
+    /// even looked at: their memory was never touched.
     fn nodes<'a>(&'a self, m: &'a M) -> impl Iterator<Item = &'a CacheNode> {
         self.ids_in(|state| state != State::Vacant).flat_map(|id| self.nodes_of(m, id))
     }
 
-    /// In a child, whose only thread the caller is, with no sheaves in hand: what others had is lost, and not waited for.
+    /// In a child, whose only thread the caller is, with no sheaves in hand: what others had is lost, and not waited
+    /// for.
     pub fn begin_child(&self) {
         self.flushes[1].store(self.flushes[0].load(Ordering::Relaxed), Ordering::Relaxed);
         if M::LENT {

@@ -1,21 +1,26 @@
 //! A node's slabs of one cache: partial lists by occupancy, kept empties, and the free maps.
 //!
-//! Full slabs are on no list. Allocation takes from the fullest partial slabs first, so that the emptiest drain and go back;
-//! then from kept empties; then the caller makes a new slab. Inside a slab the lowest free object goes first: untouched pages
-//! stay unbacked, and the objects that were ever handed out, or were since the memory behind them went back ([`tail`]), are always a prefix
-//! (what [`Page::mapcount`] of the head counts), so a constructor runs once per object without a flag per object.
+//! Full slabs are on no list. Allocation takes from the fullest partial slabs first, so that the emptiest drain and go
+//! back; then from kept empties; then the caller makes a new slab. Inside a slab the lowest free object goes first:
+//! untouched pages stay unbacked, and the objects that were ever handed out, or were since the memory behind them went
+//! back ([`tail`]), are always a prefix (what [`Page::mapcount`] of the head counts), so a constructor runs once per
+//! object without a flag per object.
 //!
-//! What an object costs between sheaf and slab was 40 % of the workload `tree` (0.075 s of the user's code, fastest fifth of interleaved runs).
-//! Objects that lie one behind the other are written into the sheaf by addition, not by a search for bits; those never handed out need no
-//! look at the map, and are written into the sheaf and marked in one go outside of the lock. Who marks them, or compares their marks, waits for as many
-//! cache lines as the buffers reach; so all are fetched here. Putting back takes one multiplication for whether and where an object starts.
-//! Where hardly two in a row are of one slab, the descriptors of slabs to come are fetched (`random-1m`, with the above: 0.37 to 0.30 s).
+//! What an object costs between sheaf and slab was 40 % of the workload `tree` (0.075 s of the user's code, fastest
+//! fifth of interleaved runs). Objects that lie one behind the other are written into the sheaf by addition, not by a
+//! search for bits; those never handed out need no look at the map, and are written into the sheaf and marked in one go
+//! outside of the lock. Who marks them, or compares their marks, waits for as many cache lines as the buffers reach; so
+//! all are fetched here. Putting back takes one multiplication for whether and where an object starts. Where hardly two
+//! in a row are of one slab, the descriptors of slabs to come are fetched (`random-1m`, with the above: 0.37 to 0.30
+//! s).
 //!
-//! Rejected (`tree`, CPU seconds): more full sheaves in the barn, as many as slabs that went back have room for: 0.11 instead of 0.075, as objects that do not
-//! go through a free map come out in the order of their frees, and what the program makes next lies all over its memory. Empty slabs that stay with the
-//! cache: 0.070 instead of 0.066, as their marks are in no cache any more. Two slabs open while objects are put back, as the sheaves of a tree go back and forth
-//! nine times: no difference (sheaves together make one: [`window`](super::window)). Nor is there one where one comparison says that an object is of the
-//! slab and of the word; nor where descriptors and maps of every eighth object's slab are fetched first, or of one to come at each change of slabs.
+//! Rejected (`tree`, CPU seconds): more full sheaves in the barn, as many as slabs that went back have room for: 0.11
+//! instead of 0.075, as objects that do not go through a free map come out in the order of their frees, and what the
+//! program makes next lies all over its memory. Empty slabs that stay with the cache: 0.070 instead of 0.066, as their
+//! marks are in no cache any more. Two slabs open while objects are put back, as the sheaves of a tree go back and
+//! forth nine times: no difference (sheaves together make one: [`window`](super::window)). Nor is there one where one
+//! comparison says that an object is of the slab and of the word; nor where descriptors and maps of every eighth
+//! object's slab are fetched first, or of one to come at each change of slabs.
 #![allow(unsafe_code)]
 
 mod tail;
@@ -32,8 +37,9 @@ use crate::machine::Machine;
 use crate::page::{Kind, Page, PageList, flag};
 use crate::types::{PAGE_SIZE, Pfn, PfnRange};
 
-/// Objects that are handed out for the first time: neither constructed nor marked. Each run of them lies one behind the other. They are
-/// written down under the list lock, and all that touches them, and as much memory as they take, is done outside of it.
+/// Objects that are handed out for the first time: neither constructed nor marked. Each run of them lies one behind the
+/// other. They are written down under the list lock, and all that touches them, and as much memory as they take, is
+/// done outside of it.
 pub struct Fresh {
     runs: [Run; FRESH_RUNS],
     len: usize,
@@ -164,7 +170,8 @@ impl<M: Machine> SlabRef<'_, M> {
         self.m.virt(self.head).expose_provenance() + self.layout.offset(self.page().colour(), index)
     }
 
-    /// Fetches the lines of the marks of `count` objects from address `first` on: who writes or compares them would wait for each of them.
+    /// Fetches the lines of the marks of `count` objects from address `first` on: who writes or compares them would
+    /// wait for each of them.
     #[inline(always)]
     fn fetch(&self, first: usize, count: usize) {
         let size = self.layout.size as usize;
@@ -210,8 +217,8 @@ pub fn slab_of<M: Machine>(m: &M, address: *const u8) -> Option<(Pfn, usize)> {
     Some((head, (pfn.since(head) as usize) * PAGE_SIZE + address.addr() % PAGE_SIZE))
 }
 
-/// Makes a new slab (as for [`NodeSlabs::add`]) one whose objects were all taken; `each` gets them. It is on no list, so that needs
-/// no lock.
+/// Makes a new slab (as for [`NodeSlabs::add`]) one whose objects were all taken; `each` gets them. It is on no list,
+/// so that needs no lock.
 pub fn new_full<M: Machine>(m: &M, id: u8, layout: &SlabLayout, head: Pfn, map: *mut u8, each: impl FnMut(usize)) {
     let slab = SlabRef { m, layout, head };
     slab.page().set_refs(layout.objects);
@@ -230,7 +237,8 @@ fn ones(first: u32, count: u32) -> u64 {
     u64::MAX >> (64 - count) << first
 }
 
-/// Writes `count` addresses, `size` apart from `first` on, into the slots of `out` below `left`, downwards; where that ends.
+/// Writes `count` addresses, `size` apart from `first` on, into the slots of `out` below `left`, downwards; where that
+/// ends.
 #[inline(always)]
 fn fill(out: &mut [usize], left: usize, count: usize, first: usize, size: usize) -> usize {
     let mut object = first;
@@ -254,14 +262,15 @@ impl NodeSlabs {
         }
     }
 
-    /// Whether less than half of many slabs is in use: then each object that is kept from its slab may keep that from going back.
+    /// Whether less than half of many slabs is in use: then each object that is kept from its slab may keep that from
+    /// going back.
     pub fn is_sparse(&self, layout: &SlabLayout) -> bool {
         let objects = u64::from(self.slabs) * u64::from(layout.objects);
         u64::from(self.slabs) << layout.order.get() > SPARSE_PAGES && self.free > objects / 2
     }
 
-    /// Takes up to `out.len()` objects into `out`, from its end to its start; those never handed out before are left to `fresh`.
-    /// Returns how many.
+    /// Takes up to `out.len()` objects into `out`, from its end to its start; those never handed out before are left to
+    /// `fresh`. Returns how many.
     pub fn take<M: Machine>(
         &mut self,
         m: &M,
@@ -358,8 +367,8 @@ impl NodeSlabs {
         }
     }
 
-    /// Takes objects of one slab, lowest address first: those that were handed out before, then what is left of the others, which
-    /// lie one behind the other.
+    /// Takes objects of one slab, lowest address first: those that were handed out before, then what is left of the
+    /// others, which lie one behind the other.
     #[inline(always)]
     fn take_from<M: Machine>(slab: &SlabRef<'_, M>, out: &mut [usize], fresh: &mut Fresh) -> usize {
         let page = slab.page();
@@ -412,8 +421,8 @@ impl NodeSlabs {
         got
     }
 
-    /// Puts back those at the beginning of `objects` that are of the slab at `head`; how many. A slab that is then empty and not worth
-    /// keeping is moved to `release`.
+    /// Puts back those at the beginning of `objects` that are of the slab at `head`; how many. A slab that is then
+    /// empty and not worth keeping is moved to `release`.
     ///
     /// # Errors
     /// How many were put back before one that could not be, and why: [`Defect::Interior`], [`Defect::DoubleFree`].
@@ -462,8 +471,8 @@ impl NodeSlabs {
         defect.map_or(Ok(done), |defect| Err((done, defect)))
     }
 
-    /// Puts back the `count` objects of `window`, which are of this cache, `id`, and node; false, and nothing done, where that is not so of all, or
-    /// one is free.
+    /// Puts back the `count` objects of `window`, which are of this cache, `id`, and node; false, and nothing done,
+    /// where that is not so of all, or one is free.
     pub fn put_window<M: Machine>(
         &mut self,
         m: &M,
@@ -525,8 +534,8 @@ impl NodeSlabs {
         }
     }
 
-    /// Puts a slab of which objects came back on the list of bucket `to`, or of those that are empty, where there is none; it was on that
-    /// of bucket `from`, or full.
+    /// Puts a slab of which objects came back on the list of bucket `to`, or of those that are empty, where there is
+    /// none; it was on that of bucket `from`, or full.
     fn relist<M: Machine>(
         &mut self,
         m: &M,
@@ -567,8 +576,8 @@ impl NodeSlabs {
         Ok(slab.map_word(word) & bit != 0)
     }
 
-    /// Takes in a new slab of cache `id`: the block at `head`, whose pages' descriptors the caller set to [`Kind::Slab`] with cache and order,
-    /// and whose off-slab map, where there is one, `map` is.
+    /// Takes in a new slab of cache `id`: the block at `head`, whose pages' descriptors the caller set to
+    /// [`Kind::Slab`] with cache and order, and whose off-slab map, where there is one, `map` is.
     pub fn add<M: Machine>(&mut self, m: &M, id: u8, layout: &SlabLayout, head: Pfn, map: *mut u8) {
         let slab = SlabRef { m, layout, head };
         let page = slab.page();

@@ -1,7 +1,7 @@
 //! Objects of created caches: handed out, taken back, checked.
 //!
-//! A free object carries a mark, like those of the size classes: its second word, or, where the object's state is kept or
-//! checked, a word behind it. What a cache keeps behind its objects, from the first multiple of a word on:
+//! A free object carries a mark, like those of the size classes: its second word, or, where the object's state is kept
+//! or checked, a word behind it. What a cache keeps behind its objects, from the first multiple of a word on:
 //!
 //! | word | for | what |
 //! |---|---|---|
@@ -9,7 +9,8 @@
 //! | 2 | a constructor, or any check | link of the deferred list, the mark |
 //! | 4 | [`SlabFlags::STORE_USER`] | who allocated it, and on which thread; who freed it, likewise |
 //!
-//! In front of an object with [`SlabFlags::RED_ZONE`] there is such a zone, too: a word, or as much as the alignment asks for.
+//! In front of an object with [`SlabFlags::RED_ZONE`] there is such a zone, too: a word, or as much as the alignment
+//! asks for.
 #![allow(unsafe_code)]
 
 use core::fmt::Write;
@@ -318,8 +319,9 @@ impl<M: Machine> Slab<M> {
         self.layout(id).index(page.colour(), offset).map(|_| ()).ok_or(Defect::Interior)
     }
 
-    /// Gives an object back to its cache as far as this CPU's main sheaf takes it. `Ok(false)`: the slow path has to be asked, all
-    /// checks are done. An object of another cache, or one that is free already, is reported and otherwise left alone.
+    /// Gives an object back to its cache as far as this CPU's main sheaf takes it. `Ok(false)`: the slow path has to be
+    /// asked, all checks are done. An object of another cache, or one that is free already, is reported and otherwise
+    /// left alone.
     ///
     /// # Safety
     /// `object` is from this allocator and not used any more.
@@ -342,7 +344,8 @@ impl<M: Machine> Slab<M> {
             return Err(defect);
         }
         let key = self.key.load(Ordering::Relaxed);
-        // SAFETY: the object is one of the cache, so the mark is the allocator's or, while it is in use, the user's second word.
+        // SAFETY: the object is one of the cache, so the mark is the allocator's or, while it is in use, the user's
+        // second word.
         if unsafe { parts.mark().read() } == key && self.is_free(m, pages, id, object) {
             self.report(m, Defect::DoubleFree, &parts, "", None);
             return Err(Defect::DoubleFree);
@@ -381,7 +384,8 @@ impl<M: Machine> Slab<M> {
         Ok(())
     }
 
-    /// Shows every object of a created cache that is in use, by walking all memory: for reports. The sheaves were emptied.
+    /// Shows every object of a created cache that is in use, by walking all memory: for reports. The sheaves were
+    /// emptied.
     pub fn for_each_live(&self, m: &M, pages: &PageAllocator<M>, cache: CacheId, each: &mut dyn FnMut(*mut u8)) {
         let id = cache.get();
         let layout = self.layout(id);
@@ -470,8 +474,8 @@ impl<M: Machine> Slab<M> {
         M::LENT && gfp.may_io() && gfp.may_block() && self.cache(id).atomic.load(Ordering::Relaxed)
     }
 
-    /// Where a free object of cache `id` may have a link: behind the mark where there is room, or behind a created cache's object, whose
-    /// contents may be kept.
+    /// Where a free object of cache `id` may have a link: behind the mark where there is room, or behind a created
+    /// cache's object, whose contents may be kept.
     pub(super) fn link_offset(&self, id: u8) -> usize {
         match id {
             FIRST_CREATED.. => self.cache(id).shape().meta as usize,

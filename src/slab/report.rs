@@ -75,7 +75,8 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Copies of the name and the numbers of cache `id`, if it is in use; `in_rows` of its objects lie in CPUs' sheaves.
+    /// Copies of the name and the numbers of cache `id`, if it is in use; `in_rows` of its objects lie in CPUs'
+    /// sheaves.
     pub fn cache_stats(&self, m: &M, id: u8, in_rows: u32) -> Option<(Line, CacheStats)> {
         // No name or shape changes while it is held.
         let _registry = self.registry.lock(m);
@@ -90,7 +91,8 @@ impl<M: Machine> Slab<M> {
 
     /// Objects in the CPUs' sheaves, by cache.
     pub fn objects_in_rows(&self, m: &M) -> [u32; MAX_CACHES] {
-        // (Also so that who destroys a cache, and does not find in the rows what lies in one that is drained here, tries again.)
+        // (Also so that who destroys a cache, and does not find in the rows what lies in one that is drained here,
+        // tries again.)
         let _in_hand = InHand::new(&self.flushes);
         let mut in_rows = [0u32; MAX_CACHES];
         for cpu in 0..m.rows_end() {
@@ -212,8 +214,8 @@ impl<M: Machine> Slab<M> {
         Ok(())
     }
 
-    /// Objects of a sheaf of cache `id`. The caller may hold the barn's lock, so descriptors are looked at without the list
-    /// lock: the fields read do not change while the object is out.
+    /// Objects of a sheaf of cache `id`. The caller may hold the barn's lock, so descriptors are looked at without the
+    /// list lock: the fields read do not change while the object is out.
     fn verify_objects(&self, m: &M, id: u8, objects: &[usize]) -> Result<(), &'static str> {
         if runs::is_run(id) {
             return self.verify_runs(m, id, objects);

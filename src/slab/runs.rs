@@ -1,24 +1,30 @@
 //! Page runs in front of the zone: what a CPU freed last of each size, in sheaves like small objects.
 //!
-//! A run has a class by its number of pages: 3 to 16 each, then eight per doubling to 2 MiB, so that at most an
-//! eighth is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
-//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf. A CPU keeps up to 2 MiB of a class, 63 runs at most; above 64 KiB a run it
-//! keeps 256 KiB, or 16 runs where they cost only addresses. All sheaves together have such room up to 16 MiB; beyond that, up to a 64th of the memory there is, new ones have it
-//! only where runs cost only addresses, else for 256 KiB or one run. What is more goes back to the zone one by one, and all of it at the end of a window of time that
-//! somebody sees. Where a CPU has none of a class, one of the next larger serves, if at most a fifth is wasted (but of small ones that cost only addresses, where the zone
-//! gives one more of the class); now and then the zone is asked, as a class that borrows would do so for ever: what is borrowed goes back to its own.
+//! A run has a class by its number of pages: 3 to 16 each, then eight per doubling to 2 MiB, so that at most an eighth
+//! is rounded away. A class is a cache id whose "objects" are whole runs, named by their first page's address: the same
+//! rows and sections serve them, but there are no slabs behind, no barn, and no spare sheaf. A CPU keeps up to 2 MiB of
+//! a class, 63 runs at most; above 64 KiB a run it keeps 256 KiB, or 16 runs where they cost only addresses. All
+//! sheaves together have such room up to 16 MiB; beyond that, up to a 64th of the memory there is, new ones have it
+//! only where runs cost only addresses, else for 256 KiB or one run. What is more goes back to the zone one by one, and
+//! all of it at the end of a window of time that somebody sees. Where a CPU has none of a class, one of the next larger
+//! serves, if at most a fifth is wasted (but of small ones that cost only addresses, where the zone gives one more of
+//! the class); now and then the zone is asked, as a class that borrows would do so for ever: what is borrowed goes back
+//! to its own.
 //!
 //! Of runs of a class the first page has a *tag* in the page-class map while it is a block's, which says the class and
-//! how far into the page the block starts. So neither `malloc` nor `free` looks at the descriptor, which lies on a cache line of its own for every
-//! run, where the map has 64 pages on one; and `free` knows by the tag, exactly, whether a block starts at the address and whether it is live.
-//! Four starts are told apart up to 256 KiB, two above, each a mask for a hash of the page's number. The tags are what slabs leave of the 256: pairs
-//! of class and colour that none has. Of larger runs that are no class's, and such as others made, the descriptor knows.
+//! how far into the page the block starts. So neither `malloc` nor `free` looks at the descriptor, which lies on a
+//! cache line of its own for every run, where the map has 64 pages on one; and `free` knows by the tag, exactly,
+//! whether a block starts at the address and whether it is live. Four starts are told apart up to 256 KiB, two above,
+//! each a mask for a hash of the page's number. The tags are what slabs leave of the 256: pairs of class and colour
+//! that none has. Of larger runs that are no class's, and such as others made, the descriptor knows.
 //!
 //! Runs above 256 KiB are kept by classes, sixteen each, only where hardly any of what runs hold is written to
-//! ([`PageAllocator::cost`]), as what they cost then is addresses; once more is, all go back; else they have just as many pages as they need, and a CPU keeps one,
-//! whatever its size, which serves loops, or none where all is written to, which takes longer anyway.
+//! ([`PageAllocator::cost`]), as what they cost then is addresses; once more is, all go back; else they have just as
+//! many pages as they need, and a CPU keeps one, whatever its size, which serves loops, or none where all is written
+//! to, which takes longer anyway.
 //!
-//! Measured (2 CPUs, medians of 9 runs in turn; CPU milliseconds and MiB resident of the workloads `pages`, `pages-touched` and `large`):
+//! Measured (2 CPUs, medians of 9 runs in turn; CPU milliseconds and MiB resident of the workloads `pages`,
+//! `pages-touched` and `large`):
 //!
 //! | | `pages` | `pages-touched` | `large` |
 //! |---|---|---|---|
@@ -30,17 +36,21 @@
 //! | rpmalloc | 55.9, 18.6 | 43.5, 28.0 | 4.9, 3.1 |
 //! | gperftools' tcmalloc | 17.0, 10.7 | 71.7, 35.1 | 70.1, 37.3 |
 //!
-//! Tags for the classes above 256 KiB, too, where the descriptor told the class before: a block of `large` and its free take two thirds (0.58 to
-//! 0.72 of four runs; rpmalloc 0.54), medians of 41 short rounds in turn in one process, and the whole program 9 in place of 11 ms (rpmalloc 7).
-//! Class, tag and start from one table by KiB, and what `free` knows of the page passed on where it is no object's: 42 and 47 instructions in place of
-//! 60 and 57, `pages` takes 0.91 and `large` 0.92 of the time, in rounds in turn. (Of what is left to gperftools' tcmalloc a sixth of the instructions
-//! are more, a third was objects between 4 and 8 KiB, before their sheaves were halved: with sheaves of 128 KiB for these `pages` took 0.96, and `random-10k` had 6 % more resident.)
-//! (Since then 0.87 and 0.88: the free fetches the block's line, and sheaves of runs share pages. Rejected: starts that differ less, so that more blocks
-//! begin at the line that was fetched: `pages` 0.98 to 1.00, but half as many colours.)
-//! Rejected: the tag from one table and its start from another (40 KiB 0 to 10 % slower). Rejected beside it: to look at the last pageblock that was
-//! opened, not the one before, and huge pages from two in use on (`large-same` 19 700 page faults in place of 5 400: it is not full yet).
+//! Tags for the classes above 256 KiB, too, where the descriptor told the class before: a block of `large` and its free
+//! take two thirds (0.58 to 0.72 of four runs; rpmalloc 0.54), medians of 41 short rounds in turn in one process, and
+//! the whole program 9 in place of 11 ms (rpmalloc 7). Class, tag and start from one table by KiB, and what `free`
+//! knows of the page passed on where it is no object's: 42 and 47 instructions in place of 60 and 57, `pages` takes
+//! 0.91 and `large` 0.92 of the time, in rounds in turn. (Of what is left to gperftools' tcmalloc a sixth of the
+//! instructions are more, a third was objects between 4 and 8 KiB, before their sheaves were halved: with sheaves of
+//! 128 KiB for these `pages` took 0.96, and `random-10k` had 6 % more resident.) (Since then 0.87 and 0.88: the free
+//! fetches the block's line, and sheaves of runs share pages. Rejected: starts that differ less, so that more blocks
+//! begin at the line that was fetched: `pages` 0.98 to 1.00, but half as many colours.) Rejected: the tag from one
+//! table and its start from another (40 KiB 0 to 10 % slower). Rejected beside it: to look at the last pageblock that
+//! was opened, not the one before, and huge pages from two in use on (`large-same` 19 700 page faults in place of 5
+//! 400: it is not full yet).
 //!
-//! Programs that go on and on, each with some live blocks of sizes at random, of which the first byte is written (ns a block and its free; lower quartiles):
+//! Programs that go on and on, each with some live blocks of sizes at random, of which the first byte is written (ns a
+//! block and its free; lower quartiles):
 //!
 //! | | 8–32 KiB, 1 live | 10 | 32–128 KiB, 1 | 100 | 1000 | 128–512 KiB, 100 | 1000 |
 //! |---|---|---|---|---|---|---|---|
@@ -49,16 +59,18 @@
 //! | rpmalloc | 15 | 20 | 9.2 | 15 | 23 | 11 | 22 |
 //! | gperftools' tcmalloc | 5.3 | 5.6 | 4.8 | 8.0 | 8.3 | 94 | 407 |
 //!
-//! Rejected beside it: none kept from 64 KiB on unless that costs little (32–128 KiB, all written to: a quarter more time); one of the own after 16 borrowed where
-//! memory is written to (`pages-touched` 29.8 MiB resident instead of 27.5), and above 64 KiB at all (`large-same` 83 instead of 79); as much room for each class once
-//! 16 MiB are exceeded (29.5).
+//! Rejected beside it: none kept from 64 KiB on unless that costs little (32–128 KiB, all written to: a quarter more
+//! time); one of the own after 16 borrowed where memory is written to (`pages-touched` 29.8 MiB resident instead of
+//! 27.5), and above 64 KiB at all (`large-same` 83 instead of 79); as much room for each class once 16 MiB are exceeded
+//! (29.5).
 //!
-//! Two sheaves, exchanged and flushed as a whole, miss three times as often as one of their bytes, as they swing. Half of a miss was the wait of the first
-//! atomic instruction, a count, for the program's own writes to cold memory: counts are plain stores now. A fifth of the rest was a prefetch of the run below the one that is
-//! handed out: it waits for a translation; a quarter the descriptors. Rejected: classes above 256
-//! KiB where memory is written to, whose caches raised the peak of random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live; more than
-//! 256 KiB of a class from 64 KiB on (60 live runs of 64 KiB to 2 MiB, all written to: 108 in place of 102 MiB); none of another class for large ones,
-//! either (`large` 11.4, 4.6).
+//! Two sheaves, exchanged and flushed as a whole, miss three times as often as one of their bytes, as they swing. Half
+//! of a miss was the wait of the first atomic instruction, a count, for the program's own writes to cold memory: counts
+//! are plain stores now. A fifth of the rest was a prefetch of the run below the one that is handed out: it waits for a
+//! translation; a quarter the descriptors. Rejected: classes above 256 KiB where memory is written to, whose caches
+//! raised the peak of random live runs (9 KiB to 1.5 MiB) from 1.13 to 1.31 of what is live; more than 256 KiB of a
+//! class from 64 KiB on (60 live runs of 64 KiB to 2 MiB, all written to: 108 in place of 102 MiB); none of another
+//! class for large ones, either (`large` 11.4, 4.6).
 #![allow(unsafe_code)]
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -87,7 +99,8 @@ pub const EXACT: u32 = 16;
 const SHEAF_TARGETS: [usize; 2] = [2 << 20, 256 << 10];
 /// Most runs in a sheaf.
 const MOST: usize = RUN_SHEAF_BYTES / size_of::<usize>() - 1;
-/// All sheaves of runs have room for a 64th of the memory there is: so many times as much is still little of it ([`PageAllocator::affords`]).
+/// All sheaves of runs have room for a 64th of the memory there is: so many times as much is still little of it
+/// ([`PageAllocator::affords`]).
 const KEPT_PART: u64 = 4;
 /// The same of the frames, where these are the machine's own.
 const BARE_PART: u64 = 16;
@@ -95,11 +108,12 @@ const BARE_PART: u64 = 16;
 const KEPT_UNASKED: u64 = 4096;
 /// Such a part of all memory is much to keep where more is begun.
 const MUCH_PART: u64 = 4;
-/// Pages in sheaves of runs, or such a part of all memory, that are not worth closing the fast path for, so that somebody looks at the clock.
+/// Pages in sheaves of runs, or such a part of all memory, that are not worth closing the fast path for, so that
+/// somebody looks at the clock.
 const KEPT_IDLE: u32 = 1024;
 const IDLE_PART: u64 = 8;
-/// Of so many requests that find none of their class one goes to the zone, though a larger run would serve: about what that costs in page faults; where
-/// it costs little.
+/// Of so many requests that find none of their class one goes to the zone, though a larger run would serve: about what
+/// that costs in page faults; where it costs little.
 const OWN_AFTER: [usize; 2] = [256, 16];
 /// Runs in a sheaf of those above [`MAX_CACHED`] pages; of those from [`EXACT`] on, too, where they cost little.
 const LARGE: usize = 16;
@@ -218,8 +232,8 @@ fn few(id: u8) -> u16 {
     layout(id).capacity.min((SHEAF_TARGETS[1] / (run_pages(id) as usize * PAGE_SIZE)) as u16).max(1)
 }
 
-/// The class that the run headed by `head` may be kept in, where such cost so much; 0 where none: it is of another size, or of scarce
-/// memory.
+/// The class that the run headed by `head` may be kept in, where such cost so much; 0 where none: it is of another
+/// size, or of scarce memory.
 #[inline]
 pub fn class_of_run(head: &Page, cost: Cost) -> u8 {
     if head.zone() < ZoneKind::Normal as usize || head.has(flag::RESERVE) {
@@ -263,13 +277,14 @@ const STARTS: [u16; 5] = [0, 960, 1984, 1984, 4032];
 /// Where in the words below the class or the tag is.
 const ABOVE_START: u32 = 16;
 
-/// A power of two above all classes: the table of their tags starts with some that are unused, which takes less than a subtraction.
+/// A power of two above all classes: the table of their tags starts with some that are unused, which takes less than a
+/// subtraction.
 const TAGGED: usize = (LAST_RUN as usize + 1).next_power_of_two();
 
 /// What the tags of runs are, and what they say.
 struct Tags {
-    /// By class and [`spare_kib`]. Large classes have two tags: their runs leave hardly any room or more than any start needs.
-    /// Each with how far a block may start into its first page below it.
+    /// By class and [`spare_kib`]. Large classes have two tags: their runs leave hardly any room or more than any start
+    /// needs. Each with how far a block may start into its first page below it.
     of: [[u32; 8]; TAGGED],
     /// Of each tag how far that is, and above it the class; of others than runs' what is beyond the page.
     runs: [u32; 256],
@@ -302,8 +317,8 @@ static TAGS: Tags = {
 #[derive(Clone, Copy)]
 pub struct Fit(u32);
 
-/// By the size in KiB, less one: the class, its tag and, from [`FIT_START`] on, how far the block may start into the run. All 0 for small sizes: no
-/// cache has that id, and its sheaf is always empty.
+/// By the size in KiB, less one: the class, its tag and, from [`FIT_START`] on, how far the block may start into the
+/// run. All 0 for small sizes: no cache has that id, and its sheaf is always empty.
 static FITS: [u32; MAX_TAGGED >> 10] = {
     let (mut fits, mut kib) = ([0; MAX_TAGGED >> 10], MAX_SMALL >> 10);
     while kib < fits.len() {
@@ -358,7 +373,8 @@ impl Fit {
     }
 }
 
-/// The tag of the first page of a block that leaves `room` in a run of the tagged class `id`, and below it how far the block may start.
+/// The tag of the first page of a block that leaves `room` in a run of the tagged class `id`, and below it how far the
+/// block may start.
 #[inline(always)]
 fn run_tag(id: u8, room: usize) -> u32 {
     TAGS.of[usize::from(id) % TAGGED][spare_kib(room)]
@@ -370,8 +386,9 @@ pub fn run_of_tag(tag: u8) -> Option<u8> {
     Some((TAGS.runs[usize::from(tag)] >> ABOVE_START) as u8).filter(|id| *id != 0)
 }
 
-/// Bytes that a block starts into the run at `head` as far as `mask` lets it, a number of cache lines: starts that are all equal modulo the page alias in
-/// the caches. By the place, not in turn: a counter would be one cache line for all CPUs. Of the mask that no run has, the bytes of a page.
+/// Bytes that a block starts into the run at `head` as far as `mask` lets it, a number of cache lines: starts that are
+/// all equal modulo the page alias in the caches. By the place, not in turn: a counter would be one cache line for all
+/// CPUs. Of the mask that no run has, the bytes of a page.
 #[inline(always)]
 fn start(head: Pfn, mask: u32) -> usize {
     ((hash(head) >> HASH_SHIFT) | PAGE_SIZE as u32) as usize & (mask as usize & (2 * PAGE_SIZE - 1))
@@ -391,7 +408,8 @@ pub fn block_start(head: Pfn, room: usize) -> usize {
     start(head, STARTS[spare_kib(room)].into())
 }
 
-/// The block of `size` bytes in the run at `run`, whose head is `head`, of the tagged class `id`. The map says so from then on.
+/// The block of `size` bytes in the run at `run`, whose head is `head`, of the tagged class `id`. The map says so from
+/// then on.
 #[inline(always)]
 pub fn tagged_block<M: Machine>(m: &M, id: u8, head: Pfn, run: *mut u8, size: usize) -> *mut u8 {
     let tag = run_tag(id, pages_of(id) as usize * PAGE_SIZE - size);
@@ -399,7 +417,8 @@ pub fn tagged_block<M: Machine>(m: &M, id: u8, head: Pfn, run: *mut u8, size: us
     run.wrapping_add(start(head, tag))
 }
 
-/// Makes the run headed by `head`, of class `id`, whose block starts `offset` bytes into it, one that the map tells; false where it cannot be.
+/// Makes the run headed by `head`, of class `id`, whose block starts `offset` bytes into it, one that the map tells;
+/// false where it cannot be.
 pub fn tag_run<M: Machine>(m: &M, id: u8, head: Pfn, offset: usize) -> bool {
     let mut tags = (0..STARTS.len()).map(|kib| (run_tag(id, kib << 10) >> ABOVE_START) as u8);
     let found = tags.find(|tag| tagged_start(head, *tag) == Some(offset));
@@ -440,7 +459,8 @@ impl<M: Machine> Slab<M> {
     /// Keeps the run at `run` of class `id`, or gives it back to the zone: the current CPU's sheaf seemed full.
     ///
     /// # Safety
-    /// The run is off all lists ([`Kind::Kept`], or [`Kind::Tagged`] without a tag), of that class, and the caller gives it up.
+    /// The run is off all lists ([`Kind::Kept`], or [`Kind::Tagged`] without a tag), of that class, and the caller
+    /// gives it up.
     #[cold]
     #[inline(never)]
     pub unsafe fn give_run(&self, m: &M, pages: &PageAllocator<M>, id: u8, run: *mut u8, gfp: Gfp) {
@@ -454,8 +474,9 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Whether a request for a run of class `id` is to have one of its own, where others may serve: a class that borrows again and again would do so for
-    /// ever, as what is borrowed goes back to its own class. (Of runs above 64 KiB that are written to the time does not count, and the memory does.)
+    /// Whether a request for a run of class `id` is to have one of its own, where others may serve: a class that
+    /// borrows again and again would do so for ever, as what is borrowed goes back to its own class. (Of runs above 64
+    /// KiB that are written to the time does not count, and the memory does.)
     #[inline]
     pub fn wants_own(&self, id: u8, little: bool) -> bool {
         // No atomic addition: it would wait for what the program just wrote to memory, and no count needs to be exact.
@@ -465,7 +486,8 @@ impl<M: Machine> Slab<M> {
         (little || run_pages(id) <= EXACT) && often.is_multiple_of(OWN_AFTER[usize::from(little)])
     }
 
-    /// The class that the run at `run`, of class `id`, is kept in: what large ones cost may be more than when it became a block.
+    /// The class that the run at `run`, of class `id`, is kept in: what large ones cost may be more than when it became
+    /// a block.
     fn class_kept(&self, m: &M, pages: &PageAllocator<M>, id: u8, run: *mut u8) -> u8 {
         let cost = pages.cost();
         if cost == Cost::Little || pages_of(id) <= MAX_CACHED || id == LAST_RUN {
@@ -528,8 +550,8 @@ impl<M: Machine> Slab<M> {
         pushed
     }
 
-    /// Runs that one more sheaf of class `id` may hold, so that all of them are a small part of the memory there is, and as how many pages they
-    /// count. Of runs above 64 KiB an eighth counts, where at most an eighth is written to.
+    /// Runs that one more sheaf of class `id` may hold, so that all of them are a small part of the memory there is,
+    /// and as how many pages they count. Of runs above 64 KiB an eighth counts, where at most an eighth is written to.
     fn room_for(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> Option<(u16, u32)> {
         let little = pages.cost() == Cost::Little;
         for (capacity, many) in [(self.run_capacity(pages, id), true), (few(id), false)] {
@@ -551,9 +573,9 @@ impl<M: Machine> Slab<M> {
         None
     }
 
-    /// Whether more may lie idle in the sheaves of runs than a program that takes no slow path may keep: they have the room, and not only that in which
-    /// there was little at the end of the last window of time. (A program that goes through a few classes again and again would have the fast path closed
-    /// for ever.)
+    /// Whether more may lie idle in the sheaves of runs than a program that takes no slow path may keep: they have the
+    /// room, and not only that in which there was little at the end of the last window of time. (A program that goes
+    /// through a few classes again and again would have the fast path closed for ever.)
     pub fn may_idle(&self) -> bool {
         self.kept.load(Relaxed) > KEPT_IDLE.max(self.calm.load(Relaxed))
     }
@@ -570,7 +592,8 @@ impl<M: Machine> Slab<M> {
     /// Gives the run at `address`, which was in a sheaf, back to the zone; false where the lock was not to be had.
     pub(super) fn free_run(&self, m: &M, pages: &PageAllocator<M>, address: usize, gfp: Gfp) -> bool {
         let Some(pfn) = m.pfn(core::ptr::with_exposed_provenance(address)) else { return true };
-        // SAFETY: it was freed into a sheaf and taken out of that, whole, by the caller alone. A copy that was freed twice was told by its kind and tag.
+        // SAFETY: it was freed into a sheaf and taken out of that, whole, by the caller alone. A copy that was freed
+        // twice was told by its kind and tag.
         unsafe { pages.free_run(m, PfnRange::new(pfn, m.page(pfn).word() as u32), gfp.may_block()) }
     }
 

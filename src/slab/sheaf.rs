@@ -1,8 +1,9 @@
 //! Sheaves: fixed arrays of object pointers (Bonwick's magazines, 2001; the kernel's sheaves, 6.18).
 //!
-//! A sheaf is [`SHEAF_BYTES`] long, one of page runs [`RUN_SHEAF_BYTES`], and aligned to its size. Its objects fill slots from a *sentinel* slot upwards; the sentinel
-//! reads 0. A sheaf is named by the address of its top slot: the top slot reading 0 is "empty", the slot after it crossing the
-//! alignment is "full", so neither needs a count or a compare with a limit. A smaller capacity is the sentinel placed higher.
+//! A sheaf is [`SHEAF_BYTES`] long, one of page runs [`RUN_SHEAF_BYTES`], and aligned to its size. Its objects fill
+//! slots from a *sentinel* slot upwards; the sentinel reads 0. A sheaf is named by the address of its top slot: the top
+//! slot reading 0 is "empty", the slot after it crossing the alignment is "full", so neither needs a count or a compare
+//! with a limit. A smaller capacity is the sentinel placed higher.
 #![allow(unsafe_code)]
 
 use core::ptr;
@@ -13,7 +14,8 @@ use crate::machine::{RUN_SHEAF_BYTES, SHEAF_BYTES, no_sheaf};
 
 const SLOT: usize = size_of::<usize>();
 
-/// In place of a capacity: the sheaf is one of page runs. Those of a class differ: the first slot from the top down that reads 0 is the sentinel.
+/// In place of a capacity: the sheaf is one of page runs. Those of a class differ: the first slot from the top down
+/// that reads 0 is the sentinel.
 pub const OF_RUNS: u16 = 0;
 
 /// A sheaf that nobody else can reach: it is in no row and no barn.
@@ -164,8 +166,8 @@ impl Sheaf {
         unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(first), len) }
     }
 
-    /// Lets `fill` write up to `want` objects into the empty slots, and takes in as many as it says. They come out again
-    /// last one first.
+    /// Lets `fill` write up to `want` objects into the empty slots, and takes in as many as it says. They come out
+    /// again last one first.
     pub fn fill(&mut self, want: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
         debug_assert!(self.is_empty());
         let want = want.min(self.capacity as usize);
@@ -237,7 +239,8 @@ pub fn is_full(word: usize, capacity: u16) -> bool {
     (word + SLOT).is_multiple_of(bytes(capacity))
 }
 
-/// Number of objects in the sheaf named `word`, whose capacity is `capacity`; any, where it is one [`OF_RUNS`] and somebody else changes the sheaf.
+/// Number of objects in the sheaf named `word`, whose capacity is `capacity`; any, where it is one [`OF_RUNS`] and
+/// somebody else changes the sheaf.
 ///
 /// # Safety
 /// `word` was in a row or a barn.
@@ -254,8 +257,8 @@ pub unsafe fn len(word: usize, capacity: u16) -> usize {
 /// The capacity of the sheaf named `word`, which may be one [`OF_RUNS`].
 ///
 /// # Safety
-/// `word` was in a row or a barn: it names a slot of a sheaf, whose memory can be read even if it is none any more (and was given back: then a page fault
-/// makes it zeros, and who took it to be a sheaf's fails to replace the word).
+/// `word` was in a row or a barn: it names a slot of a sheaf, whose memory can be read even if it is none any more (and
+/// was given back: then a page fault makes it zeros, and who took it to be a sheaf's fails to replace the word).
 #[inline]
 unsafe fn resolved(word: usize, capacity: u16) -> u16 {
     // SAFETY: the caller's condition.
@@ -267,7 +270,8 @@ unsafe fn resolved(word: usize, capacity: u16) -> u16 {
 #[cold]
 #[inline(never)]
 unsafe fn look_up(word: usize) -> u16 {
-    // SAFETY: the slots from the sheaf's first one to its top are its memory. Others may write to them, where it is not the caller's.
+    // SAFETY: the slots from the sheaf's first one to its top are its memory. Others may write to them, where it is not
+    // the caller's.
     let read = |slot| unsafe { AtomicUsize::from_ptr(ptr::with_exposed_provenance_mut(slot)) }.load(Relaxed);
     let mut slot = word;
     while !slot.is_multiple_of(RUN_SHEAF_BYTES) && read(slot) != 0 {

@@ -1,9 +1,10 @@
 //! Tags: what the page-class map says of a page, and the check that `free` makes with it.
 //!
-//! A tag is a size class in 6 bits and the slab's colour in 2, or the CPUs that its objects are for ([`super::foreign`]). (Pairs that no slab has
-//! are of page runs, whose first page alone has a tag: [`super::runs`].) With the tag's row of a small table, whether an address is the
-//! start of an object takes one multiplication and no look at the slab: a pointer into the middle of an object never
-//! gets into a sheaf, from where it would be handed out again.
+//! A tag is a size class in 6 bits and the slab's colour in 2, or the CPUs that its objects are for
+//! ([`super::foreign`]). (Pairs that no slab has are of page runs, whose first page alone has a tag: [`super::runs`].)
+//! With the tag's row of a small table, whether an address is the start of an object takes one multiplication and no
+//! look at the slab: a pointer into the middle of an object never gets into a sheaf, from where it would be handed out
+//! again.
 
 use super::cache::STATIC_LAYOUTS;
 use super::classes::{NR_CLASSES, class_size};
@@ -109,7 +110,8 @@ const fn checks() -> Checks {
 
 static CHECKS: Checks = checks();
 
-/// The limit of `tag` for a CPU: 0, too, where the slab is another one's. (As a table by CPU it would be another page of constants.)
+/// The limit of `tag` for a CPU: 0, too, where the slab is another one's. (As a table by CPU it would be another page
+/// of constants.)
 #[inline(always)]
 pub fn limit(cpu: usize, tag: u8) -> u32 {
     if is_foreign(tag, cpu) { 0 } else { CHECKS.limit[usize::from(tag)] }
@@ -118,12 +120,13 @@ pub fn limit(cpu: usize, tag: u8) -> u32 {
 /// For machines that fill in tables of their own.
 pub static LIMIT: Limit = |cpu, tag| limit(cpu, tag);
 
-/// Where `address` is in a page of `tag`, as a number that is below the tag's limit where an object starts there; `None` for a tag that no slab
-/// has, which saves `free` of those a section.
+/// Where `address` is in a page of `tag`, as a number that is below the tag's limit where an object starts there;
+/// `None` for a tag that no slab has, which saves `free` of those a section.
 ///
-/// One multiplication, after D. Lemire et al., *Faster remainder by direct computation* (2019): times the factor, the offset of object `i`
-/// is `i` times the excess modulo 2³², so that one comparison with the limit finds out both that the offset is a multiple of the
-/// size and that it is one of an object. Every other offset, before, between and behind the objects, gives more.
+/// One multiplication, after D. Lemire et al., *Faster remainder by direct computation* (2019): times the factor, the
+/// offset of object `i` is `i` times the excess modulo 2³², so that one comparison with the limit finds out both that
+/// the offset is a multiple of the size and that it is one of an object. Every other offset, before, between and behind
+/// the objects, gives more.
 #[inline(always)]
 pub fn place(tag: u8, address: usize) -> Option<u32> {
     let tag = tag as usize;

@@ -395,7 +395,8 @@ fn who_is_shown_a_cache_may_end_it() {
     w.verify();
 }
 
-/// One that is about to go is nobody's twin, and its id is not given away before who shrinks all caches is done with its slabs.
+/// One that is about to go is nobody's twin, and its id is not given away before who shrinks all caches is done with
+/// its slabs.
 #[test]
 fn a_cache_that_ends_is_shared_by_nobody_and_waits_for_its_slabs() {
     let w = world(1, Hostile::default());
@@ -534,8 +535,9 @@ fn a_window_of_nothing_is_the_last() {
     w.verify();
 }
 
-/// Objects that go back together, of each class whose objects may, in an order like that of a tree's; and with them one that is there twice, one
-/// that its slab has, one whose slab is of another class, and what is no object. Only these are reported.
+/// Objects that go back together, of each class whose objects may, in an order like that of a tree's; and with them one
+/// that is there twice, one that its slab has, one whose slab is of another class, and what is no object. Only these
+/// are reported.
 #[test]
 fn objects_that_go_back_together_are_looked_at() {
     for id in 1..=NR_CLASSES as u8 {
@@ -593,8 +595,8 @@ fn an_object_that_its_slab_has_too_is_handed_out_once() {
     }
 }
 
-/// Whatever the order of frees and requests: one second free of an object that nobody got meanwhile is reported once, and nobody gets
-/// what another has.
+/// Whatever the order of frees and requests: one second free of an object that nobody got meanwhile is reported once,
+/// and nobody gets what another has.
 // rows: F2
 #[test]
 fn an_object_that_sheaves_hold_twice_is_handed_out_once() {
@@ -660,7 +662,8 @@ unsafe extern "C" fn construct(object: *mut u8) {
 }
 
 // rows: G8
-/// A program that has a block or two of each of many sizes has them in different sets of the CPU's cache, not all at the start of a page.
+/// A program that has a block or two of each of many sizes has them in different sets of the CPU's cache, not all at
+/// the start of a page.
 #[test]
 fn first_objects_of_caches_are_spread_over_a_page() {
     let world = world(1, Hostile::default());
@@ -894,7 +897,8 @@ fn slabs_of_others_are_taken_from_where_much_is_free() {
     w.verify();
 }
 
-/// An object that was freed twice on two CPUs lies in main and foreign sheaf of one of them, after its slab changed hands.
+/// An object that was freed twice on two CPUs lies in main and foreign sheaf of one of them, after its slab changed
+/// hands.
 #[test]
 fn a_second_free_beside_a_foreign_one_is_found_at_the_end() {
     let w = world(2, Hostile::default());
@@ -937,7 +941,8 @@ fn foreign_objects_serve_where_there_is_no_other_memory() {
     w.verify();
 }
 
-/// The slab of an object that is in two sheaves goes back by the one, and its page is another class's when the other is taken.
+/// The slab of an object that is in two sheaves goes back by the one, and its page is another class's when the other is
+/// taken.
 #[test]
 fn a_page_that_is_something_else_by_now_is_not_adopted() {
     let w = world(2, Hostile::default());

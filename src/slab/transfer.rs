@@ -19,7 +19,8 @@ use crate::page::{Kind, PageList, flag};
 use crate::types::{PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::PageAllocator;
 
-/// Where fewer objects than this in a row are of one slab, what will be looked at of the slab of one that comes so many later is fetched.
+/// Where fewer objects than this in a row are of one slab, what will be looked at of the slab of one that comes so many
+/// later is fetched.
 const SHORT_RUN: usize = 4;
 const AHEAD: usize = 8;
 
@@ -83,9 +84,9 @@ impl<M: Machine> Slab<M> {
         got
     }
 
-    /// Takes objects from slabs into `out`, from its end to its start, making new slabs as needed; those never handed out before are left to
-    /// `fresh`. The others should have the mark: who hands them out looks.
-    /// May return fewer than asked for, also when there is memory left; 0 only where there is none.
+    /// Takes objects from slabs into `out`, from its end to its start, making new slabs as needed; those never handed
+    /// out before are left to `fresh`. The others should have the mark: who hands them out looks. May return fewer than
+    /// asked for, also when there is memory left; 0 only where there is none.
     #[allow(clippy::too_many_arguments)]
     fn take_unmarked(
         &self,
@@ -200,8 +201,8 @@ impl<M: Machine> Slab<M> {
         Some((m.page(head).node(), head, map))
     }
 
-    /// Makes a new populated slab of cache `id` whose list lock is not to be had one without free objects: one is the caller's, the others lie in
-    /// the stash.
+    /// Makes a new populated slab of cache `id` whose list lock is not to be had one without free objects: one is the
+    /// caller's, the others lie in the stash.
     #[cold]
     fn new_full(&self, m: &M, id: u8, head: Pfn, map: *mut u8) -> usize {
         let cache = self.cache(id);
@@ -271,7 +272,8 @@ impl<M: Machine> Slab<M> {
             m.page(pfn).set_kind(if pfn == head { Kind::Allocated } else { Kind::Tail }, layout.order);
         }
         m.page(head).set_refs(1);
-        // SAFETY: none of its objects is out and no list has it, so that none will be; it is the block that `head` was allocated as.
+        // SAFETY: none of its objects is out and no list has it, so that none will be; it is the block that `head` was
+        // allocated as.
         if !unsafe { pages.free_pages(m, head, layout.order, gfp.may_block()) } {
             // The zone's lock was not to be had. Nor may the list's be waited for: whom we interrupted may hold it.
             let link: *mut usize = m.virt(head).cast();
@@ -327,8 +329,8 @@ impl<M: Machine> Slab<M> {
         self.free_objects(m, pages, &[object], gfp);
     }
 
-    /// Whether what came out of a sheaf, and lies in no slab, is no free run either: an object that was freed twice, whose page is
-    /// something else by now.
+    /// Whether what came out of a sheaf, and lies in no slab, is no free run either: an object that was freed twice,
+    /// whose page is something else by now.
     fn is_no_run(m: &M, address: usize) -> bool {
         m.pfn(ptr::with_exposed_provenance(address)).is_some_and(|pfn| {
             let kind = m.page(pfn).kind();
@@ -337,14 +339,16 @@ impl<M: Machine> Slab<M> {
         })
     }
 
-    /// Puts objects, of whatever caches, those of size classes marked, back into their slabs, and runs into their zones.
+    /// Puts objects, of whatever caches, those of size classes marked, back into their slabs, and runs into their
+    /// zones.
     pub(super) fn free_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], gfp: Gfp) {
         let mut release = PageList::new();
         self.put_objects(m, pages, objects, &mut release, gfp);
         self.release(m, pages, release, gfp);
     }
 
-    /// [`Slab::free_objects`] that leaves it to the caller to give back the slabs that are empty then and not worth keeping.
+    /// [`Slab::free_objects`] that leaves it to the caller to give back the slabs that are empty then and not worth
+    /// keeping.
     fn put_objects(&self, m: &M, pages: &PageAllocator<M>, objects: &[usize], release: &mut PageList, gfp: Gfp) {
         let mut rest = objects;
         while let Some((&first, others)) = rest.split_first() {
@@ -419,7 +423,8 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Puts the objects of `lists` that lie close together into their slabs; of each list `left` are left, at its start.
+    /// Puts the objects of `lists` that lie close together into their slabs; of each list `left` are left, at its
+    /// start.
     #[inline(never)]
     fn put_windows(
         &self,

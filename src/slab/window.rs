@@ -1,13 +1,15 @@
 //! Objects that go back to their slabs together.
 //!
-//! What a program frees in a flood lies close together, but not in order: with a tree the objects of a sheaf change slabs nine times, and words
-//! of the maps 28 times, and each change is a jump that the processor does not foresee. So for the objects of some sheaves a byte is set for each that
-//! lies in a *window* of 64 KiB, whosever it is, and then the bytes of each slab become bits of its map, all at once. Objects beside
-//! windows go back one by one ([`NodeSlabs::put`](super::node::NodeSlabs::put)), and so do all where anything is odd: that path can report it.
+//! What a program frees in a flood lies close together, but not in order: with a tree the objects of a sheaf change
+//! slabs nine times, and words of the maps 28 times, and each change is a jump that the processor does not foresee. So
+//! for the objects of some sheaves a byte is set for each that lies in a *window* of 64 KiB, whosever it is, and then
+//! the bytes of each slab become bits of its map, all at once. Objects beside windows go back one by one
+//! ([`NodeSlabs::put`](super::node::NodeSlabs::put)), and so do all where anything is odd: that path can report it.
 //!
-//! Measured (`tree`, rounds of allocators in one process, CPU time in relation to that without): with a window for each sheaf 0.99; with one for
-//! six of them 0.94, as their slabs are gone through once (18 instructions an object in place of 32); for eleven the same. Rejected: pages with
-//! objects found by a look at all bytes (1.05); a window where only half of a sample lies in it (`graph` takes as long).
+//! Measured (`tree`, rounds of allocators in one process, CPU time in relation to that without): with a window for each
+//! sheaf 0.99; with one for six of them 0.94, as their slabs are gone through once (18 instructions an object in place
+//! of 32); for eleven the same. Rejected: pages with objects found by a look at all bytes (1.05); a window where only
+//! half of a sample lies in it (`graph` takes as long).
 #![allow(unsafe_code)]
 
 use super::layout::SlabLayout;
@@ -40,7 +42,8 @@ pub fn is_worth(layout: &SlabLayout, count: usize) -> bool {
     count >= FEW && layout.order == Order::ZERO && grains
 }
 
-/// Windows are static: with them on the stack a flood of frees took 6.6 KiB of it in place of 1.6. One of four, by CPU; who finds his taken does without.
+/// Windows are static: with them on the stack a flood of frees took 6.6 KiB of it in place of 1.6. One of four, by CPU;
+/// who finds his taken does without.
 static ROOMS: [CachePadded<Lock<Window>>; ROOM_COUNT] =
     [const { CachePadded::new(Lock::new(Window::NONE)) }; ROOM_COUNT];
 const ROOM_COUNT: usize = 4;
@@ -73,7 +76,8 @@ impl Window {
     const NONE: Window =
         Window { base: 0, starts: [0; WINDOW / GRAIN + STEP], pages: [0; PAGES], slabs: [(Pfn(0), [0; WORDS]); PAGES] };
 
-    /// Begins the window that most of `objects`, which are of a cache of `layout`, lie in; false where there is none, or it would not be worth it.
+    /// Begins the window that most of `objects`, which are of a cache of `layout`, lie in; false where there is none,
+    /// or it would not be worth it.
     pub fn begin(&mut self, layout: &SlabLayout, objects: &[usize]) -> bool {
         let len = objects.len();
         if !is_worth(layout, len) {
@@ -99,7 +103,8 @@ impl Window {
         len > 0 && [0, len / 2, len - 1].iter().any(|nth| self.holds(objects[*nth]))
     }
 
-    /// Takes in those of `objects` that lie in the window, and moves the others to the front. Returns how many those are.
+    /// Takes in those of `objects` that lie in the window, and moves the others to the front. Returns how many those
+    /// are.
     #[inline(always)]
     pub fn take(&mut self, objects: &mut [usize]) -> usize {
         let (mut outside, mut at) = (0, 0);
@@ -162,7 +167,8 @@ impl Window {
         count >= self.pages.iter().map(|page| usize::from(*page)).sum::<usize>() * FEW_OF_SLAB
     }
 
-    /// Word `nth` of the bits of those objects of the slab that is page `page`, of `layout` and `colour`, that are in the window.
+    /// Word `nth` of the bits of those objects of the slab that is page `page`, of `layout` and `colour`, that are in
+    /// the window.
     #[inline(always)]
     pub fn bits(&self, layout: &SlabLayout, colour: usize, page: usize, nth: u32) -> u64 {
         let (all, stride) = (layout.all_free(nth), layout.size as usize / GRAIN);

@@ -1,5 +1,6 @@
-//! A cell for data under a lock. In production it is the plain one and an [`Access`] is nothing; under loom every access is
-//! followed for as long as it lasts, so that two at once, or one that no ordering puts behind another, fail the model.
+//! A cell for data under a lock. In production it is the plain one and an [`Access`] is nothing; under loom every
+//! access is followed for as long as it lasts, so that two at once, or one that no ordering puts behind another, fail
+//! the model.
 
 #[cfg(not(loom))]
 mod plain {

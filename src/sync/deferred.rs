@@ -25,8 +25,8 @@ impl Deferred {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             set_link(head);
-            // Release, pairs with the Acquire in `take`: who takes the list sees the links. A block pushed on top of others
-            // continues their release sequence, so one Acquire is enough for all.
+            // Release, pairs with the Acquire in `take`: who takes the list sees the links. A block pushed on top of
+            // others continues their release sequence, so one Acquire is enough for all.
             match self.head.compare_exchange_weak(head, block, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -34,7 +34,8 @@ impl Deferred {
         }
     }
 
-    /// Takes one block, or 0. `link` reads a block's link, `set_link(block, to)` writes it. While this one has the list others find it empty.
+    /// Takes one block, or 0. `link` reads a block's link, `set_link(block, to)` writes it. While this one has the list
+    /// others find it empty.
     #[must_use]
     pub fn pop(&self, link: impl Fn(usize) -> usize, set_link: impl Fn(usize, usize)) -> usize {
         let first = self.take();
@@ -62,7 +63,8 @@ impl Deferred {
         self.head.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes all blocks: the first, or 0; its link leads to the next, and so on to 0. Taking the whole list leaves no ABA.
+    /// Takes all blocks: the first, or 0; its link leads to the next, and so on to 0. Taking the whole list leaves no
+    /// ABA.
     #[must_use]
     pub fn take(&self) -> usize {
         // Acquire, pairs with the Release in `push`.

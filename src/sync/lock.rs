@@ -2,10 +2,11 @@
 //! option (measured on other allocators: milliseconds under 8 threads on 2 CPUs).
 //!
 //! The word is 0 free, 1 held, 2 held with sleepers (Drepper, "Futexes Are Tricky", mutex 2). How to sleep is the
-//! machine's business ([`Park`]): a futex hosted; on bare metal, where the holder is on another CPU, a loop that answers that one's calls.
+//! machine's business ([`Park`]): a futex hosted; on bare metal, where the holder is on another CPU, a loop that
+//! answers that one's calls.
 //!
-//! Who may not wait may not enter the system to wake others either. Such a holder says 3: who finds that does not go to sleep on the word
-//! but naps and looks again.
+//! Who may not wait may not enter the system to wake others either. Such a holder says 3: who finds that does not go to
+//! sleep on the word but naps and looks again.
 #![allow(unsafe_code)]
 
 use core::mem::ManuallyDrop;
@@ -21,8 +22,8 @@ const HELD: u32 = 1;
 const SLEEPERS: u32 = 2;
 const BRIEF: u32 = 3;
 
-/// Tries of a `fork` for a lock, which its thread may hold itself. Behind each is a nap, so that a holder who lost the CPU can go on; together they last longer
-/// than others hold it.
+/// Tries of a `fork` for a lock, which its thread may hold itself. Behind each is a nap, so that a holder who lost the
+/// CPU can go on; together they last longer than others hold it.
 const FORK_TRIES: u32 = 100;
 
 /// How a machine lets a thread wait for a lock word.
@@ -83,7 +84,8 @@ impl<T> Lock<T> {
         self.guard(park)
     }
 
-    /// Takes the lock if that needs no sleep (giving it back may wake one who sleeps): spins as briefly as [`Lock::lock`] does before it sleeps.
+    /// Takes the lock if that needs no sleep (giving it back may wake one who sleeps): spins as briefly as
+    /// [`Lock::lock`] does before it sleeps.
     #[inline]
     pub fn try_lock<'a, P: Park>(&'a self, park: &'a P) -> Option<Guard<'a, T, P>> {
         if self.try_word(HELD) || self.spin::<P>(HELD) { Some(self.guard(park)) } else { None }
@@ -102,10 +104,11 @@ impl<T> Lock<T> {
         if may_block { Some(self.lock(park)) } else { self.try_lock_as(park, false) }
     }
 
-    /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. It is tried for a while only. Where the
-    /// caller may hold it itself (a signal handler that interrupted a slow path) the fork may not block, and a lock that is not to be had is left to
-    /// its holder. Any other fork gives back what it has and begins again, as the holder may be in a handler that waits for something of this fork's.
-    /// False: that is to be done.
+    /// Takes the lock before a `fork`, which takes every lock in one function and gives them back in another. It is
+    /// tried for a while only. Where the caller may hold it itself (a signal handler that interrupted a slow path) the
+    /// fork may not block, and a lock that is not to be had is left to its holder. Any other fork gives back what it
+    /// has and begins again, as the holder may be in a handler that waits for something of this fork's. False: that is
+    /// to be done.
     pub fn lock_for_fork<P: Park>(&self, park: &P, fork: Fork) -> bool {
         // On a word of its own: asleep on the lock's, it would be woken in the place of one who waits.
         let own = AtomicU32::new(HELD);
@@ -142,7 +145,8 @@ impl<T> Lock<T> {
     /// Frees the lock of a holder that does not exist any more.
     ///
     /// # Safety
-    /// The process is the copy of one, with one thread, and that thread does not hold the lock. The value is whole at any time.
+    /// The process is the copy of one, with one thread, and that thread does not hold the lock. The value is whole at
+    /// any time.
     pub unsafe fn abandon(&self) {
         self.fork.store(0, Ordering::Relaxed);
         self.word.store(FREE, Ordering::Release);

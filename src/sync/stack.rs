@@ -1,7 +1,8 @@
 //! A lock-free stack of numbered blocks, from which any context takes one at a time.
 //!
-//! The head is a block's number and a tag in one word, exchanged together: the tag is another one after every exchange, so that a head
-//! which went and came back meanwhile (ABA) is noticed. A block is linked through memory of its own that stays readable whoever has it.
+//! The head is a block's number and a tag in one word, exchanged together: the tag is another one after every exchange,
+//! so that a head which went and came back meanwhile (ABA) is noticed. A block is linked through memory of its own that
+//! stays readable whoever has it.
 
 use super::atomic::Ordering;
 
@@ -53,8 +54,8 @@ impl Stack {
         }
     }
 
-    /// Takes the block that was added last. `link` reads the link of a block, which may be somebody else's by then: what it says is
-    /// of no consequence in that case.
+    /// Takes the block that was added last. `link` reads the link of a block, which may be somebody else's by then:
+    /// what it says is of no consequence in that case.
     pub fn pop(&self, link: impl Fn(u32) -> u32) -> Option<u32> {
         // Acquire, pairs with the Release in `push`: its link is seen.
         let mut old = self.head.load(Ordering::Acquire);

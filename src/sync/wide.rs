@@ -1,8 +1,8 @@
 //! Atomic integers of 64 bits that leave the coprocessor alone.
 //!
-//! On an i586 the compiler loads and stores such integers through an x87 register, which an interrupt handler must not touch: what lies
-//! there is whom it interrupted's. `cmpxchg8b` does the same in ordinary registers, and writes back what was there where it only
-//! reads. Elsewhere they are `core`'s.
+//! On an i586 the compiler loads and stores such integers through an x87 register, which an interrupt handler must not
+//! touch: what lies there is whom it interrupted's. `cmpxchg8b` does the same in ordinary registers, and writes back
+//! what was there where it only reads. Elsewhere they are `core`'s.
 
 #[cfg(not(target_arch = "x86"))]
 pub use core::sync::atomic::AtomicU64;
@@ -12,7 +12,8 @@ mod exchange {
     use core::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
     use core::sync::atomic::{self};
 
-    /// An integer of 64 bits that is only ever compared and exchanged. The methods are those of [`core::sync::atomic::AtomicU64`].
+    /// An integer of 64 bits that is only ever compared and exchanged. The methods are those of
+    /// [`core::sync::atomic::AtomicU64`].
     #[repr(transparent)]
     pub struct AtomicU64(atomic::AtomicU64);
 

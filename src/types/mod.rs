@@ -1,4 +1,5 @@
-//! Addresses, orders and ranges as types of their own: a bare `usize` never means an address here. And what reports are made of.
+//! Addresses, orders and ranges as types of their own: a bare `usize` never means an address here. And what reports are
+//! made of.
 
 mod addr;
 mod caller;

@@ -117,8 +117,8 @@ impl<M: Machine> Vmalloc<M> {
             let page = m.page(frame);
             page.set_kind(Kind::Allocated, Self::ORDER);
             page.set_refs(1);
-            // SAFETY: the slot that showed the frame is unmapped on every CPU, and no table names it any more; its area is in transit, so nobody else
-            // takes it out as well.
+            // SAFETY: the slot that showed the frame is unmapped on every CPU, and no table names it any more; its area
+            // is in transit, so nobody else takes it out as well.
             unsafe { pages.free_pages(m, frame, Self::ORDER, true) };
         });
     }
@@ -146,8 +146,8 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Takes `area`, in transit with `mapped` bytes mapped, out of the window: its memory goes back, its addresses become
-    /// free, its first slot remembers that an area was freed here. Returns the pages it may have held.
+    /// Takes `area`, in transit with `mapped` bytes mapped, out of the window: its memory goes back, its addresses
+    /// become free, its first slot remembers that an area was freed here. Returns the pages it may have held.
     pub(super) fn vacate<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, mapped: usize) -> u64 {
         if mapped > 0 {
             m.flush_cache(area.start.get()..area.start.get() + mapped);
@@ -175,10 +175,10 @@ impl<M: Machine> Vmalloc<M> {
         charged as u64
     }
 
-    /// Makes `[from, to)`, in an area in transit, read zero; what lies behind `to` in the area is of no value. Whole slots
-    /// are cleaned by the system, and never written to: that a caller of `calloc` will touch all of it is not known (where it is
-    /// likely see `wash`). Measured, `calloc`
-    /// and free of 4–400 MiB with one byte touched: 90 µs with writing to up to 16 MiB, 11 µs without; jemalloc 11, glibc 50–60.
+    /// Makes `[from, to)`, in an area in transit, read zero; what lies behind `to` in the area is of no value. Whole
+    /// slots are cleaned by the system, and never written to: that a caller of `calloc` will touch all of it is not
+    /// known (where it is likely see `wash`). Measured, `calloc` and free of 4–400 MiB with one byte touched: 90 µs
+    /// with writing to up to 16 MiB, 11 µs without; jemalloc 11, glibc 50–60.
     ///
     /// A request that may not enter the system has them written to.
     pub(super) fn blank(&self, m: &M, from: usize, to: usize, may_enter: bool) {
@@ -215,9 +215,10 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Makes the first `len` of the `size` bytes of `area`, in transit, read zero, which are likely to be written to throughout. Slots that are backed
-    /// are written to: 15 µs for 1 MiB, of which fresh huge pages take 45 (9 and 15 for what the caches hold), and by one write for
-    /// as many as possible, as the processor passes its caches by for very long ones only. What is hardly backed stays so.
+    /// Makes the first `len` of the `size` bytes of `area`, in transit, read zero, which are likely to be written to
+    /// throughout. Slots that are backed are written to: 15 µs for 1 MiB, of which fresh huge pages take 45 (9 and 15
+    /// for what the caches hold), and by one write for as many as possible, as the processor passes its caches by for
+    /// very long ones only. What is hardly backed stays so.
     pub(super) fn wash(&self, m: &M, area: Ref, size: usize, len: usize) {
         let (start, mapped) = (area.start.get(), area.mapped.get());
         let slots = len.div_ceil(Self::SLOT);
@@ -251,8 +252,9 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Moves old memory into the fresh range `[start, start + len)` of whole slots, from its beginning: retained ranges, oldest first (they
-    /// would go back to the system next), then free pageblocks of the buddy system. Returns the slots filled.
+    /// Moves old memory into the fresh range `[start, start + len)` of whole slots, from its beginning: retained
+    /// ranges, oldest first (they would go back to the system next), then free pageblocks of the buddy system. Returns
+    /// the slots filled.
     pub(super) fn donate<P: FrameSource<M>>(&self, m: &M, pages: &P, start: usize, len: usize) -> usize {
         let refusals = self.refusals.load(Relaxed);
         if refusals >= REFUSALS {
@@ -305,8 +307,8 @@ impl<M: Machine> Vmalloc<M> {
         })
     }
 
-    /// Moves up to `len` bytes of the oldest suitable retained range to `at`. `None` where there is no such range; else the bytes
-    /// moved, 0 where the machine refused.
+    /// Moves up to `len` bytes of the oldest suitable retained range to `at`. `None` where there is no such range; else
+    /// the bytes moved, 0 where the machine refused.
     fn donate_retained<P: FrameSource<M>>(&self, m: &M, pages: &P, at: usize, len: usize) -> Option<usize> {
         let source = {
             let mut space = self.space.lock(m);

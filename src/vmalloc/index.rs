@@ -61,8 +61,8 @@ impl Index {
         Index { table: None, stash: PageList::new(), base: 0, slot_shift: 0 }
     }
 
-    /// A view of the table with this root, to read a slot without the lock: sound as tables never go away, and of use for slots
-    /// that nobody changes at the time.
+    /// A view of the table with this root, to read a slot without the lock: sound as tables never go away, and of use
+    /// for slots that nobody changes at the time.
     pub fn view(root: Pfn, base: usize, slot_shift: u32) -> Index {
         Index { table: Some(PageTable::new(root)), stash: PageList::new(), base, slot_shift }
     }
@@ -144,7 +144,8 @@ impl Index {
         found
     }
 
-    /// Records in the slot at `start`, the first of an area, how many pages the area has; 0 when it is nobody's any more.
+    /// Records in the slot at `start`, the first of an area, how many pages the area has; 0 when it is nobody's any
+    /// more.
     pub fn set_pages<M: Machine>(&mut self, m: &M, start: usize, pages: usize) {
         self.update(m, start, 1 << self.slot_shift, false, |_, slot| {
             if M::OWNS_FRAMES {

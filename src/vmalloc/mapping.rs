@@ -1,5 +1,5 @@
-//! Areas over frames that stay their owners': `vmap`. Such an area is in transit for as long as it is there, so that nothing else
-//! in this layer touches it; its stamp tells it from areas that somebody works on.
+//! Areas over frames that stay their owners': `vmap`. Such an area is in transit for as long as it is there, so that
+//! nothing else in this layer touches it; its stamp tells it from areas that somebody works on.
 
 use core::ptr::NonNull;
 

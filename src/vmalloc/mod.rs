@@ -1,19 +1,20 @@
 //! vmalloc: requests above 2 MiB get contiguous addresses over memory that need not be adjacent.
 //!
 //! * Addresses come from an augmented free tree (`tree`); an explicit page table (`index`) says what each slot holds.
-//! * `free` is lazy: the range stays mapped (*retained*) and serves a later request of its size without any system call, until it is
-//!   too old, or there is too much of it; then it is purged in batches (`purge`).
-//! * A request that no retained range fits gets the longest of those that have free addresses behind them, and as many of these as it lacks, else fresh
-//!   addresses only. Old memory is *moved* there where there is some (retained ranges, free pageblocks of the buddy system): that costs 1–3 µs
-//!   per 2 MiB against 250–350 µs for fresh pages.
-//! * Freed ranges stay as long as they may be wanted again ([`crate::zone::Demand`]). Where such zeroed areas were filled before
-//!   a calloc takes old memory, too, and writes zeroes to it; what is fresh of one has as much old memory given up, so that no more is resident than
-//!   was in use at the peak.
+//! * `free` is lazy: the range stays mapped (*retained*) and serves a later request of its size without any system
+//!   call, until it is too old, or there is too much of it; then it is purged in batches (`purge`).
+//! * A request that no retained range fits gets the longest of those that have free addresses behind them, and as many
+//!   of these as it lacks, else fresh addresses only. Old memory is *moved* there where there is some (retained ranges,
+//!   free pageblocks of the buddy system): that costs 1–3 µs per 2 MiB against 250–350 µs for fresh pages.
+//! * Freed ranges stay as long as they may be wanted again ([`crate::zone::Demand`]). Where such zeroed areas were
+//!   filled before a calloc takes old memory, too, and writes zeroes to it; what is fresh of one has as much old memory
+//!   given up, so that no more is resident than was in use at the peak.
 //! * Which areas get huge pages is learned (`usage`) from what is seen of them (`observe`).
-//! * `realloc` cuts, grows over the free addresses and retained ranges behind the area, or moves the memory to a larger range.
+//! * `realloc` cuts, grows over the free addresses and retained ranges behind the area, or moves the memory to a larger
+//!   range.
 //!
-//! Programs that go on and on, each with some live blocks of sizes at random, of which a byte in each page is written (µs a block and its free, MiB
-//! resident at most; one by one in turn):
+//! Programs that go on and on, each with some live blocks of sizes at random, of which a byte in each page is written
+//! (µs a block and its free, MiB resident at most; one by one in turn):
 //!
 //! | | 2–8 MiB, 3 live | 10 | 8–32 MiB, 3 | `realloc` of one to 2–8 MiB | 8–32 MiB |
 //! |---|---|---|---|---|---|
@@ -22,12 +23,15 @@
 //! | mimalloc 2 | 10, 34 | 10, 98 | 41, 162 | 66 | 365 |
 //! | gperftools' tcmalloc | 10, 43 | 11, 101 | 41, 137 | 69 | 489 |
 //!
-//! Most of the difference were page faults: of last slots that were mapped as far as needed, given up when they were moved and made anew, and of ranges that
-//! went back since the rest of last slots counted where they were free, and not where they were in use. `realloc` to 8–32 MiB of what is not
-//! written to takes 0.17 in place of 17 µs. Rejected: areas side by side, so that freed ones make longer ranges (of requests that find none 5 to 12 in place of 7 to 20 %, as long).
+//! Most of the difference were page faults: of last slots that were mapped as far as needed, given up when they were
+//! moved and made anew, and of ranges that went back since the rest of last slots counted where they were free, and not
+//! where they were in use. `realloc` to 8–32 MiB of what is not written to takes 0.17 in place of 17 µs. Rejected:
+//! areas side by side, so that freed ones make longer ranges (of requests that find none 5 to 12 in place of 7 to 20 %,
+//! as long).
 //!
-//! The same where only the first byte of each is written, on a busy machine. What is hardly backed is given up instead of moved, page by page, which takes
-//! longer than fresh pages do; and sizes of which areas were hardly used get small pages (`usage`).
+//! The same where only the first byte of each is written, on a busy machine. What is hardly backed is given up instead
+//! of moved, page by page, which takes longer than fresh pages do; and sizes of which areas were hardly used get small
+//! pages (`usage`).
 //!
 //! | | 2–8 MiB, 10 live | 100 | 8–32 MiB, 3 | 10 |
 //! |---|---|---|---|---|
@@ -36,14 +40,15 @@
 //! | gperftools' tcmalloc | 0.8, 18 | 1.1, 34 | 0.6, 26 | 1.1, 16 |
 //! | jemalloc | 1.9, 6 | 2.8, 21 | 8.1, 4 | 8.2, 5 |
 //!
-//! Rejected: nothing moved at all (two thirds of the time, but 87 in place of 78 MiB where a byte of each page is written); huge pages as before (the peaks
-//! twice as high, as what is kept has them).
+//! Rejected: nothing moved at all (two thirds of the time, but 87 in place of 78 MiB where a byte of each page is
+//! written); huge pages as before (the peaks twice as high, as what is kept has them).
 //!
-//! Where frames are owned (bare metal, the simulator) slots are pages, and each is backed by a frame of the buddy system.
+//! Where frames are owned (bare metal, the simulator) slots are pages, and each is backed by a frame of the buddy
+//! system.
 //!
-//! Lock order: one lock, inside those of slab and mm, outside those of the zones, with which it is never held together: no
-//! call to the machine's mapping and no allocation happens under it. A range that is being worked on is *in transit*: found
-//! by nobody else, and freeing it is a double free.
+//! Lock order: one lock, inside those of slab and mm, outside those of the zones, with which it is never held together:
+//! no call to the machine's mapping and no allocation happens under it. A range that is being worked on is *in
+//! transit*: found by nobody else, and freeing it is a double free.
 
 mod backing;
 mod index;
@@ -88,8 +93,8 @@ use usage::Usage;
 const COMPACT: usize = 4096;
 /// Least and most room to grow that is left between areas.
 const ROOM: (usize, usize) = (16 << 20, 1 << 30);
-/// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where more than half
-/// of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
+/// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where
+/// more than half of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
 
 /// Why an area could not be freed.
@@ -204,8 +209,8 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// An area of `size` bytes (rounded up to pages) whose address is a multiple of `align`, a power of two. Zeroed for
-    /// [`Gfp::ZERO`], without writing where it reads zero anyway. `None`: no memory, no addresses, or the request may not
-    /// do what it takes (a system call hosted; blocking anywhere).
+    /// [`Gfp::ZERO`], without writing where it reads zero anyway. `None`: no memory, no addresses, or the request may
+    /// not do what it takes (a system call hosted; blocking anywhere).
     pub fn alloc<P: FrameSource<M>>(
         &self,
         m: &M,
@@ -324,7 +329,8 @@ impl<M: Machine> Vmalloc<M> {
         let moves = !M::OWNS_FRAMES && !gfp.has(Gfp::ZERO);
         let longer = if moves { self.lengthen(m, pages, size, len, align, gfp) } else { None };
         let open = || {
-            // Where there is old memory for all of the last slot, it is had like that for the others, and of use to larger areas later.
+            // Where there is old memory for all of the last slot, it is had like that for the others, and of use to
+            // larger areas later.
             let whole = moves && self.stats(m).retained_bytes >= len;
             Some((self.open(m, pages, if whole { len } else { size }, len, align, gfp)?, 0))
         };
@@ -395,8 +401,8 @@ impl<M: Machine> Vmalloc<M> {
         true
     }
 
-    /// A new area in transit for `size` bytes: `len` bytes of address space (guard included), tables made, usable and reading
-    /// zero where the host backs it, not yet backed where frames are owned.
+    /// A new area in transit for `size` bytes: `len` bytes of address space (guard included), tables made, usable and
+    /// reading zero where the host backs it, not yet backed where frames are owned.
     fn open<P: FrameSource<M>>(
         &self,
         m: &M,
@@ -448,8 +454,8 @@ impl<M: Machine> Vmalloc<M> {
     /// [`FreeError::Busy`]: not `may_block`, and the lock is taken.
     ///
     /// # Safety
-    /// If an area begins there it is the caller's: nobody uses its memory, or frees it, from now on. (What is no area's beginning is refused, and nothing
-    /// happens.)
+    /// If an area begins there it is the caller's: nobody uses its memory, or frees it, from now on. (What is no area's
+    /// beginning is refused, and nothing happens.)
     #[allow(unsafe_code)]
     pub unsafe fn free<P: FrameSource<M>>(
         &self,
@@ -503,8 +509,8 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Usable bytes of the area at `address`: whole pages, truthfully. For a live area this takes no lock, so that it is
-    /// answered everywhere.
+    /// Usable bytes of the area at `address`: whole pages, truthfully. For a live area this takes no lock, so that it
+    /// is answered everywhere.
     ///
     /// # Errors
     /// The defect that [`Vmalloc::free`] would report ([`Defect::Foreign`] where the lock is not to be had).

@@ -1,7 +1,7 @@
 //! Nodes: one per hole, area or retained range, and the pool they come from.
 //!
-//! The pool's pages are never given back and nodes never move, so a node is a `&'static`: its memory lives as long as the
-//! machine's frames do.
+//! The pool's pages are never given back and nodes never move, so a node is a `&'static`: its memory lives as long as
+//! the machine's frames do.
 #![allow(unsafe_code)]
 
 use core::cell::Cell;
@@ -41,12 +41,14 @@ pub struct Node {
     pub state: Cell<State>,
     /// Who asked for it, of areas that somebody said so of.
     pub caller: Cell<Caller>,
-    /// How it is used, as far as that is known; `Dense`, also where it is only expected, and `Hoped`: huge pages were asked for, but for
-    /// the probe.
+    /// How it is used, as far as that is known; `Dense`, also where it is only expected, and `Hoped`: huge pages were
+    /// asked for, but for the probe.
     pub usage: Cell<Usage>,
-    /// The part whose pages tell how the area is used, as offsets of whole slots; empty where none does, or it was looked at.
+    /// The part whose pages tell how the area is used, as offsets of whole slots; empty where none does, or it was
+    /// looked at.
     pub probe: Cell<(usize, usize)>,
-    /// The part that its user was given as zeroes of the system's, to be looked at when it is freed, as offsets of whole slots.
+    /// The part that its user was given as zeroes of the system's, to be looked at when it is freed, as offsets of
+    /// whole slots.
     pub zeroed: Cell<(usize, usize)>,
     pub(super) links: [Links; 2],
     /// Neighbours in the order of their freeing; `newer` also links the pool.

@@ -1,4 +1,5 @@
-//! Which areas get huge pages, and where zeroes are written to old memory: areas are looked at when they are freed, and while they live.
+//! Which areas get huge pages, and where zeroes are written to old memory: areas are looked at when they are freed, and
+//! while they live.
 
 use super::node::{Ref, State};
 use super::source::FrameSource;
@@ -9,14 +10,15 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::types::{PAGE_SHIFT, PAGE_SIZE};
 
-/// Most bytes in areas that have huge pages and of whose kind nothing is known. Who reserves more without meaning to fill it often does.
+/// Most bytes in areas that have huge pages and of whose kind nothing is known. Who reserves more without meaning to
+/// fill it often does.
 const HOPED: usize = 1 << 30;
 /// The same where zeroes are asked for, much of which may be left as they are.
 const HOPED_ZEROED: usize = 32 << 20;
 
 impl<M: Machine> Vmalloc<M> {
-    /// Settles how `area`, in transit and fresh from offset `from` on (or `cleaned`), is to be backed there, and which part of it
-    /// is to tell whether that was right.
+    /// Settles how `area`, in transit and fresh from offset `from` on (or `cleaned`), is to be backed there, and which
+    /// part of it is to tell whether that was right.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn foresee<P: FrameSource<M>>(
         &self,
@@ -35,7 +37,8 @@ impl<M: Machine> Vmalloc<M> {
         let slots = (mapped.next_multiple_of(Self::SLOT) - from) / Self::SLOT;
         let mut space = self.space.lock(m);
         let outlook = Self::outlook(pages, &space, size, gfp);
-        // The first slots tell of areas like it that fill from the front; where there was none yet, one in the middle tells more.
+        // The first slots tell of areas like it that fill from the front; where there was none yet, one in the middle
+        // tells more.
         let (first, probes) = match outlook {
             Usage::Hoped => (slots.saturating_sub(1) / 2, slots.min(1)),
             Usage::Dense => (0, space.history.probes(slots)),
@@ -57,16 +60,19 @@ impl<M: Machine> Vmalloc<M> {
         area.probe.set(if probes > 0 { probe } else { (0, 0) });
     }
 
-    /// How an area of `size` bytes is likely to be used; `Unknown` also where it is to have small pages for other reasons.
+    /// How an area of `size` bytes is likely to be used; `Unknown` also where it is to have small pages for other
+    /// reasons.
     pub(super) fn outlook<P: FrameSource<M>>(pages: &P, space: &Space, size: usize, gfp: Gfp) -> Usage {
-        // Where more is asked for than there is, not all of it will be touched. And each such area is a mapping of its own.
+        // Where more is asked for than there is, not all of it will be touched. And each such area is a mapping of its
+        // own.
         if pages.pressed() || space.areas.len() > COMPACT {
             return Usage::Unknown;
         }
         let hoped = space.figures.hoped_bytes.saturating_add(size);
         match space.history.expects(size) {
             Usage::Dense => Usage::Dense,
-            // Who wants it zeroed may be about to leave much of it that way; who does not will write what is to be read.
+            // Who wants it zeroed may be about to leave much of it that way; who does not will write what is to be
+            // read.
             Usage::Unknown if hoped <= if gfp.has(Gfp::ZERO) { HOPED_ZEROED } else { HOPED } => {
                 let hopeless = gfp.has(Gfp::ZERO) && space.history.leaves_zero(size);
                 if !hopeless && pages.affords((hoped >> PAGE_SHIFT) as u64) { Usage::Hoped } else { Usage::Unknown }
@@ -75,8 +81,8 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Looks at how `area`, of `size` bytes and in transit, was used, learns from it, and asks for huge pages, or for none, in all of
-    /// it.
+    /// Looks at how `area`, of `size` bytes and in transit, was used, learns from it, and asks for huge pages, or for
+    /// none, in all of it.
     pub(super) fn judge(&self, m: &M, area: Ref, size: usize) -> Usage {
         let usage = Self::sample(m, area.start.get(), area.probe.get());
         if usage != Usage::Unknown {
@@ -91,7 +97,8 @@ impl<M: Machine> Vmalloc<M> {
         usage
     }
 
-    /// Takes note, where `area` of `size` bytes and in transit is freed and its probe said nothing, that it was hardly used.
+    /// Takes note, where `area` of `size` bytes and in transit is freed and its probe said nothing, that it was hardly
+    /// used.
     pub(super) fn judge_last(&self, m: &M, area: Ref, size: usize) {
         if self.judge(m, area, size) == Usage::Unknown && area.probe.get() != (0, 0) {
             let (pages, _) = m.backed_pages(area.start.get() + area.probe.get().0);
@@ -114,15 +121,16 @@ impl<M: Machine> Vmalloc<M> {
         count.usage()
     }
 
-    /// Takes note that `area`, in transit, reads zero from offset `from` on without having been written to, if that is to be looked at.
+    /// Takes note that `area`, in transit, reads zero from offset `from` on without having been written to, if that is
+    /// to be looked at.
     pub(super) fn remember_zeroes(&self, m: &M, area: Ref, size: usize, from: usize) {
         if from < size && self.space.lock(m).history.looks_at_zeroed(size) {
             area.zeroed.set((from, size.next_multiple_of(Self::SLOT)));
         }
     }
 
-    /// Looks at how much of what `area`, of `size` bytes and in transit, was given as zeroes of the system's was written to, and learns
-    /// from it.
+    /// Looks at how much of what `area`, of `size` bytes and in transit, was given as zeroes of the system's was
+    /// written to, and learns from it.
     pub(super) fn judge_zeroed(&self, m: &M, area: Ref, size: usize) {
         let (from, to) = area.zeroed.replace((0, 0));
         let (mut pages, mut all) = (0, 0);
@@ -148,8 +156,8 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Looks at the areas made of late. They may be freed meanwhile: then what is learned was true a moment ago, and the worst
-    /// is advice to a range that has no use for it.
+    /// Looks at the areas made of late. They may be freed meanwhile: then what is learned was true a moment ago, and
+    /// the worst is advice to a range that has no use for it.
     pub(super) fn observe(&self, m: &M) {
         for nth in 0..if M::OWNS_FRAMES { 0 } else { WATCHED } {
             let mut space = self.space.lock(m);

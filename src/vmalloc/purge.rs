@@ -1,4 +1,5 @@
-//! Retained ranges go back to the system: what nobody is likely to want, what is too much, or all of it where memory is short.
+//! Retained ranges go back to the system: what nobody is likely to want, what is too much, or all of it where memory is
+//! short.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -34,7 +35,8 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Bytes of freed ranges that may be kept: as many as may be wanted again, within limits, and a few. Owned frames are scarcer.
+    /// Bytes of freed ranges that may be kept: as many as may be wanted again, within limits, and a few. Owned frames
+    /// are scarcer.
     fn bound(&self, m: &M, space: &Space) -> usize {
         let busy = space.figures.held_bytes;
         let wanted = usize::try_from(space.demand.wanted()).unwrap_or(usize::MAX);
@@ -90,7 +92,8 @@ impl<M: Machine> Vmalloc<M> {
         purged
     }
 
-    /// Gives ranges back, the oldest first, that are more than may be wanted again, until the clock says `until`. Returns pages.
+    /// Gives ranges back, the oldest first, that are more than may be wanted again, until the clock says `until`.
+    /// Returns pages.
     pub fn give_back_excess<P: FrameSource<M>>(&self, m: &M, pages: &P, until: u64) -> u64 {
         self.observe(m);
         let mut gone = 0;

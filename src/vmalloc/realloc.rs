@@ -23,11 +23,13 @@ const PARTS: usize = 8;
 const LOOKS: usize = 16;
 
 impl<M: Machine> Vmalloc<M> {
-    /// Makes the area at `address` `new_size` bytes long (rounded up to pages), where it is or elsewhere; its contents up
-    /// to the smaller size stay. With [`Gfp::ZERO`] what is added reads zero. `None`: not possible, and the area is as it was.
+    /// Makes the area at `address` `new_size` bytes long (rounded up to pages), where it is or elsewhere; its contents
+    /// up to the smaller size stay. With [`Gfp::ZERO`] what is added reads zero. `None`: not possible, and the area is
+    /// as it was.
     ///
     /// # Safety
-    /// If an area begins there it is the caller's. Nobody uses it by its old addresses if others are returned, or, if it became shorter, what was cut off.
+    /// If an area begins there it is the caller's. Nobody uses it by its old addresses if others are returned, or, if
+    /// it became shorter, what was cut off.
     #[allow(unsafe_code)]
     pub unsafe fn realloc<P: FrameSource<M>>(
         &self,
@@ -110,9 +112,9 @@ impl<M: Machine> Vmalloc<M> {
         non_null(start)
     }
 
-    /// Gives the memory of `area`, in transit and one slot long, behind `size` bytes back to the system, as most of it is not used any more. Not if it did so a
-    /// moment ago: who shrinks and grows in turn would have page faults each time (30 live blocks of 512 KiB to 2 MiB, all written to: 22 us, but 42 with a tenth
-    /// of [`TAIL_MS`]).
+    /// Gives the memory of `area`, in transit and one slot long, behind `size` bytes back to the system, as most of it
+    /// is not used any more. Not if it did so a moment ago: who shrinks and grows in turn would have page faults each
+    /// time (30 live blocks of 512 KiB to 2 MiB, all written to: 22 us, but 42 with a tenth of [`TAIL_MS`]).
     fn give_tail_back<'a>(
         &'a self,
         m: &'a M,
@@ -203,9 +205,9 @@ impl<M: Machine> Vmalloc<M> {
         Some(start)
     }
 
-    /// Lengthens `area`, mapped to its end, by what lies behind it: retained ranges, and holes, which are mapped. If a hole is the last of it more of
-    /// it is taken where there is room, so that growing by small steps is seldom a system call. False: nothing changed, but that retained ranges may
-    /// have gone.
+    /// Lengthens `area`, mapped to its end, by what lies behind it: retained ranges, and holes, which are mapped. If a
+    /// hole is the last of it more of it is taken where there is room, so that growing by small steps is seldom a
+    /// system call. False: nothing changed, but that retained ranges may have gone.
     fn grow_behind<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, len: usize, gfp: Gfp) -> bool {
         let Some(mut space) = self.prepare(m, pages, gfp, 2) else { return false };
         let (had, end, charged) = (area.len.get(), area.end(), area.charged.get());
@@ -270,8 +272,8 @@ impl<M: Machine> Vmalloc<M> {
         false
     }
 
-    /// The longest retained range that has room enough behind it, lengthened by addresses only as far as `size` bytes need: in transit, and how long it
-    /// was. `None`: nothing changed.
+    /// The longest retained range that has room enough behind it, lengthened by addresses only as far as `size` bytes
+    /// need: in transit, and how long it was. `None`: nothing changed.
     pub(super) fn lengthen<P: FrameSource<M>>(
         &self,
         m: &M,
@@ -347,8 +349,8 @@ impl<M: Machine> Vmalloc<M> {
         done
     }
 
-    /// Moves the memory of `area` to a new area for `size` bytes, in transit, and gives `area` up. What cannot be moved (pages
-    /// shared after a fork, no way of moving at all) is copied: by then the memory is there, and copying cannot
+    /// Moves the memory of `area` to a new area for `size` bytes, in transit, and gives `area` up. What cannot be moved
+    /// (pages shared after a fork, no way of moving at all) is copied: by then the memory is there, and copying cannot
     /// fail. Returns the new area and the bytes copied. `None`: nothing changed.
     fn move_memory<P: FrameSource<M>>(
         &self,
@@ -390,8 +392,8 @@ impl<M: Machine> Vmalloc<M> {
         Some((to, copied))
     }
 
-    /// The same where frames are owned: they are mapped at the new addresses as well, which can be undone at any step, before
-    /// they are unmapped at the old ones.
+    /// The same where frames are owned: they are mapped at the new addresses as well, which can be undone at any step,
+    /// before they are unmapped at the old ones.
     fn move_frames<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> Option<Ref> {
         let mapped = size.next_multiple_of(Self::SLOT);
         let to = self.open(m, pages, size, mapped + Self::GUARD, Self::SLOT, gfp)?;

@@ -1,4 +1,5 @@
-//! Nodes and page tables for what an area will need, got before the lock is taken; and what tables say of slots, read and written.
+//! Nodes and page tables for what an area will need, got before the lock is taken; and what tables say of slots, read
+//! and written.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -37,7 +38,8 @@ pub(super) enum Since {
 }
 
 impl<M: Machine> Vmalloc<M> {
-    /// The lock, with the window open and at least `nodes` nodes in the pool. Memory for them is taken outside the lock.
+    /// The lock, with the window open and at least `nodes` nodes in the pool. Memory for them is taken outside the
+    /// lock.
     pub(super) fn prepare<'a, P: FrameSource<M>>(
         &'a self,
         m: &'a M,

@@ -1,7 +1,7 @@
 //! Who has which part of the window: pure bookkeeping, no machine.
 //!
-//! Invariants: holes and areas together cover the window without overlap; no two holes touch; retained nodes, and only they,
-//! are in `retained` and on the list by age; `figures` are the sums over the nodes.
+//! Invariants: holes and areas together cover the window without overlap; no two holes touch; retained nodes, and only
+//! they, are in `retained` and on the list by age; `figures` are the sums over the nodes.
 
 use super::index::Index;
 use super::node::{Pool, Ref, State};
@@ -134,8 +134,8 @@ impl Space {
         self.end - self.start
     }
 
-    /// Where an area of `len` bytes (guard included) aligned to `align` would go, preferably with `room` free before and
-    /// behind it: the lowest place.
+    /// Where an area of `len` bytes (guard included) aligned to `align` would go, preferably with `room` free before
+    /// and behind it: the lowest place.
     pub fn find(&self, len: usize, align: usize, room: usize) -> Option<usize> {
         let slack = align.saturating_sub(self.slot);
         let wanted = len.checked_add(slack)?;
@@ -261,8 +261,8 @@ impl Space {
         self.areas.at_or_below(address).filter(|area| address < area.end())
     }
 
-    /// Splits `area`, in transit, at `len` bytes, all of them mapped: the rest becomes an area in transit of its own. The
-    /// charge goes with the front as far as its pages reach.
+    /// Splits `area`, in transit, at `len` bytes, all of them mapped: the rest becomes an area in transit of its own.
+    /// The charge goes with the front as far as its pages reach.
     pub fn split(&mut self, area: Ref, len: usize, page_shift: u32) -> Option<Ref> {
         let rest = self.pool.take()?;
         let charged = area.charged.get();
@@ -302,8 +302,8 @@ impl Space {
         self.pool.put(behind);
     }
 
-    /// Joins `area`, in transit, with the retained ranges that touch it; the area of all of them, as old as the largest. Otherwise
-    /// large areas that were cut up for small ones would be of no use to the next large one.
+    /// Joins `area`, in transit, with the retained ranges that touch it; the area of all of them, as old as the
+    /// largest. Otherwise large areas that were cut up for small ones would be of no use to the next large one.
     pub fn coalesce(&mut self, area: Ref) -> Ref {
         let retained = |found: &Ref| found.state.get() == State::Retained;
         let touch =

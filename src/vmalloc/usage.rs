@@ -1,24 +1,28 @@
 //! How areas are used, which decides whether the system is asked for huge pages: pure bookkeeping, no machine.
 //!
-//! A huge page costs 100–150 µs, the 512 small ones in its place 750–900 µs; but where a program touches one page in 16, huge
-//! pages are 16 times the memory. Nobody tells which it will be, so it is learned from what was seen:
-//! * An area of which nothing is known gets huge pages, all but a slot in its middle: what `malloc` returns has to be written before it is of
-//!   use. All such areas together are no more than 1 GiB and a sixteenth of the memory; of what `calloc` returns much may stay as it
-//!   is, so that zeroed ones get them up to 32 MiB only. The others get small pages. So do a few slots of each area that is believed to be dense
-//!   (one in [`PROBE_EVERY`]): a huge page does not show what of it is used.
-//! * An area is looked at when it grows, when it is freed, when another one is made, and now and then. Slots that are full,
-//!   or empty but for the one that is being filled, speak for huge pages, all others against.
-//! * A dense area that grows gets huge pages from there on. An area of a size (to a power of two) that was dense of late gets them
-//!   at once, also where it is the first of its size and the nearest known one, up to eight times smaller or larger, was dense. Sparse use
-//!   weighs more.
-//! * Where two areas of a size in turn were freed with less than a quarter of their probe written to, and none was dense since, those of that size get small pages.
-//! * Whether zeroed areas are written to throughout is learned when they are freed, from four slots of what the system gave for them, by
-//!   size, too. Where they are, zeroes are written to old memory, which takes a third of the time of fresh pages, but for a slot in
-//!   64 to 256 that shows whether that is still right. Where they are not, one area in 16 is looked at.
+//! A huge page costs 100–150 µs, the 512 small ones in its place 750–900 µs; but where a program touches one page in
+//! 16, huge pages are 16 times the memory. Nobody tells which it will be, so it is learned from what was seen:
+//! * An area of which nothing is known gets huge pages, all but a slot in its middle: what `malloc` returns has to be
+//!   written before it is of use. All such areas together are no more than 1 GiB and a sixteenth of the memory; of what
+//!   `calloc` returns much may stay as it is, so that zeroed ones get them up to 32 MiB only. The others get small
+//!   pages. So do a few slots of each area that is believed to be dense (one in [`PROBE_EVERY`]): a huge page does not
+//!   show what of it is used.
+//! * An area is looked at when it grows, when it is freed, when another one is made, and now and then. Slots that are
+//!   full, or empty but for the one that is being filled, speak for huge pages, all others against.
+//! * A dense area that grows gets huge pages from there on. An area of a size (to a power of two) that was dense of
+//!   late gets them at once, also where it is the first of its size and the nearest known one, up to eight times
+//!   smaller or larger, was dense. Sparse use weighs more.
+//! * Where two areas of a size in turn were freed with less than a quarter of their probe written to, and none was
+//!   dense since, those of that size get small pages.
+//! * Whether zeroed areas are written to throughout is learned when they are freed, from four slots of what the system
+//!   gave for them, by size, too. Where they are, zeroes are written to old memory, which takes a third of the time of
+//!   fresh pages, but for a slot in 64 to 256 that shows whether that is still right. Where they are not, one area in
+//!   16 is looked at.
 //!
-//! Measured on 2 CPUs, the best of three runs in turn, each after a program that had the machine's host back as much memory (else
-//! that is all that is measured: a virtual machine that gives free memory back waits 2–3 ms for 2 MiB of it, whatever the page
-//! size). "All" and "none" are the policies that need no knowledge. Milliseconds, and MiB resident at most where they differ:
+//! Measured on 2 CPUs, the best of three runs in turn, each after a program that had the machine's host back as much
+//! memory (else that is all that is measured: a virtual machine that gives free memory back waits 2–3 ms for 2 MiB of
+//! it, whatever the page size). "All" and "none" are the policies that need no knowledge. Milliseconds, and MiB
+//! resident at most where they differ:
 //!
 //! | program | learned | all | none | glibc | mimalloc 2 | jemalloc | tcmalloc |
 //! |---|---|---|---|---|---|---|---|
@@ -30,21 +34,23 @@
 //! | 10 times 256 MiB, written, freed | 520 | 193 | 698 | 2544 | 1877 | 1612 | 1098 |
 //! | doubled to 1 GiB by `realloc`, written | 144 | 293 | 1800 | 1640 | 2770 | 2583 | 4488 |
 //!
-//! (Measured when no unknown area got huge pages. That they do by `malloc` took seconds of CPU, in workloads of `benches/workloads.c`: from
-//! `huge-same` 0.021 to 0.010, from `huge-touched` 0.048 to 0.031, from `huge-changing` 0.33 to 0.07, from `grow-half` 0.076 to 0.046, where
-//! mimalloc 3 took 0.007, 0.032, 0.08 and 0.07. It costs a single sparse array of 300 MiB by `malloc` 298 MiB resident instead of 20, as
-//! with mimalloc, and the second one nothing.)
+//! (Measured when no unknown area got huge pages. That they do by `malloc` took seconds of CPU, in workloads of
+//! `benches/workloads.c`: from `huge-same` 0.021 to 0.010, from `huge-touched` 0.048 to 0.031, from `huge-changing`
+//! 0.33 to 0.07, from `grow-half` 0.076 to 0.046, where mimalloc 3 took 0.007, 0.032, 0.08 and 0.07. It costs a single
+//! sparse array of 300 MiB by `malloc` 298 MiB resident instead of 20, as with mimalloc, and the second one nothing.)
 //!
-//! (`calloc-huge-touched`, 30 zeroed blocks of 4 to 64 MiB that are written to: 57 ms where all was fresh, 36 where what is filled takes old
-//! memory, 26 where the first one has huge pages, too; mimalloc 2 24. A first sparse table of 25 MiB by `calloc` is 28 MiB resident
-//! instead of 3.)
+//! (`calloc-huge-touched`, 30 zeroed blocks of 4 to 64 MiB that are written to: 57 ms where all was fresh, 36 where
+//! what is filled takes old memory, 26 where the first one has huge pages, too; mimalloc 2 24. A first sparse table of
+//! 25 MiB by `calloc` is 28 MiB resident instead of 3.)
 //!
-//! Rejected: huge pages for whatever is not known to be sparse (a single sparse table of 1 GiB by `calloc`); small pages for the first
-//! part of an area and huge ones beyond it, regardless of use (a sparse area touches all of its slots); the first slot in place of the
-//! middle one to tell of an unknown area (a filled header, and sparse use behind it); advising huge pages whenever a freed range is used
-//! again (right for dense ranges, which are resident by then anyway, and wrong for those that were cleaned); one verdict for all sizes (a
-//! program with dense buffers of 64 MiB and a sparse table of 1 GiB: 1026 MiB resident instead of 126); `MADV_COLLAPSE` of areas that turned out
-//! dense (it copies; the system's own scan does it later, unhurried); `MADV_POPULATE_WRITE` ahead of the user (resident though not touched).
+//! Rejected: huge pages for whatever is not known to be sparse (a single sparse table of 1 GiB by `calloc`); small
+//! pages for the first part of an area and huge ones beyond it, regardless of use (a sparse area touches all of its
+//! slots); the first slot in place of the middle one to tell of an unknown area (a filled header, and sparse use behind
+//! it); advising huge pages whenever a freed range is used again (right for dense ranges, which are resident by then
+//! anyway, and wrong for those that were cleaned); one verdict for all sizes (a program with dense buffers of 64 MiB
+//! and a sparse table of 1 GiB: 1026 MiB resident instead of 126); `MADV_COLLAPSE` of areas that turned out dense (it
+//! copies; the system's own scan does it later, unhurried); `MADV_POPULATE_WRITE` ahead of the user (resident though
+//! not touched).
 
 /// How many doublings away a size is that speaks for one that is not known.
 const NEAR: usize = 3;
@@ -117,7 +123,8 @@ pub fn spread(slots: usize) -> impl Iterator<Item = usize> {
     (0..looks).map(move |nth| (2 * nth + 1) * slots / (2 * looks))
 }
 
-/// What was seen of areas by their size, to powers of two: positive where it speaks for something, negative where against it.
+/// What was seen of areas by their size, to powers of two: positive where it speaks for something, negative where
+/// against it.
 struct Scores([i8; usize::BITS as usize]);
 
 impl Scores {
@@ -213,14 +220,16 @@ impl History {
         self.filled.near(size) < 0
     }
 
-    /// Whether to look at how much of a zeroed area of `size` bytes was written to: one in 16 where it is known not to be much.
+    /// Whether to look at how much of a zeroed area of `size` bytes was written to: one in 16 where it is known not to
+    /// be much.
     pub fn looks_at_zeroed(&mut self, size: usize) -> bool {
         self.unfilled = self.unfilled.wrapping_add(1);
         self.filled.near(size) > -Scores::MOST || self.unfilled.is_multiple_of(16)
     }
 
-    /// Which of the first `slots` slots of an area of `size` bytes, that zeroes are to be written to, is to be left to the system instead, to
-    /// show whether it is written to: one in [`PROBE_EVERY`], or in four times as many where that is known well.
+    /// Which of the first `slots` slots of an area of `size` bytes, that zeroes are to be written to, is to be left to
+    /// the system instead, to show whether it is written to: one in [`PROBE_EVERY`], or in four times as many where
+    /// that is known well.
     pub fn leaves(&mut self, size: usize, slots: usize) -> Option<usize> {
         self.washed += slots;
         // Counted for areas of all sizes: it may be due where there is no slot to leave.

@@ -106,20 +106,21 @@ const STREWN_PART: u64 = 16;
 pub(super) const GROWTHS: u32 = 4;
 
 impl<M: Machine> PageAllocator<M> {
-    /// Allocates a block of `2^order` adjacent frames, aligned to its size; [`Kind::Allocated`] with one reference. `node` is
-    /// the node to start at (default: the caller's).
+    /// Allocates a block of `2^order` adjacent frames, aligned to its size; [`Kind::Allocated`] with one reference.
+    /// `node` is the node to start at (default: the caller's).
     ///
-    /// The head carries [`flag::ZERO`] where the whole block reads zero, which `__GFP_ZERO` makes sure of (but for HIGHMEM,
-    /// which has no address to write to: the caller looks at the flag), and [`flag::UNBACKED`] where touching it faults.
-    /// `None` where there is no memory within the limits, or the flags contradict each other.
+    /// The head carries [`flag::ZERO`] where the whole block reads zero, which `__GFP_ZERO` makes sure of (but for
+    /// HIGHMEM, which has no address to write to: the caller looks at the flag), and [`flag::UNBACKED`] where touching
+    /// it faults. `None` where there is no memory within the limits, or the flags contradict each other.
     pub fn alloc_pages(&self, m: &M, gfp: Gfp, order: Order, node: Option<usize>) -> Option<Pfn> {
         let bin = Bin::block(order, MigrateType::of(gfp));
         let taken = self.get(m, gfp, order, order.pages(), node, bin)?;
         Some(self.hand_out(m, &taken, gfp, Kind::Allocated, order))
     }
 
-    /// Frees a block that is known to be in `state`, or keeps it on this CPU's lists where nothing is known. False, and nothing done, where that
-    /// needs a wait and `may_block` is not set. A block that is free already is left alone (whoever can tell the user checks before).
+    /// Frees a block that is known to be in `state`, or keeps it on this CPU's lists where nothing is known. False, and
+    /// nothing done, where that needs a wait and `may_block` is not set. A block that is free already is left alone
+    /// (whoever can tell the user checks before).
     pub(super) fn free_as(
         &self,
         m: &M,
@@ -177,7 +178,8 @@ impl<M: Machine> PageAllocator<M> {
         if gfp.check().is_err() {
             return None;
         }
-        // An atomic request looks into the reserve first; where memory is lent, only what lies there is sure to take no fault.
+        // An atomic request looks into the reserve first; where memory is lent, only what lies there is sure to take no
+        // fault.
         let first = bin.filter(|_| !gfp.no_fault());
         let cached = first.and_then(|bin| self.take_listed(m, gfp, pages, node, bin));
         cached.or_else(|| {
@@ -314,7 +316,8 @@ impl<M: Machine> PageAllocator<M> {
         if kind <= request.top {
             return true;
         }
-        // A machine whose ordinary memory lies wholly below 4 GiB (i386) has no DMA32 zone: the flag means nothing there.
+        // A machine whose ordinary memory lies wholly below 4 GiB (i386) has no DMA32 zone: the flag means nothing
+        // there.
         request.top == ZoneKind::Dma32
             && kind == ZoneKind::Normal
             && self.zones[node][kind as usize].managed.load(Relaxed) != 0
@@ -455,8 +458,8 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// Where merging has made more count as backed than the limit allows, some of that is not: handing it out would break the
-    /// limit, so all that is free goes back first.
+    /// Where merging has made more count as backed than the limit allows, some of that is not: handing it out would
+    /// break the limit, so all that is free goes back first.
     fn rebalance(&self, m: &M, gfp: Gfp) {
         if gfp.may_io() && self.budget.overdrawn() {
             self.trim(m, true);
@@ -472,8 +475,8 @@ impl<M: Machine> PageAllocator<M> {
             if !matches!(ended, Walk::Grow(..)) {
                 break;
             }
-            // Who asked meanwhile may have grown it: 32 threads that each did so had eighteen times the addresses that they used, and
-            // waited for the address space's lock.
+            // Who asked meanwhile may have grown it: 32 threads that each did so had eighteen times the addresses that
+            // they used, and waited for the address space's lock.
             let _growing = self.growing.lock(m);
             ended = self.walk(m, request, Mark::Low, &mut Extra::new(0));
             if let Walk::Grow(node, kind) = ended {
@@ -641,7 +644,8 @@ impl Zone {
         self.quiet = self.quiet.min(self.backed() + self.margin());
     }
 
-    /// What was strewn has gone back as far as that was possible: where something is left, not again before there is some more.
+    /// What was strewn has gone back as far as that was possible: where something is left, not again before there is
+    /// some more.
     pub(super) fn hush(&mut self, retain: u64) {
         self.quiet = if self.has_idle(retain) { self.backed() + self.margin() } else { 0 };
     }

@@ -1,7 +1,7 @@
 //! The kernel's page calls by their names: by address, by reference count, for one page, of an exact size.
 //!
-//! And all by which frames come in from outside, as memory or freed: whose they are nothing in this layer can know, so each such call is `unsafe`.
-//! What it does with frames that are its own by then needs no `unsafe`.
+//! And all by which frames come in from outside, as memory or freed: whose they are nothing in this layer can know, so
+//! each such call is `unsafe`. What it does with frames that are its own by then needs no `unsafe`.
 #![allow(unsafe_code)]
 
 use core::ptr;
@@ -18,18 +18,18 @@ impl<M: Machine> PageAllocator<M> {
     /// not share pageblocks: frames in a pageblock that is another zone's already are left out.
     ///
     /// # Safety
-    /// The frames are the machine's (it has descriptors of them, and memory at their addresses but for HIGHMEM), nobody uses them, and none was added
-    /// before.
+    /// The frames are the machine's (it has descriptors of them, and memory at their addresses but for HIGHMEM), nobody
+    /// uses them, and none was added before.
     pub unsafe fn add(&self, m: &M, node: usize, kind: ZoneKind, range: PfnRange) {
         self.add_range(m, node, kind, range, 0);
     }
 
-    /// Frees the block at `pfn`. False, and nothing done, where that needs a wait and `may_block` is not set. A block that is
-    /// free already is left alone (whoever can tell the user checks before).
+    /// Frees the block at `pfn`. False, and nothing done, where that needs a wait and `may_block` is not set. A block
+    /// that is free already is left alone (whoever can tell the user checks before).
     ///
     /// # Safety
-    /// The `2^order` frames at `pfn` are a block that this allocator handed out and the caller's to give: nobody reads or writes its memory from now
-    /// on, by whatever address, holds a reference to it or frees it, too.
+    /// The `2^order` frames at `pfn` are a block that this allocator handed out and the caller's to give: nobody reads
+    /// or writes its memory from now on, by whatever address, holds a reference to it or frees it, too.
     pub unsafe fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
         self.free_as(m, pfn, order, None, true, may_block)
     }
@@ -37,13 +37,15 @@ impl<M: Machine> PageAllocator<M> {
     /// [`PageAllocator::free_pages`] for a block that reads zero and holds no memory.
     ///
     /// # Safety
-    /// As for [`PageAllocator::free_pages`]; and the block does read zero, as who gets it next with `__GFP_ZERO` is told so.
+    /// As for [`PageAllocator::free_pages`]; and the block does read zero, as who gets it next with `__GFP_ZERO` is
+    /// told so.
     pub unsafe fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
         let state = if M::LENT { STATE } else { flag::ZERO };
         self.free_as(m, pfn, order, Some(state), false, may_block)
     }
 
-    /// [`PageAllocator::free_pages`] for a block whose contents are in no cache: it is handed out again after all others.
+    /// [`PageAllocator::free_pages`] for a block whose contents are in no cache: it is handed out again after all
+    /// others.
     ///
     /// # Safety
     /// As for [`PageAllocator::free_pages`].
@@ -54,18 +56,19 @@ impl<M: Machine> PageAllocator<M> {
     /// Frees a run. Failure as for [`PageAllocator::free_pages`].
     ///
     /// # Safety
-    /// `range` is what [`PageAllocator::alloc_run`] handed out (or [`PageAllocator::resize_run`] made of it), whole; otherwise as for
-    /// [`PageAllocator::free_pages`].
+    /// `range` is what [`PageAllocator::alloc_run`] handed out (or [`PageAllocator::resize_run`] made of it), whole;
+    /// otherwise as for [`PageAllocator::free_pages`].
     pub unsafe fn free_run(&self, m: &M, range: PfnRange, may_block: bool) -> bool {
         self.give_back_run(m, range, may_block)
     }
 
-    /// Makes the run `range` one of `pages` pages without moving it: gives its tail back, or takes the free blocks behind it.
-    /// False where those are in use (or the lock is: it does not block); the run is unchanged then. Grown pages have unknown
-    /// contents, and the head's state flags go.
+    /// Makes the run `range` one of `pages` pages without moving it: gives its tail back, or takes the free blocks
+    /// behind it. False where those are in use (or the lock is: it does not block); the run is unchanged then. Grown
+    /// pages have unknown contents, and the head's state flags go.
     ///
     /// # Safety
-    /// `range` is a whole run of the caller's, and what lies behind its first `pages` pages is used by nobody from now on.
+    /// `range` is a whole run of the caller's, and what lies behind its first `pages` pages is used by nobody from now
+    /// on.
     pub unsafe fn resize_run(&self, m: &M, range: PfnRange, pages: u32) -> bool {
         self.resize(m, range, pages)
     }
@@ -85,12 +88,12 @@ impl<M: Machine> PageAllocator<M> {
         m.page(pfn).add_ref();
     }
 
-    /// Drops a reference and frees the block with the last one (the kernel's `__free_pages`). False where nothing was done: the
-    /// block is free already, or the lock was not to be had and the reference is still the caller's.
+    /// Drops a reference and frees the block with the last one (the kernel's `__free_pages`). False where nothing was
+    /// done: the block is free already, or the lock was not to be had and the reference is still the caller's.
     ///
     /// # Safety
-    /// `pfn` is a frame of this allocator, the reference is the caller's to drop (from the allocation, or [`PageAllocator::get_page`]), and where it is
-    /// the last one nobody uses the block's memory any more.
+    /// `pfn` is a frame of this allocator, the reference is the caller's to drop (from the allocation, or
+    /// [`PageAllocator::get_page`]), and where it is the last one nobody uses the block's memory any more.
     pub unsafe fn put_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool {
         let page = m.page(pfn);
         if page.kind() != Kind::Allocated || page.order() != order {
@@ -115,8 +118,8 @@ impl<M: Machine> PageAllocator<M> {
         unsafe { self.put_pages(m, pfn, Order::ZERO, may_block) }
     }
 
-    /// The address of a block of `2^order` pages, null without memory (the kernel's `__get_free_pages`). Never HIGHMEM, which has
-    /// no address: asking for it is a mistake.
+    /// The address of a block of `2^order` pages, null without memory (the kernel's `__get_free_pages`). Never HIGHMEM,
+    /// which has no address: asking for it is a mistake.
     pub fn get_free_pages(&self, m: &M, gfp: Gfp, order: Order) -> *mut u8 {
         debug_assert!(!gfp.has(Gfp::HIGHMEM), "HIGHMEM has no address");
         let block = self.alloc_pages(m, gfp.without(Gfp::HIGHMEM), order, None);
@@ -133,8 +136,8 @@ impl<M: Machine> PageAllocator<M> {
         self.get_free_pages(m, gfp.with(Gfp::DMA), order)
     }
 
-    /// Frees a block by its address; null is no block. False as for [`PageAllocator::put_pages`], and for an address that is
-    /// not the start of an allocated block of that order.
+    /// Frees a block by its address; null is no block. False as for [`PageAllocator::put_pages`], and for an address
+    /// that is not the start of an allocated block of that order.
     ///
     /// # Safety
     /// As for [`PageAllocator::put_pages`], of the block that starts there, if one does.
@@ -143,13 +146,15 @@ impl<M: Machine> PageAllocator<M> {
             return true;
         }
         match m.pfn(address) {
-            // SAFETY: the machine knows the frame, and the block that starts at its address is the one that the caller speaks of.
+            // SAFETY: the machine knows the frame, and the block that starts at its address is the one that the caller
+            // speaks of.
             Some(pfn) if m.virt(pfn) == address => unsafe { self.put_pages(m, pfn, order, may_block) },
             _ => false,
         }
     }
 
-    /// The address of at least `bytes` bytes in pages of a run ([`PageAllocator::alloc_run`]), not of a power of two; null without memory or above 4 MiB.
+    /// The address of at least `bytes` bytes in pages of a run ([`PageAllocator::alloc_run`]), not of a power of two;
+    /// null without memory or above 4 MiB.
     pub fn alloc_pages_exact(&self, m: &M, gfp: Gfp, bytes: usize) -> *mut u8 {
         debug_assert!(!gfp.has(Gfp::HIGHMEM), "HIGHMEM has no address");
         let pages = bytes.div_ceil(PAGE_SIZE);

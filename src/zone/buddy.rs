@@ -127,8 +127,8 @@ pub struct FreeArea {
 /// Free blocks of a zone.
 ///
 /// Invariants ([`crate::zone::PageAllocator::verify`]): a bit of `backed`/`clean` is set iff the list has blocks;
-/// `free[t]` is the sum of the blocks' pages on the lists of type `t`; `clean_pages` of those outside the blocks' extents;
-/// `whole_pages` of those inside the extents of blocks of a pageblock and more.
+/// `free[t]` is the sum of the blocks' pages on the lists of type `t`; `clean_pages` of those outside the blocks'
+/// extents; `whole_pages` of those inside the extents of blocks of a pageblock and more.
 pub struct Buddy {
     areas: [FreeArea; NR_ORDERS],
     backed: [u16; MIGRATE_TYPES],
@@ -375,7 +375,8 @@ impl Buddy {
         }
     }
 
-    /// The pageblocks that taking `pages` pages of what was found would open: free as a whole, and no page of them holds memory.
+    /// The pageblocks that taking `pages` pages of what was found would open: free as a whole, and no page of them
+    /// holds memory.
     pub fn opens(&self, map: &impl Map, found: Found, pages: u32) -> PfnRange {
         let Found { block, order, at, .. } = found;
         let extent = Extent::unpack(map.page(block).refs());
@@ -389,8 +390,8 @@ impl Buddy {
         })
     }
 
-    /// Takes `pages` pages of what was found, gives back what is around them, and returns them with their state bits. They are
-    /// [`Kind::Isolated`] then: off the lists, nobody's yet.
+    /// Takes `pages` pages of what was found, gives back what is around them, and returns them with their state bits.
+    /// They are [`Kind::Isolated`] then: off the lists, nobody's yet.
     pub fn take(&mut self, map: &impl Map, found: Found, pages: u32) -> (Pfn, u32) {
         let (pfn, contents) = self.carve(map, found, pages);
         (pfn, contents.state())
@@ -418,9 +419,10 @@ impl Buddy {
         (pfn, contents)
     }
 
-    /// Room for a request: on its own lists, or else on others'. Where only a pageblock that holds no memory is left of its
-    /// own, one of another type that does hold some comes first. May change the type of pageblocks. (sqlite3, which frees what it had in use
-    /// at most and then takes half of it in another class: 46.2 MiB resident at most, 54.2 where each type opened its own.)
+    /// Room for a request: on its own lists, or else on others'. Where only a pageblock that holds no memory is left of
+    /// its own, one of another type that does hold some comes first. May change the type of pageblocks. (sqlite3, which
+    /// frees what it had in use at most and then takes half of it in another class: 46.2 MiB resident at most, 54.2
+    /// where each type opened its own.)
     pub fn find_anywhere(&mut self, map: &impl Map, need: Need) -> Option<Found> {
         let own = self.find(map, need);
         let opens = |found: Found| found.order >= Order::PAGEBLOCK && found.fresh == need.pages;
@@ -453,7 +455,8 @@ impl Buddy {
         Some(found)
     }
 
-    /// Claims a pageblock, with no memory too where `clean` blocks will do. The largest block first: it claims most, and splits least often.
+    /// Claims a pageblock, with no memory too where `clean` blocks will do. The largest block first: it claims most,
+    /// and splits least often.
     fn find_claimed(&mut self, map: &impl Map, need: Need, clean: bool) -> Option<Found> {
         let mut size = Some(Order::MAX);
         while let Some(at) = size.filter(|at| *at >= need.order && fallback::may_claim(need.list, *at)) {
@@ -484,7 +487,8 @@ impl Buddy {
         }
         self.set_block_type(map, pfn, to);
         if order == Order::MAX {
-            // Both pageblocks are wholly free: the first took the second along when it merged again, or they differ for good.
+            // Both pageblocks are wholly free: the first took the second along when it merged again, or they differ for
+            // good.
             self.set_block_type(map, pfn.add(PAGEBLOCK_PAGES), to);
         }
         true
@@ -526,8 +530,8 @@ impl Buddy {
         page.flags() & HOME == self.home
     }
 
-    /// The free block that `pfn` heads, if it may be taken by its place: room for as many of `pages` pages as it has, and
-    /// their number.
+    /// The free block that `pfn` heads, if it may be taken by its place: room for as many of `pages` pages as it has,
+    /// and their number.
     pub fn find_at(&self, map: &impl Map, pfn: Pfn, pages: u32) -> Option<(Found, u32)> {
         let page = map.page(pfn);
         if page.kind() != Kind::Buddy || !self.is_home(page) || !MigrateType::from_raw(page.cache() as u8).mixes() {
@@ -651,8 +655,8 @@ impl Buddy {
         Ok(())
     }
 
-    /// Takes the least recently freed block of `order` that holds memory, whole, off any list but the reserve's. Returns it and
-    /// how many of its pages hold none.
+    /// Takes the least recently freed block of `order` that holds memory, whole, off any list but the reserve's.
+    /// Returns it and how many of its pages hold none.
     pub fn take_oldest(&mut self, map: &impl Map, order: Order) -> Option<(Pfn, u32)> {
         for list in MigrateType::ALL {
             if list == MigrateType::HighAtomic {
@@ -708,7 +712,8 @@ pub struct Used {
     pub written: u32,
 }
 
-/// Counts the pages of the pageblock at `start`, of which `backed` says which are backed. What is in use belongs to others, so it is a guess.
+/// Counts the pages of the pageblock at `start`, of which `backed` says which are backed. What is in use belongs to
+/// others, so it is a guess.
 pub fn count_backed(map: &impl Map, start: Pfn, backed: &[u64; PAGEBLOCK_PAGES as usize / 64]) -> Used {
     let is_backed = |at: &u32| backed[*at as usize / 64] >> (at % 64) & 1 != 0;
     let mut used = Used { backed: backed.iter().map(|word| word.count_ones()).sum(), ..Used::default() };
@@ -732,8 +737,8 @@ pub fn count_backed(map: &impl Map, start: Pfn, backed: &[u64; PAGEBLOCK_PAGES a
     used
 }
 
-/// Pages of the pageblock around `pfn` that are free, and that are in use for something of the same mobility as `to`. What is
-/// in use belongs to others: its descriptors may change meanwhile, so the second number is a guess.
+/// Pages of the pageblock around `pfn` that are free, and that are in use for something of the same mobility as `to`.
+/// What is in use belongs to others: its descriptors may change meanwhile, so the second number is a guess.
 fn census(map: &impl Map, pfn: Pfn, to: MigrateType, home: u32) -> (u32, u32) {
     let start = Pfn(pfn.0 & !(PAGEBLOCK_PAGES - 1));
     let (mut free, mut compatible, mut at) = (0, 0, 0);

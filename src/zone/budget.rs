@@ -1,12 +1,12 @@
 //! The process's budget: how many pages may be backed by memory at once.
 //!
-//! Committed pages are all that may hold memory: what is handed out, what is free but backed, and what other layers charge.
-//! Only taking a clean block raises the number, so reuse is never refused.
+//! Committed pages are all that may hold memory: what is handed out, what is free but backed, and what other layers
+//! charge. Only taking a clean block raises the number, so reuse is never refused.
 //!
-//! Beside the limit, which refuses, there is a mark of pressure, which does not: a control group's limit is about pages that are
-//! touched, and of those asked for nobody knows how many will be. Above the mark the layers above give back what is free. Where that
-//! does not help, because all is in use or was never touched, the mark *yields*: it moves up by a part of itself, so that the
-//! next attempt comes when as much more has been taken, and not with every request.
+//! Beside the limit, which refuses, there is a mark of pressure, which does not: a control group's limit is about pages
+//! that are touched, and of those asked for nobody knows how many will be. Above the mark the layers above give back
+//! what is free. Where that does not help, because all is in use or was never touched, the mark *yields*: it moves up
+//! by a part of itself, so that the next attempt comes when as much more has been taken, and not with every request.
 
 use core::sync::atomic::Ordering::Relaxed;
 

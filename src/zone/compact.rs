@@ -1,8 +1,9 @@
 //! Compaction: pages that may move are gathered at one end of a zone, so that whole blocks become free at the other.
 //!
-//! Two scanners walk the zone's pageblocks, as in the kernel's `mm/compaction.c`: from below one that looks for pages that may move
-//! ([`flag::MIGRATABLE`]), from above one that takes free pages for them to move to. Where they meet, or where a block of the order
-//! wanted has become free, it is over. What a page holds is moved by whom the caller names; here only frames are found and freed.
+//! Two scanners walk the zone's pageblocks, as in the kernel's `mm/compaction.c`: from below one that looks for pages
+//! that may move ([`flag::MIGRATABLE`]), from above one that takes free pages for them to move to. Where they meet, or
+//! where a block of the order wanted has become free, it is over. What a page holds is moved by whom the caller names;
+//! here only frames are found and freed.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -40,9 +41,9 @@ fn may_move(page: &Page) -> bool {
 }
 
 impl<M: Machine> PageAllocator<M> {
-    /// Moves pages of a zone until it has a free block of `order`. `migrate` moves what a page holds, and everybody's reference to
-    /// it, to another one, which is allocated then, with the same [`Page::cache`] and [`Page::word`]; false where that was not possible.
-    /// It is called without locks.
+    /// Moves pages of a zone until it has a free block of `order`. `migrate` moves what a page holds, and everybody's
+    /// reference to it, to another one, which is allocated then, with the same [`Page::cache`] and [`Page::word`];
+    /// false where that was not possible. It is called without locks.
     pub fn compact(
         &self,
         m: &M,

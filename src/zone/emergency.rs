@@ -1,9 +1,9 @@
 //! The emergency pool: populated blocks that are had without a lock.
 //!
-//! An atomic request may come from a handler that interrupted the holder of a zone's lock, or from a thread before which that holder
-//! does not run. Neither may wait. So half of the reserve lies here, on a stack for each order, linked through the descriptors. A larger block
-//! is split by pushing its other half. Nothing merges here: small blocks are exchanged for large ones of the zone, of which half of the pool
-//! should be.
+//! An atomic request may come from a handler that interrupted the holder of a zone's lock, or from a thread before
+//! which that holder does not run. Neither may wait. So half of the reserve lies here, on a stack for each order,
+//! linked through the descriptors. A larger block is split by pushing its other half. Nothing merges here: small blocks
+//! are exchanged for large ones of the zone, of which half of the pool should be.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -56,7 +56,8 @@ impl Emergency {
         self.goal.store(pages, Relaxed);
     }
 
-    /// Whether `range` is wanted: a block, a small one for half of the pool at most; the other half is for large blocks.
+    /// Whether `range` is wanted: a block, a small one for half of the pool at most; the other half is for large
+    /// blocks.
     pub fn wants(&self, range: PfnRange) -> bool {
         let (all, goal, pages) = (self.pages(), self.goal.load(Relaxed), range.pages);
         let small = all.saturating_sub(self.large.load(Relaxed));

@@ -1,10 +1,10 @@
-//! Which part of a free block may hold memory: the smallest range of pages that covers all that was ever touched since the
-//! block's contents last went back to the system.
+//! Which part of a free block may hold memory: the smallest range of pages that covers all that was ever touched since
+//! the block's contents last went back to the system.
 //!
-//! One range per block, not a set: it lies in the head's descriptor, merging two blocks takes the hull of both, and splitting
-//! cuts it exactly. Allocation reuses the inside and leaves the outside clean, so the hull rarely covers much that is not
-//! backed. A single bit for the whole block was tried first: one page freed into 4 MiB of fresh memory made all of it count
-//! as backed, and a budget of 10 MiB was overdrawn twofold.
+//! One range per block, not a set: it lies in the head's descriptor, merging two blocks takes the hull of both, and
+//! splitting cuts it exactly. Allocation reuses the inside and leaves the outside clean, so the hull rarely covers much
+//! that is not backed. A single bit for the whole block was tried first: one page freed into 4 MiB of fresh memory made
+//! all of it count as backed, and a budget of 10 MiB was overdrawn twofold.
 
 use crate::page::flag;
 
@@ -76,7 +76,8 @@ impl Extent {
         if lo < hi { Extent { lo: lo - at, hi: hi - at } } else { Extent::EMPTY }
     }
 
-    /// Where in a block of `of` pages to take `pages` pages, from a multiple of `align`, so that most of them are inside.
+    /// Where in a block of `of` pages to take `pages` pages, from a multiple of `align`, so that most of them are
+    /// inside.
     pub fn inside(self, align: u32, pages: u32, of: u32) -> u32 {
         let down = self.lo & !(align - 1);
         let up = down + align;

@@ -1,7 +1,7 @@
 //! Mobility grouping: which list a request is served from, and where it goes when that list is empty.
 //!
-//! As in the kernel, a whole pageblock is *claimed* for the new type where at least half of it is free or compatible, so
-//! that the next requests of that type find room there; else one block is *stolen* and its pageblock keeps its type.
+//! As in the kernel, a whole pageblock is *claimed* for the new type where at least half of it is free or compatible,
+//! so that the next requests of that type find room there; else one block is *stolen* and its pageblock keeps its type.
 
 use crate::gfp::Gfp;
 use crate::types::{Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES};
@@ -16,7 +16,8 @@ pub enum MigrateType {
     Movable = 1,
     /// Given back by a shrinker.
     Reclaimable = 2,
-    /// The pre-faulted reserve of `__GFP_HIGH`. Set per block, not per pageblock: 2 MiB would be too much for a process.
+    /// The pre-faulted reserve of `__GFP_HIGH`. Set per block, not per pageblock: 2 MiB would be too much for a
+    /// process.
     HighAtomic = 3,
     /// For contiguous ranges; only movable requests borrow from it.
     Cma = 4,

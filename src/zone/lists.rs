@@ -1,5 +1,5 @@
-//! The per-CPU page lists at work: served from, filled, emptied; and the reserve of atomic requests ([`super::emergency`] has the half of
-//! it that takes no lock).
+//! The per-CPU page lists at work: served from, filled, emptied; and the reserve of atomic requests
+//! ([`super::emergency`] has the half of it that takes no lock).
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -55,7 +55,8 @@ impl Extra {
     }
 }
 
-/// Pages in the zone of a reserve of `all`. Where memory is lent the rest is in the emergency pool: there a lock's holder may be interrupted.
+/// Pages in the zone of a reserve of `all`. Where memory is lent the rest is in the emergency pool: there a lock's
+/// holder may be interrupted.
 fn part_in_zone<L: Frames>(all: u32) -> u32 {
     if L::LENT { all.div_ceil(2) } else { all }
 }
@@ -258,13 +259,14 @@ impl<M: Machine> PageAllocator<M> {
         self.atomic_seen.load(Relaxed)
     }
 
-    /// Fills the reserve for atomic requests, of which there may be some from now on. Called with leave to enter the system.
+    /// Fills the reserve for atomic requests, of which there may be some from now on. Called with leave to enter the
+    /// system.
     pub fn expect_atomic(&self, m: &M) {
         self.keep_reserve(m, self.reserve_goal.load(Relaxed));
     }
 
-    /// Keeps `pages` pages for atomic requests from now on, and populates as many on the caller's node now. Returns how many it
-    /// has. Called with leave to enter the system.
+    /// Keeps `pages` pages for atomic requests from now on, and populates as many on the caller's node now. Returns how
+    /// many it has. Called with leave to enter the system.
     pub fn keep_reserve(&self, m: &M, pages: u32) -> u32 {
         let less = pages < self.reserve_goal.swap(pages, Relaxed);
         self.atomic_seen.store(true, Relaxed);

@@ -1,12 +1,14 @@
 //! Page frames: zones, the buddy system, per-CPU page lists, watermarks, growth and return to the system.
 //!
-//! A request walks its *zonelist* (nodes by distance, in each node the zones from the highest that suits downwards) and takes
-//! a block (or, for a run of pages, a part of a row) from the first zone that keeps its watermark. When none does, the slow
-//! path grows a zone (`m.grow`), goes down to the min mark and the reserves, drains the per-CPU lists, gives idle memory back
-//! where the budget is what lacks, and returns `None` in the end: never a panic, never a wait for another thread to free some.
+//! A request walks its *zonelist* (nodes by distance, in each node the zones from the highest that suits downwards) and
+//! takes a block (or, for a run of pages, a part of a row) from the first zone that keeps its watermark. When none
+//! does, the slow path grows a zone (`m.grow`), goes down to the min mark and the reserves, drains the per-CPU lists,
+//! gives idle memory back where the budget is what lacks, and returns `None` in the end: never a panic, never a wait
+//! for another thread to free some.
 //!
-//! Locks, outer to inner: `growing` > `making` > `pcp` > `zone`. No zone lock is held while another is taken (but for `fork`). `growing` alone is held during
-//! system calls, and waited for only by who may block. The algorithms (`buddy`, `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.
+//! Locks, outer to inner: `growing` > `making` > `pcp` > `zone`. No zone lock is held while another is taken (but for
+//! `fork`). `growing` alone is held during system calls, and waited for only by who may block. The algorithms (`buddy`,
+//! `fallback`, `watermark`, `budget`) know no machine and hold no `unsafe`.
 
 mod alloc;
 mod api;
@@ -56,8 +58,8 @@ use crate::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn, PfnRange};
 pub const ZONES: [ZoneKind; NR_ZONES] =
     [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::HighMem, ZoneKind::Movable];
 
-/// Pages from which on mobility grouping is worth it, as in the kernel: a pageblock for each migrate type. With fewer every
-/// other request would claim the pageblock of the one before.
+/// Pages from which on mobility grouping is worth it, as in the kernel: a pageblock for each migrate type. With fewer
+/// every other request would claim the pageblock of the one before.
 const GROUPED: u64 = MIGRATE_TYPES as u64 * PAGEBLOCK_PAGES as u64;
 
 /// What a zone's lock guards. In this order: what every program uses comes first.
@@ -237,8 +239,9 @@ impl<M: Machine> PageAllocator<M> {
         self.set_retained(options.retain_bytes);
     }
 
-    /// Asks the machine from which mark on memory is short, once. Not at the start, where memory is lent: a process of a few megabytes
-    /// would spend a tenth of its life on the limits of its control groups. Called without locks, with leave to enter the system.
+    /// Asks the machine from which mark on memory is short, once. Not at the start, where memory is lent: a process of
+    /// a few megabytes would spend a tenth of its life on the limits of its control groups. Called without locks, with
+    /// leave to enter the system.
     #[inline]
     pub fn learn_pressure(&self, m: &M) {
         if !self.pressure_known.load(Relaxed) {
@@ -277,8 +280,8 @@ impl<M: Machine> PageAllocator<M> {
         zone.rows.set_home(kind as usize, node);
         let (mut end, mut added) = (range.end(), 0);
         let clean = zone.clean_pages();
-        // From the end on, as what is put back last is taken first: pageblocks that are opened one behind the other, and told alike to be huge
-        // pages, are one mapping.
+        // From the end on, as what is put back last is taken first: pageblocks that are opened one behind the other,
+        // and told alike to be huge pages, are one mapping.
         while end > range.start {
             let block = Pfn((end.0 - 1) & !(Order::MAX.pages() - 1));
             let start = block.max(range.start);

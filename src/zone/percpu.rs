@@ -1,7 +1,7 @@
 //! Per-CPU page lists: what one CPU freed last, to be had again without the zone lock.
 //!
-//! Lists are by order, 0 to 5 and 9, and migrate type, as in the kernel. The head of a list is hot, its tail cold: frees go to
-//! the head, refills to the tail, and what is too much goes back from the tail, one block per list in turn.
+//! Lists are by order, 0 to 5 and 9, and migrate type, as in the kernel. The head of a list is hot, its tail cold:
+//! frees go to the head, refills to the tail, and what is too much goes back from the tail, one block per list in turn.
 //!
 //! A free block here is [`Kind::Pcp`]; its descriptor's `word` is its number of pages. Guard: the list's lock, taken by
 //! trying: whoever finds it taken goes past it to the zone.

@@ -1,34 +1,42 @@
 //! Which pageblocks are to be huge pages: pure bookkeeping, no machine.
 //!
-//! Where a pageblock is filled, as slabs fill theirs, a huge page is one fault instead of 512, and random accesses need a
-//! fraction of the translations. Where parts of it are handed out and not used, as with blocks of which a program only writes the
-//! beginning, it is memory for nothing. Pageblocks of page runs and of slabs are kept apart by their migrate type anyway, so
-//! each type goes through its own *phases*: its first pageblocks have small pages; when another one is opened, the one before the
-//! last is looked at. If that turns out full, the new one is to be a huge page, and so are those that follow, but for one
-//! in [`PROBE_EVERY`], which stays small to be looked at a little later, and then becomes a huge page, too. If not, they have small pages.
+//! Where a pageblock is filled, as slabs fill theirs, a huge page is one fault instead of 512, and random accesses need
+//! a fraction of the translations. Where parts of it are handed out and not used, as with blocks of which a program
+//! only writes the beginning, it is memory for nothing. Pageblocks of page runs and of slabs are kept apart by their
+//! migrate type anyway, so each type goes through its own *phases*: its first pageblocks have small pages; when another
+//! one is opened, the one before the last is looked at. If that turns out full, the new one is to be a huge page, and
+//! so are those that follow, but for one in [`PROBE_EVERY`], which stays small to be looked at a little later, and then
+//! becomes a huge page, too. If not, they have small pages.
 //!
-//! Those that stayed small were most of what a `fork` took its time for, and the child's end: 16 000 pages of a heap of 1 GiB, where all else is
-//! 500 huge ones. Ten children of it take 26 ms with one in 16 that stays small; fewer, which become huge pages once they were seen full, 16.2;
-//! and as one mapping ([`PageAllocator::add`](super::PageAllocator::add)) 14.5 (mimalloc 2 and 3 16.6 and 18.2). To make one of small pages takes 240 us, page
-//! faults for 512 small ones 310, for a huge one 110: with one in 16 filling 400 MiB takes a twentieth longer, with one in 32 as long as without.
-//! The first ones, which small heaps leave small, become huge pages from [`GATHER`] pageblocks in use on: most of what a program looks up all the time was
-//! made first. 1 to 2 ms for a process that grows so far, a hundredth of `fragmentation`; perl takes a twentieth less (0.72 in place of 0.76 s, fastest of 24
-//! runs in turn; all pageblocks huge from the start take as long, but graph 35.6 in place of 32.5 MiB), `string-map`, `search`, `live-1m` and `fork` as long as before.
-//! (The kernel has every CPU put down pages at hand for it, so that it waits where a thread of real-time priority never yields one.)
+//! Those that stayed small were most of what a `fork` took its time for, and the child's end: 16 000 pages of a heap of
+//! 1 GiB, where all else is 500 huge ones. Ten children of it take 26 ms with one in 16 that stays small; fewer, which
+//! become huge pages once they were seen full, 16.2; and as one mapping
+//! ([`PageAllocator::add`](super::PageAllocator::add)) 14.5 (mimalloc 2 and 3 16.6 and 18.2). To make one of small
+//! pages takes 240 us, page faults for 512 small ones 310, for a huge one 110: with one in 16 filling 400 MiB takes a
+//! twentieth longer, with one in 32 as long as without. The first ones, which small heaps leave small, become huge
+//! pages from [`GATHER`] pageblocks in use on: most of what a program looks up all the time was made first. 1 to 2 ms
+//! for a process that grows so far, a hundredth of `fragmentation`; perl takes a twentieth less (0.72 in place of 0.76
+//! s, fastest of 24 runs in turn; all pageblocks huge from the start take as long, but graph 35.6 in place of 32.5
+//! MiB), `string-map`, `search`, `live-1m` and `fork` as long as before. (The kernel has every CPU put down pages at
+//! hand for it, so that it waits where a thread of real-time priority never yields one.)
 //!
-//! No more pageblocks become huge pages once an atomic request was seen ([`PageAllocator::expects_atomic`](super::PageAllocator::expects_atomic)).
+//! No more pageblocks become huge pages once an atomic request was seen
+//! ([`PageAllocator::expects_atomic`](super::PageAllocator::expects_atomic)).
 //!
-//! Runs leave room between them that others fill later: of their pageblocks a quarter may lack, on average of those looked at. (60 live
-//! runs of 64 KiB to 2 MiB that are written to: 250 to 512 of 512 pages while it grows, 83 % in all, and all of them in the end. With
-//! every one to be full 17 000 page faults, 0.086 s and 104 MiB; so 4 700, 0.059 s and 102 MiB.)
+//! Runs leave room between them that others fill later: of their pageblocks a quarter may lack, on average of those
+//! looked at. (60 live runs of 64 KiB to 2 MiB that are written to: 250 to 512 of 512 pages while it grows, 83 % in
+//! all, and all of them in the end. With every one to be full 17 000 page faults, 0.086 s and 104 MiB; so 4 700, 0.059
+//! s and 102 MiB.)
 //!
-//! Where less than half of what is in use is written to, addresses are cheaper than pages: runs then begin at about the multiples of
-//! their size rounded up to a power of two ([`on_grid`](super::rows::on_grid)), where others have begun before, instead of in the tightest row, where it is another page that is
-//! written first. And nothing is populated ahead of its use unless nearly all is written to. Objects larger than a page
-//! go with the runs: they are few to a slab, and mixed with small ones they would deny these their huge pages.
+//! Where less than half of what is in use is written to, addresses are cheaper than pages: runs then begin at about the
+//! multiples of their size rounded up to a power of two ([`on_grid`](super::rows::on_grid)), where others have begun
+//! before, instead of in the tightest row, where it is another page that is written first. And nothing is populated
+//! ahead of its use unless nearly all is written to. Objects larger than a page go with the runs: they are few to a
+//! slab, and mixed with small ones they would deny these their huge pages.
 //!
-//! Measured (2 CPUs, medians of 3 runs in turn: CPU seconds, MiB resident at most): huge pages from 4 MiB of addresses on, which came
-//! first; phases, with runs in the tightest rows; no huge pages; these phases; and jemalloc 5.3 and tcmalloc 2.10, which have none.
+//! Measured (2 CPUs, medians of 3 runs in turn: CPU seconds, MiB resident at most): huge pages from 4 MiB of addresses
+//! on, which came first; phases, with runs in the tightest rows; no huge pages; these phases; and jemalloc 5.3 and
+//! tcmalloc 2.10, which have none.
 //!
 //! | workload | all | phases, runs in the tightest rows | none | phases | jemalloc | tcmalloc |
 //! |---|---|---|---|---|---|---|
@@ -39,13 +47,15 @@
 //! | the same, every page written | 0.05, 104 | 0.09, 104 | 0.12, 102 | 0.09, 102 | 0.16, 99 | 0.08, 103 |
 //! | 500 blocks of 4 to 64 KiB in turn, first byte written | 0.14, 30 | 0.16, 25 | 0.15, 25 | 0.13, 10 | 0.49, 28 | 0.02, 11 |
 //!
-//! Rejected: huge pages from 32 MiB of addresses in use on and not from 8. What the last pageblock wastes is then a thirtieth at most (MiB resident
-//! at most: `strings` 10.6 instead of 11.8, `graph` 31.2 and 32.4, `server` 26.6 and 28.4, perl 28.7 and 30.4), but twice as many page faults take as much
-//! CPU time again as that saves memory (`graph`, `server`, perl 5 to 6 %). Pageblocks that are opened for runs while types are not grouped yet
-//! judged as those of runs (`large-touched` 4200 page faults instead of 4700 and 3 % less time, `large-same` 9600 instead of 4500 and 12 % more); that, and
-//! by what is written of what is in use (4200 and 4000, 1 to 2 % less; but `live-100k` takes 0.07 instead of 0.045 s). A look at every fourth
-//! pageblock of runs only, where hardly anything of them is written to: a look takes 1.4 us, and `large` 3 % less CPU time (5.13 in place of 5.30 ms), but
-//! `random-100k` has 45 MiB instead of 43.
+//! Rejected: huge pages from 32 MiB of addresses in use on and not from 8. What the last pageblock wastes is then a
+//! thirtieth at most (MiB resident at most: `strings` 10.6 instead of 11.8, `graph` 31.2 and 32.4, `server` 26.6 and
+//! 28.4, perl 28.7 and 30.4), but twice as many page faults take as much CPU time again as that saves memory (`graph`,
+//! `server`, perl 5 to 6 %). Pageblocks that are opened for runs while types are not grouped yet judged as those of
+//! runs (`large-touched` 4200 page faults instead of 4700 and 3 % less time, `large-same` 9600 instead of 4500 and 12 %
+//! more); that, and by what is written of what is in use (4200 and 4000, 1 to 2 % less; but `live-100k` takes 0.07
+//! instead of 0.045 s). A look at every fourth pageblock of runs only, where hardly anything of them is written to: a
+//! look takes 1.4 us, and `large` 3 % less CPU time (5.13 in place of 5.30 ms), but `random-100k` has 45 MiB instead of
+//! 43.
 
 use super::MigrateType;
 use super::buddy::Used;
@@ -151,7 +161,8 @@ impl Phase {
         }
     }
 
-    /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page, if it `may`.
+    /// Whether the pageblock at `block`, which is being opened with `used` pages in use, is to be a huge page, if it
+    /// `may`.
     #[inline]
     pub fn open(&mut self, block: Pfn, used: u64, may: bool) -> bool {
         let probe = u64::from(self.since) + 1 >= (used / u64::from(PAGEBLOCK_PAGES) / PROBE_PART).max(PROBE_EVERY);
@@ -164,7 +175,8 @@ impl Phase {
         huge
     }
 
-    /// The pageblock that is to become a huge page, too, with `used` pages in use: `full`, which was looked at and is, or one that was earlier.
+    /// The pageblock that is to become a huge page, too, with `used` pages in use: `full`, which was looked at and is,
+    /// or one that was earlier.
     pub fn gather(&mut self, full: Option<Pfn>, used: u64) -> Option<Pfn> {
         if self.score > 0 && used >= GATHER * u64::from(PAGEBLOCK_PAGES) {
             return full.or_else(|| self.early.iter_mut().find_map(Option::take));

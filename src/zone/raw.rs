@@ -50,8 +50,8 @@ const _: () = assert!((1 + MAX_NODES * NR_ZONES) << OWNER_SHIFT <= 256);
 /// belong to their owners, who write all of their fields without the zone lock.
 ///
 /// A byte is written under the lock of the zone whose frames it describes. The first leaf, which is all that small
-/// machines and small processes ever use, is part of the table; the others are pages that are taken from the frames they
-/// describe, once and for ever.
+/// machines and small processes ever use, is part of the table; the others are pages that are taken from the frames
+/// they describe, once and for ever.
 pub struct BlockMap {
     first: [AtomicU8; LEAF],
     more: [AtomicPtr<[AtomicU8; LEAF]>; LEAVES - 1],
@@ -71,7 +71,8 @@ impl BlockMap {
         }
         // Acquire, pairs with the Release in `give`: the leaf is zeroed.
         let leaf = self.more[index - 1].load(Ordering::Acquire);
-        // SAFETY: a pointer in the table came through `give`, whose caller gave the page away for ever; atomics may be shared.
+        // SAFETY: a pointer in the table came through `give`, whose caller gave the page away for ever; atomics may be
+        // shared.
         unsafe { leaf.as_ref() }
     }
 
@@ -85,8 +86,8 @@ impl BlockMap {
         self.byte(pfn).is_some()
     }
 
-    /// Takes the memory of frame `pfn`, which the machine has just given and nobody uses, for the leaf that describes it. False
-    /// where there is a leaf already, or the frame has no address, and the frame remains the caller's.
+    /// Takes the memory of frame `pfn`, which the machine has just given and nobody uses, for the leaf that describes
+    /// it. False where there is a leaf already, or the frame has no address, and the frame remains the caller's.
     pub fn give<M: Frames>(&self, m: &M, pfn: Pfn) -> bool {
         let index = pfn.index() / LEAF_PAGES as usize;
         let page = m.virt(pfn);
@@ -157,8 +158,8 @@ pub const PCP_ORDER: Order = match Order::holding(size_of::<Lock<Pcp>>().div_cei
     None => panic!(),
 };
 
-/// The per-CPU page lists, by CPU and zone. Each is made on first use, in frames of its own that are never given back: most
-/// machines have few CPUs and one zone that matters.
+/// The per-CPU page lists, by CPU and zone. Each is made on first use, in frames of its own that are never given back:
+/// most machines have few CPUs and one zone that matters.
 pub struct PcpTable {
     slots: [[AtomicPtr<Lock<Pcp>>; NR_ZONES]; MAX_PCPS],
 }
@@ -195,8 +196,8 @@ impl PcpTable {
         if at.is_null() || taken.range.bytes() < size_of::<Lock<Pcp>>() {
             return false;
         }
-        // SAFETY: 1. the frames are online and the caller's; 2. a page is aligned enough; 3. all zeroes is a free lock around
-        // lists without pages.
+        // SAFETY: 1. the frames are online and the caller's; 2. a page is aligned enough; 3. all zeroes is a free lock
+        // around lists without pages.
         let lock = unsafe {
             if taken.state & flag::ZERO == 0 {
                 at.write_bytes(0, 1);
@@ -211,15 +212,15 @@ impl PcpTable {
     }
 }
 
-/// Zeroes frames that were just taken off the free lists: being `Taken` proves that nobody else uses them. False for memory
-/// without an address.
+/// Zeroes frames that were just taken off the free lists: being `Taken` proves that nobody else uses them. False for
+/// memory without an address.
 pub fn zero<M: Frames>(m: &M, taken: &Taken) -> bool {
     let at = m.virt(taken.range.start);
     if at.is_null() {
         return false;
     }
-    // SAFETY: 1. the frames are online and, being taken, the caller's; 2. `Frames` promises memory at `virt`, and adjacent
-    // frames of one zone have adjacent addresses.
+    // SAFETY: 1. the frames are online and, being taken, the caller's; 2. `Frames` promises memory at `virt`, and
+    // adjacent frames of one zone have adjacent addresses.
     unsafe { at.write_bytes(0, taken.range.bytes()) };
     true
 }
@@ -230,8 +231,8 @@ impl<M: Machine> PageAllocator<M> {
     /// # Safety
     /// The caller, or the parent it was forked from, holds all locks through `lock_all`.
     pub unsafe fn unlock_all(&self, m: &M, fork: Fork) {
-        // SAFETY: as the caller promises; no reference into what a lock guards outlives a call. While `making` is held no
-        // per-CPU lists are made, so these are the ones that were locked.
+        // SAFETY: as the caller promises; no reference into what a lock guards outlives a call. While `making` is held
+        // no per-CPU lists are made, so these are the ones that were locked.
         unsafe {
             self.zones.as_flattened().iter().for_each(|cell| cell.lock.unlock_after_fork(m, fork));
             self.pcps.iter().for_each(|(_, pcp)| pcp.unlock_after_fork(m, fork));
@@ -240,7 +241,8 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// In a child, whose only thread the caller is, with nothing in hand: who grew a zone is not there, and left it whole.
+    /// In a child, whose only thread the caller is, with nothing in hand: who grew a zone is not there, and left it
+    /// whole.
     pub fn begin_child(&self) {
         if self.growing.is_held() {
             // SAFETY: the caller's condition; the lock guards nothing but time.

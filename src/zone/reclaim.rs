@@ -15,8 +15,8 @@ const BATCH: usize = 16;
 const WORTH: Order = Order::new(3).unwrap();
 
 impl<M: Machine> PageAllocator<M> {
-    /// Takes a free pageblock that holds memory, for its memory to be moved elsewhere; [`Kind::Isolated`]. It is given back with
-    /// [`PageAllocator::free_clean`] (or `free_pages`, with whatever it then holds).
+    /// Takes a free pageblock that holds memory, for its memory to be moved elsewhere; [`Kind::Isolated`]. It is given
+    /// back with [`PageAllocator::free_clean`] (or `free_pages`, with whatever it then holds).
     pub fn take_backed(&self, m: &M) -> Option<Pfn> {
         let here = m.node();
         let nodes = core::iter::once(here).chain((0..self.zones.len()).filter(|n| *n != here));
@@ -50,7 +50,8 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// Puts back into the buddy system what the per-CPU lists held without use since the last call. To be called now and then.
+    /// Puts back into the buddy system what the per-CPU lists held without use since the last call. To be called now
+    /// and then.
     pub fn age(&self, m: &M) {
         self.budget.settle_mark();
         for (kind, pcp) in self.pcps.iter() {
@@ -60,8 +61,8 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// Whether a node has low memory, but no zone of it with as many free pages as `mark` says, beyond what it keeps for others (the
-    /// kernel's `pgdat_balanced`). Pages on per-CPU lists do not count.
+    /// Whether a node has low memory, but no zone of it with as many free pages as `mark` says, beyond what it keeps
+    /// for others (the kernel's `pgdat_balanced`). Pages on per-CPU lists do not count.
     pub fn is_short(&self, m: &M, mark: impl Fn(&Watermarks) -> u32) -> bool {
         let top = ZoneKind::Normal;
         let low = ZONES.into_iter().filter(|kind| *kind <= top);
@@ -88,19 +89,22 @@ impl<M: Machine> PageAllocator<M> {
         self.budget.pressed()
     }
 
-    /// Whether so many pages, if they were wasted, would be little of what there is ([`Frames::memory`](crate::machine::Frames::memory)).
+    /// Whether so many pages, if they were wasted, would be little of what there is
+    /// ([`Frames::memory`](crate::machine::Frames::memory)).
     #[inline]
     pub fn affords(&self, pages: u64) -> bool {
         self.budget.affords(pages)
     }
 
-    /// Whether memory is short and the caller should see to it that what is free goes back; [`PageAllocator::relieved`] follows.
+    /// Whether memory is short and the caller should see to it that what is free goes back; [`PageAllocator::relieved`]
+    /// follows.
     #[inline]
     pub fn strained(&self) -> bool {
         self.budget.strained()
     }
 
-    /// All that was free has gone back. If memory is still short, [`PageAllocator::strained`] is quiet until some more is taken.
+    /// All that was free has gone back. If memory is still short, [`PageAllocator::strained`] is quiet until some more
+    /// is taken.
     pub fn relieved(&self) {
         if self.budget.strained() {
             self.budget.yield_mark();
@@ -128,8 +132,8 @@ impl<M: Machine> PageAllocator<M> {
         M::LENT && !self.refused.load(Relaxed) && self.used_cells().any(|cell| cell.lock.lock(m).is_strewn(retain))
     }
 
-    /// Gives back what is strewn: huge pages are broken up for it. A call of the system takes 4-6 µs for however little (many in one
-    /// vector: 3.5), so long pieces go first. Returns pages.
+    /// Gives back what is strewn: huge pages are broken up for it. A call of the system takes 4-6 µs for however little
+    /// (many in one vector: 3.5), so long pieces go first. Returns pages.
     #[cold]
     pub fn give_back_strewn(&self, m: &M, until: u64) -> u64 {
         let retain = self.retained();
@@ -207,8 +211,8 @@ impl<M: Machine> PageAllocator<M> {
         pages
     }
 
-    /// Gives the contents of free blocks of at least `least` back to the system, as long as there is `more` to go. Small blocks last: what
-    /// they merge with was given back by then.
+    /// Gives the contents of free blocks of at least `least` back to the system, as long as there is `more` to go.
+    /// Small blocks last: what they merge with was given back by then.
     fn give_back(&self, m: &M, least: Order, until: u64, more: impl Fn(&Zone) -> bool) -> u64 {
         if !M::LENT {
             return 0;

@@ -1,12 +1,13 @@
 //! Free frames in a row, of any number, in front of the buddy system: where page runs come from and go to.
 //!
-//! A run of 9 pages cut out of the buddy system is three blocks, and as many merges when it is freed. Here it is one piece of a
-//! *row*: a maximal sequence of free pages, with its length in the descriptors at both ends (Knuth's boundary tags), on the list
-//! of its length. A run takes the tightest row and leaves what is over; a freed run joins its neighbours. What makes up a
-//! whole pageblock again goes back to the buddy system at once, from which new rows are cut by the pageblock.
+//! A run of 9 pages cut out of the buddy system is three blocks, and as many merges when it is freed. Here it is one
+//! piece of a *row*: a maximal sequence of free pages, with its length in the descriptors at both ends (Knuth's
+//! boundary tags), on the list of its length. A run takes the tightest row and leaves what is over; a freed run joins
+//! its neighbours. What makes up a whole pageblock again goes back to the buddy system at once, from which new rows are
+//! cut by the pageblock.
 //!
-//! Guard: as for [`super::buddy`], the zone lock's holder. Rows do not cross the borders of the largest blocks, beyond which a
-//! frame may have no descriptor.
+//! Guard: as for [`super::buddy`], the zone lock's holder. Rows do not cross the borders of the largest blocks, beyond
+//! which a frame may have no descriptor.
 //!
 //! Simulated over random sets of live runs (9-260 KiB; 9-70 KiB; 9 KiB-1.5 MiB), memory ever used over the most in use:
 //!
@@ -42,10 +43,11 @@ fn bin(pages: u32) -> usize {
 /// Pages after which the grids of [`on_grid`] shift by one.
 const UNIT: u32 = 64;
 
-/// The first place from `at` on where runs of up to `align` pages, a power of two, begin; finer grids have the places of the coarser ones and
-/// more. Not just the multiples: translations of addresses are kept by the lowest bits of the page's number, so that runs that all
-/// begin at multiples would share few places there. Each [`UNIT`] of pages has its multiples one page later than the one before. (500 blocks
-/// of 4 to 64 KiB whose first byte is written take 0.038 in place of 0.041 s, which is half of what the misses cost.)
+/// The first place from `at` on where runs of up to `align` pages, a power of two, begin; finer grids have the places
+/// of the coarser ones and more. Not just the multiples: translations of addresses are kept by the lowest bits of the
+/// page's number, so that runs that all begin at multiples would share few places there. Each [`UNIT`] of pages has its
+/// multiples one page later than the one before. (500 blocks of 4 to 64 KiB whose first byte is written take 0.038 in
+/// place of 0.041 s, which is half of what the misses cost.)
 pub fn on_grid(at: Pfn, align: u32) -> u32 {
     let unit = align.max(UNIT);
     let first = |base: u32| base + ((base / UNIT) & (align.min(UNIT) - 1));
@@ -154,8 +156,8 @@ impl Row {
 
 /// The rows of a zone.
 ///
-/// Invariants ([`Rows::verify`]): rows are maximal within a block of the largest order; both ends say how long a row is; it is on the
-/// list of its length, with the clean ones iff it holds no memory; `free` and `clean` are the sums.
+/// Invariants ([`Rows::verify`]): rows are maximal within a block of the largest order; both ends say how long a row
+/// is; it is on the list of its length, with the clean ones iff it holds no memory; `free` and `clean` are the sums.
 #[repr(C)]
 pub struct Rows {
     home: u32,
@@ -199,7 +201,8 @@ impl Rows {
         self.find_at(map, pages, LOOK_ALIGNED, pages + align - 1, |row| row.0.next_multiple_of(align))
     }
 
-    /// A tight row in which `pages` pages fit from `place` on, the first that suits behind the row's beginning, of `looks` rows. Rows of `sure` pages have one.
+    /// A tight row in which `pages` pages fit from `place` on, the first that suits behind the row's beginning, of
+    /// `looks` rows. Rows of `sure` pages have one.
     fn find_at(&self, map: &impl Map, pages: u32, looks: usize, sure: u32, place: impl Fn(Pfn) -> u32) -> Option<Fit> {
         let fit = |bins: &Bins| {
             let mut looks = looks;
@@ -223,11 +226,12 @@ impl Rows {
         Some(Fit { row, at, fresh })
     }
 
-    /// The tightest place for a run of `pages` pages, in memory that is there, or else in fresh memory; in `either` where all of it will be
-    /// written to in the end.
+    /// The tightest place for a run of `pages` pages, in memory that is there, or else in fresh memory; in `either`
+    /// where all of it will be written to in the end.
     ///
-    /// (60 blocks of 64 KiB to 2 MiB, every page written, at most 77 MiB in use: 98 to 102 MiB resident at most, 104 to 108 where memory that is there
-    /// always comes first and its row is just of about the right length; 95 by a simulation of the very tightest rows.)
+    /// (60 blocks of 64 KiB to 2 MiB, every page written, at most 77 MiB in use: 98 to 102 MiB resident at most, 104 to
+    /// 108 where memory that is there always comes first and its row is just of about the right length; 95 by a
+    /// simulation of the very tightest rows.)
     pub fn find(&self, map: &impl Map, pages: u32, either: bool) -> Option<Fit> {
         let backed = self.backed.tightest(map, pages);
         let fresh = if backed.is_none() || either { self.clean.tightest(map, pages) } else { None };
@@ -252,7 +256,8 @@ impl Rows {
         page.set_kind(Kind::Isolated, Order::ZERO);
     }
 
-    /// Takes up to `pages` pages from the beginning of the row that begins at `pfn`; how many, or `None` where none does.
+    /// Takes up to `pages` pages from the beginning of the row that begins at `pfn`; how many, or `None` where none
+    /// does.
     pub fn take_at(&mut self, map: &impl Map, pfn: Pfn, pages: u32) -> Option<u32> {
         let row = self.row_at(map, pfn)?;
         let part = pages.min(row.range.pages);

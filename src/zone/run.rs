@@ -1,8 +1,10 @@
 //! Exact page runs: 36 KiB cost nine pages and not sixteen.
 //!
-//! Those at multiples of more than a page, too. They were blocks of the buddy system before, whose tails went to the rows and were of no use to the next
-//! of them: 64 MiB of live blocks of 16 bytes to 600 KB at multiples of 16 bytes to 2 MiB, all written to, had 1.8 million page faults in 200 000 requests and took 1.77 s of CPU,
-//! now 0.24 to 0.55 million and 0.30 to 0.64 (jemalloc 0.29, mimalloc 3 1.13); of 8 KB to 4 MB 30 000 took 1.39 s, now 0.15. With 8 rows looked at in place of 32 0.40 and 0.20.
+//! Those at multiples of more than a page, too. They were blocks of the buddy system before, whose tails went to the
+//! rows and were of no use to the next of them: 64 MiB of live blocks of 16 bytes to 600 KB at multiples of 16 bytes to
+//! 2 MiB, all written to, had 1.8 million page faults in 200 000 requests and took 1.77 s of CPU, now 0.24 to 0.55
+//! million and 0.30 to 0.64 (jemalloc 0.29, mimalloc 3 1.13); of 8 KB to 4 MB 30 000 took 1.39 s, now 0.15. With 8 rows
+//! looked at in place of 32 0.40 and 0.20.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -19,14 +21,15 @@ use crate::page::{Kind, flag};
 use crate::sync::Guard;
 use crate::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
 
-/// What rows are cut from where pageblocks are too few to be kept apart: as many pages as have their classes on one cache line. Each run that is taken or
-/// freed changes its tag there, for which other CPUs would wait as they free objects (`threads-2`, whose heap is 10 MiB: 88.9 in place of 97.0 ms of
-/// CPU time; a tag map of its own 88.1, but 4 % more for `pages`).
+/// What rows are cut from where pageblocks are too few to be kept apart: as many pages as have their classes on one
+/// cache line. Each run that is taken or freed changes its tag there, for which other CPUs would wait as they free
+/// objects (`threads-2`, whose heap is 10 MiB: 88.9 in place of 97.0 ms of CPU time; a tag map of its own 88.1, but 4 %
+/// more for `pages`).
 const APART: Order = Order::new(6).unwrap();
 
 impl<M: Machine> PageAllocator<M> {
-    /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. A run is freed whole, so it counts as movable unless the flags
-    /// say otherwise. Flags and failure as for [`PageAllocator::alloc_pages`].
+    /// Allocates `pages` adjacent frames, 1 to 1024; [`Kind::Run`], whose `word` is the number. A run is freed whole,
+    /// so it counts as movable unless the flags say otherwise. Flags and failure as for [`PageAllocator::alloc_pages`].
     pub fn alloc_run(&self, m: &M, gfp: Gfp, pages: u32, node: Option<usize>) -> Option<Pfn> {
         self.alloc_aligned_run(m, gfp, pages, 1, node)
     }
@@ -48,7 +51,8 @@ impl<M: Machine> PageAllocator<M> {
         Some(self.hand_out(m, &taken, gfp.without(Gfp::COMP), Kind::Run, order))
     }
 
-    /// Takes the frames of a run from the rows of a zone, cutting a new one out of a pageblock where none is long enough.
+    /// Takes the frames of a run from the rows of a zone, cutting a new one out of a pageblock where none is long
+    /// enough.
     pub(super) fn take_run(&self, m: &M, zone: &mut Zone, request: &Request, mark: Mark) -> Result<Taken, Refused> {
         let (view, pages) = (self.view(m), request.pages);
         let clean = zone.clean_pages();
@@ -56,8 +60,9 @@ impl<M: Machine> PageAllocator<M> {
         let mut opened = PfnRange::EMPTY;
         let written = zone.phases.of(MigrateType::Movable).is_written();
         let begun = zone.phases.of(MigrateType::Movable).is_begun();
-        // Where fresh memory costs page faults zeroes are written to memory that is there. (60 zeroed blocks of 64 KiB to 2 MiB in turn, every page
-        // written, a page in 16: 170 and 215 MiB resident at most where all came out of fresh memory, 98 and 96 so; 0.20 and 0.20 s, 0.18 and 0.13 so.)
+        // Where fresh memory costs page faults zeroes are written to memory that is there. (60 zeroed blocks of 64 KiB
+        // to 2 MiB in turn, every page written, a page in 16: 170 and 215 MiB resident at most where all came out of
+        // fresh memory, 98 and 96 so; 0.20 and 0.20 s, 0.18 and 0.13 so.)
         let request = Request { want: if M::LENT { Want::Any } else { request.want }, ..*request };
         // More addresses are cheaper than more pages then.
         let align = if begun { request.order.pages().min(PAGEBLOCK_PAGES) } else { 1 };
@@ -125,8 +130,8 @@ impl<M: Machine> PageAllocator<M> {
         true
     }
 
-    /// Frees the frames of a run into the rows, which are of ordinary memory, or else into the buddy system: scarce zones', and those
-    /// of a pageblock that is kept for something else.
+    /// Frees the frames of a run into the rows, which are of ordinary memory, or else into the buddy system: scarce
+    /// zones', and those of a pageblock that is kept for something else.
     fn free_run_locked(&self, m: &M, zone: &mut Guard<'_, Zone, M>, range: PfnRange) {
         let ends = [range.start, range.start.add(range.pages - 1)];
         let ordinary = m.page(range.start).zone() >= ZoneKind::Normal as usize;
@@ -275,8 +280,9 @@ impl Zone {
         }
     }
 
-    /// A new row, off the lists, and the pageblocks opened for it: a pageblock where there are enough of them (`whole`) and one is free, at least what the
-    /// request needs. Where there are not it is memory that is there, or else [`APART`] of what is fresh.
+    /// A new row, off the lists, and the pageblocks opened for it: a pageblock where there are enough of them (`whole`)
+    /// and one is free, at least what the request needs. Where there are not it is memory that is there, or else
+    /// [`APART`] of what is fresh.
     fn new_row(&mut self, map: &impl Map, request: &Request, whole: bool) -> Option<(Row, PfnRange)> {
         let there = Need::block(request.order, request.list, Want::Backed);
         let there = if whole { None } else { self.buddy.find(map, there) };

@@ -60,8 +60,8 @@ impl ZoneInfo {
         steals: 0,
     };
 
-    /// The share of the buddy system's free memory that a request of `order` cannot use, in thousandths: the kernel's unusable free space index,
-    /// its measure of external fragmentation.
+    /// The share of the buddy system's free memory that a request of `order` cannot use, in thousandths: the kernel's
+    /// unusable free space index, its measure of external fragmentation.
     pub fn unusable(&self, order: Order) -> u32 {
         let pages = |o: usize| self.blocks[o].iter().map(|n| u64::from(*n)).sum::<u64>() << o;
         let usable: u64 = (order.index()..NR_ORDERS).map(pages).sum();
@@ -144,7 +144,8 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// Shows the length of every run in use, in pages, by looking at every descriptor: for reports. Runs come and go meanwhile.
+    /// Shows the length of every run in use, in pages, by looking at every descriptor: for reports. Runs come and go
+    /// meanwhile.
     pub fn for_each_run(&self, m: &M, mut each: impl FnMut(u32)) {
         for block in self.blocks.iter() {
             let mut at = 0;

@@ -1,8 +1,8 @@
 //! Watermarks: how much must stay free, for whom, and against what.
 //!
-//! Two quantities are watched with the same three marks: the free pages of a zone (as in the kernel), and the pages that
-//! the process's budget still allows to be backed. Below low the allocator gives memory back, below min only those who
-//! promise to free memory (`__GFP_HIGH`, `__GFP_MEMALLOC`) are served.
+//! Two quantities are watched with the same three marks: the free pages of a zone (as in the kernel), and the pages
+//! that the process's budget still allows to be backed. Below low the allocator gives memory back, below min only those
+//! who promise to free memory (`__GFP_HIGH`, `__GFP_MEMALLOC`) are served.
 
 use crate::gfp::Gfp;
 
@@ -34,7 +34,8 @@ impl Watermarks {
     /// No marks.
     pub const NONE: Watermarks = Watermarks { min: 0, low: 0, high: 0 };
 
-    /// Marks for `pages` of memory: the kernel's `4 * sqrt(KiB)` KiB between 128 KiB and 256 MiB, but at most an eighth.
+    /// Marks for `pages` of memory: the kernel's `4 * sqrt(KiB)` KiB between 128 KiB and 256 MiB, but at most an
+    /// eighth.
     pub const fn of(pages: u64) -> Watermarks {
         let kb = if pages > u64::MAX >> 8 { u64::MAX >> 6 } else { pages * 4 };
         let mut min = isqrt(kb * 16);

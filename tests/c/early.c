@@ -1,5 +1,6 @@
-// A heap that is used before the C library has started, as by who resolves a function, becomes like any other of a program of one thread: what is
-// handed out next is not read, so that a write to it is not seen. (That it is read costs a fifth of the time of many live blocks.)
+// A heap that is used before the C library has started, as by who resolves a function, becomes like any other of a
+// program of one thread: what is handed out next is not read, so that a write to it is not seen. (That it is read costs
+// a fifth of the time of many live blocks.)
 //: modes: preload so archive
 //: run: => silent
 #include "check.h"

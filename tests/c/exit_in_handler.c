@@ -1,5 +1,5 @@
-// A handler that interrupts a `fork` forks, too, and its child ends with `exit`, whose destructors run with the locks of the
-// interrupted `fork` held.
+// A handler that interrupts a `fork` forks, too, and its child ends with `exit`, whose destructors run with the locks
+// of the interrupted `fork` held.
 #include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>

@@ -61,7 +61,8 @@ static int all_zero(const char *p, size_t from, size_t to) {
     return 1;
 }
 
-// jemalloc's calls, as they pass blocks among themselves and to malloc's. 0x40 asks for zeroes, small numbers are log2 of an alignment.
+// jemalloc's calls, as they pass blocks among themselves and to malloc's. 0x40 asks for zeroes, small numbers are log2
+// of an alignment.
 static void jemalloc(void) {
     for (size_t size = 1; size < 3 << 20; size = size * 3 / 2 + 1) {
         char *p = malloc(size);

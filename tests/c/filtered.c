@@ -1,4 +1,5 @@
-// Programs that are ended for a system call that the C library's malloc would not make, as sshd's and chronyd's filters have it.
+// Programs that are ended for a system call that the C library's malloc would not make, as sshd's and chronyd's filters
+// have it.
 //: modes: preload norseq so archive static
 //: run: used
 //: run: fresh

@@ -1,5 +1,5 @@
-// Forks of a program that has one thread take no lock: what parent and child write to, both copy. Of one that has had more, and of children and
-// their children, memory is as usable as ever.
+// Forks of a program that has one thread take no lock: what parent and child write to, both copy. Of one that has had
+// more, and of children and their children, memory is as usable as ever.
 //: modes: preload norseq so archive static
 #include <errno.h>
 #include <pthread.h>
@@ -69,7 +69,8 @@ static void use_in_clone(void) {
     CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
 }
 
-// Whether rows are changed by restartable sequences, as far as the kernel has them. Without, a program of one thread is watched, too.
+// Whether rows are changed by restartable sequences, as far as the kernel has them. Without, a program of one thread is
+// watched, too.
 static int has_sequences(void) {
     enum { MEMBARRIER = 1 << 7 | 1 << 8 };
     if (getenv("SLABWRIGHT_RSEQ") || (syscall(SYS_rseq, NULL, 0, 0, 0) && errno == ENOSYS))

@@ -1,5 +1,5 @@
-// A handler that forks while the main program is inside malloc, and another thread, too. The child comes back to what was interrupted and goes on: it
-// waits for no lock of the thread that it has not got.
+// A handler that forks while the main program is inside malloc, and another thread, too. The child comes back to what
+// was interrupted and goes on: it waits for no lock of the thread that it has not got.
 //: modes: preload norseq so archive static
 #include <errno.h>
 #include <malloc.h>

@@ -1,4 +1,5 @@
-// Handlers of fork that the program registers allocate while other threads do: those of the heap were there before, and run with all else done.
+// Handlers of fork that the program registers allocate while other threads do: those of the heap were there before, and
+// run with all else done.
 //: modes: glibc preload norseq so archive
 #include <pthread.h>
 #include <sys/wait.h>

@@ -1,4 +1,5 @@
-// The C library forks on its own, as in `forkpty`, in a program that has neither forked before nor registered handlers: the child has the heap all the same.
+// The C library forks on its own, as in `forkpty`, in a program that has neither forked before nor registered handlers:
+// the child has the heap all the same.
 //: modes: preload norseq so
 #include <pthread.h>
 #include <pty.h>

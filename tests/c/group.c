@@ -1,5 +1,5 @@
-// In a control group with little memory: what is asked for and hardly touched is not refused, and peaks of different kinds
-// one after the other stay within the limit, beyond which the kernel kills.
+// In a control group with little memory: what is asked for and hardly touched is not refused, and peaks of different
+// kinds one after the other stay within the limit, beyond which the kernel kills.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>

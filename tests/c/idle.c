@@ -1,4 +1,5 @@
-// What a peak left behind goes back, though the program stays on the fast path from then on; and what it may want again stays meanwhile.
+// What a peak left behind goes back, though the program stays on the fast path from then on; and what it may want again
+// stays meanwhile.
 //: modes: preload norseq static
 //: run: 16 200
 //: run: 200 8000
@@ -71,7 +72,8 @@ int main(int argc, char **argv) {
             CHECK(madvise(table, most * sizeof *table, MADV_DONTNEED) == 0);
             idle(15);
             kept = resident_kb() - tables;
-            // Its page descriptors, one object here and there that waits in a sheaf and keeps its slab, and a few pages.
+            // Its page descriptors, one object here and there that waits in a sheaf and keeps its slab, and a few
+            // pages.
             const long most_kb = (long)(PEAK >> 10) / 5;
             if (kept >= most_kb)
                 fprintf(stderr, "%ld KiB kept of a peak, in order: %d\n", kept, in_order);

@@ -1,5 +1,5 @@
-// GFP_ATOMIC makes no system call, waits for nobody and takes no page fault, and is served while the reserve lasts, whoever holds whatever
-// lock: the kernel kills what calls it, and counts the faults.
+// GFP_ATOMIC makes no system call, waits for nobody and takes no page fault, and is served while the reserve lasts,
+// whoever holds whatever lock: the kernel kills what calls it, and counts the faults.
 /* rows: C2 C3 C5 C11 D12 I3 */
 //: modes: so archive static
 //: run: alone
@@ -162,7 +162,8 @@ __attribute__((noinline)) static void touch_stack(void) {
         stack[n] = 1;
 }
 
-// The handler interrupts threads that allocate and free as fast as they can, wherever they are; the kernel sends the signal to one that runs.
+// The handler interrupts threads that allocate and free as fast as they can, wherever they are; the kernel sends the
+// signal to one that runs.
 static void loaded(void) {
     // What is the test's own: its code, and the stack that signals come in on.
     touch_stack();
@@ -240,8 +241,8 @@ static void preempting(void) {
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     const char *what = argv[1];
-    // On a machine so busy that this takes ten seconds the kernel comes by to make huge pages of what is in use, and who touches that meanwhile has to
-    // wait for it, by a page fault.
+    // On a machine so busy that this takes ten seconds the kernel comes by to make huge pages of what is in use, and
+    // who touches that meanwhile has to wait for it, by a page fault.
     CHECK(!prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
     cache = kmem_cache_create("atomic", 300, 0, SLAB_NO_MERGE, NULL);
     CHECK(cache && slw_atomic_reserve(16 << 20) >= 15 << 20);
@@ -296,7 +297,8 @@ int main(int argc, char **argv) {
             step(&mine);
         _exit(mine.refused > 0 ? 2 : 0);
     } else if (!strcmp(what, "noio")) {
-        // Without __GFP_IO nothing enters the system either, to the last byte that is there: it is refused then, or served by what comes back.
+        // Without __GFP_IO nothing enters the system either, to the last byte that is there: it is refused then, or
+        // served by what comes back.
         static void *many[100000];
         static const gfp_t KINDS[] = {GFP_NOIO, GFP_NOWAIT, GFP_NOIO | __GFP_ZERO, GFP_NOIO | __GFP_NORETRY};
         unsigned got = 0, refusals = 0;
@@ -317,7 +319,8 @@ int main(int argc, char **argv) {
                 got++;
         _exit(held < 30 || refusals < 1000 || got < 900 ? 2 : 0);
     } else if (!strcmp(what, "faults")) {
-        // The code, and this function's data, are touched first; what is measured is held, so that nothing is used twice.
+        // The code, and this function's data, are touched first; what is measured is held, so that nothing is used
+        // twice.
         static void *many[3000];
         memset(many, 1, sizeof many);
         for (int n = 0; n < 100; n++)

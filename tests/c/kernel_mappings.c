@@ -1,4 +1,5 @@
-// vmalloc, device memory, kmap: what of the kernel's mappings a process can have, and a clear refusal of what it cannot.
+// vmalloc, device memory, kmap: what of the kernel's mappings a process can have, and a clear refusal of what it
+// cannot.
 /* rows: H1 H2 H3 H4 H5 H6 I1 I2 I3 I5 I7 A8 */
 //: modes: so archive static
 //: run: use

@@ -1,5 +1,5 @@
-// Libraries that are not bound in the usual order, as PHP's and Apache's modules, and functions asked for by a library's
-// handle, as Python's ctypes does: memory passes between them and the program.
+// Libraries that are not bound in the usual order, as PHP's and Apache's modules, and functions asked for by a
+// library's handle, as Python's ctypes does: memory passes between them and the program.
 //: modes: glibc preload norseq so
 //: plugin: plugin_deep.c
 //: run: deep

@@ -1,4 +1,5 @@
-// The loader's functions where the C library has them by an older version only, as before libdl was a part of it, and where it has none.
+// The loader's functions where the C library has them by an older version only, as before libdl was a part of it, and
+// where it has none.
 //: modes: preload so
 //: flags: -rdynamic
 //: plugin: plugin_deep.c

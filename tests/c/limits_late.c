@@ -1,5 +1,5 @@
-// A program lowers its own limit on addresses: what the allocator merely reserves must not count, what it holds goes on, the
-// limit holds for the heap as for the program's own mappings, and other threads notice nothing.
+// A program lowers its own limit on addresses: what the allocator merely reserves must not count, what it holds goes
+// on, the limit holds for the heap as for the program's own mappings, and other threads notice nothing.
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>

@@ -1,5 +1,6 @@
-// mlockall: what is merely reserved neither becomes memory nor counts as locked, so that it works within a small limit, for
-// a user without rights too, and what is allocated afterwards is bounded as for everybody. Nor where it comes before the heap's first use.
+// mlockall: what is merely reserved neither becomes memory nor counts as locked, so that it works within a small limit,
+// for a user without rights too, and what is allocated afterwards is bounded as for everybody. Nor where it comes
+// before the heap's first use.
 //: run:
 //: run: first
 #include <errno.h>

@@ -1,4 +1,5 @@
-// More static per-CPU data than a module may have: said at its start, as the copies would lie in somebody else's memory.
+// More static per-CPU data than a module may have: said at its start, as the copies would lie in somebody else's
+// memory.
 /* rows: J1 */
 //: modes: so archive static
 //: run: => abort says no room for the per-CPU variables

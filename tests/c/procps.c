@@ -1,5 +1,5 @@
-// The programs that people read slabinfo and buddyinfo with, on ours: slabtop and vmstat of procps, with the report in the place of
-// /proc/slabinfo in a mount namespace of their own.
+// The programs that people read slabinfo and buddyinfo with, on ours: slabtop and vmstat of procps, with the report in
+// the place of /proc/slabinfo in a mount namespace of their own.
 /* rows: G2 */
 //: modes: so archive
 #define SLW_KERNEL_NAMES

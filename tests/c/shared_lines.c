@@ -1,7 +1,8 @@
 //: modes: preload so archive static
 //: run: SLABWRIGHT_VERIFY=1
 //: run: SLABWRIGHT_VERIFY=1 alone
-// Small blocks of threads on different CPUs share no cache line, whoever made them and wherever the threads were before.
+// Small blocks of threads on different CPUs share no cache line, whoever made them and wherever the threads were
+// before.
 #include "check.h"
 #include <pthread.h>
 
@@ -56,8 +57,8 @@ static void *make_and_move(void *shared) {
     return free_given(shared);
 }
 
-// Where the machine is busy with other things the sheaves are called back between one refill and the next: the best of some rounds counts.
-// A few lines may be shared where a slab was one CPU's before and is another one's now.
+// Where the machine is busy with other things the sheaves are called back between one refill and the next: the best of
+// some rounds counts. A few lines may be shared where a slab was one CPU's before and is another one's now.
 static void expect_apart(void *(*work)(void *), int make_first) {
     int least = BLOCKS;
     for (int round = 0; round < 5 && least >= BLOCKS / 30; round++) {

@@ -1,4 +1,5 @@
-// A program that allocates ten blocks has no more of the library's code and constants resident than what such programs use, which lies together.
+// A program that allocates ten blocks has no more of the library's code and constants resident than what such programs
+// use, which lies together.
 //: modes: preload so
 #include <fcntl.h>
 #include <spawn.h>
@@ -6,12 +7,14 @@
 
 #include "check.h"
 
-// Of the first mapping of code and, by the 64 KiB that the kernel maps at a time, beyond it, were the linker to put the rest next to it.
+// Of the first mapping of code and, by the 64 KiB that the kernel maps at a time, beyond it, were the linker to put the
+// rest next to it.
 #define MOST_KB 84
 // The same of constants, with what the loader writes.
 #define MOST_CONSTANTS_KB 84
 
-// Resident code of the library, or its constants, by the rights. Allocates nothing: that would be more than ten blocks, and later.
+// Resident code of the library, or its constants, by the rights. Allocates nothing: that would be more than ten blocks,
+// and later.
 static long library_kb(const char *rights) {
     static char text[1 << 18];
     size_t length = 0;

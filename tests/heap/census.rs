@@ -1,4 +1,5 @@
-//! Every frame has exactly one owner, and what a descriptor says of its memory is so: seen from outside, frame by frame.
+//! Every frame has exactly one owner, and what a descriptor says of its memory is so: seen from outside, frame by
+//! frame.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -112,7 +112,8 @@ mod sheaves {
                 for id in 1..40 {
                     let word = &mut row[Word::Main(id).index()];
                     let top: *const usize = core::ptr::with_exposed_provenance(*word);
-                    // SAFETY: a sheaf's slot; the sentinel below stops at 0, and is not at the first slot of a small sheaf.
+                    // SAFETY: a sheaf's slot; the sentinel below stops at 0, and is not at the first slot of a small
+                    // sheaf.
                     let filled = *word != no_sheaf() && unsafe { *top != 0 && *top.sub(1) != 0 };
                     if filled && !done {
                         done = true;

@@ -224,7 +224,8 @@ fn kept_runs_go_back_though_nothing_takes_the_slow_path() {
     assert_eq!(left, 0);
 }
 
-/// A few runs of each size that come and go are no reason to close the fast path, nor is there a size that none is kept of.
+/// A few runs of each size that come and go are no reason to close the fast path, nor is there a size that none is kept
+/// of.
 #[cfg(not(feature = "slob"))]
 #[test]
 fn few_runs_leave_the_fast_path_open() {

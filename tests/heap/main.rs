@@ -1,8 +1,9 @@
 //! The allocator against a naive oracle: `cargo test --features sim --test heap`.
 //!
-//! Operations are data ([`ops::Op`]), made from a seed; a [`world::World`] applies them to an `Mm` on any machine and knows
-//! every live block: its alignment, that it overlaps no other, and all of its bytes. The whole heap is checked after each
-//! step, and on simulated machines a [`census`] looks at every frame now and then. A failing run prints its seed and its last operations; `HEAP_SEED=n` adds a run with that seed.
+//! Operations are data ([`ops::Op`]), made from a seed; a [`world::World`] applies them to an `Mm` on any machine and
+//! knows every live block: its alignment, that it overlaps no other, and all of its bytes. The whole heap is checked
+//! after each step, and on simulated machines a [`census`] looks at every frame now and then. A failing run prints its
+//! seed and its last operations; `HEAP_SEED=n` adds a run with that seed.
 //!
 //! | module | what |
 //! |---|---|

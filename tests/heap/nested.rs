@@ -135,8 +135,9 @@ fn handlers_interrupt_several_threads() {
 }
 
 // rows: C11 C3
-/// A request without `Gfp::IO` enters no system, waits for nothing and, as a page run, is served from memory that is backed:
-/// touching it would otherwise be a page fault. There is a reserve for that once a program is beyond its first megabytes.
+/// A request without `Gfp::IO` enters no system, waits for nothing and, as a page run, is served from memory that is
+/// backed: touching it would otherwise be a page fault. There is a reserve for that once a program is beyond its first
+/// megabytes.
 #[test]
 fn atomic_requests_take_no_fault() {
     let sim = Simulated::<Lent>::builder().grow(0, Normal, 1 << 14, 1 << 14, 1 << 10).build();

@@ -1,5 +1,5 @@
-//! Threads pass objects through the rows of the process's machine; each object has a mark that says whether somebody holds
-//! it, so that one handed out twice is seen at once. Used for both kinds of critical sections.
+//! Threads pass objects through the rows of the process's machine; each object has a mark that says whether somebody
+//! holds it, so that one handed out twice is seen at once. Used for both kinds of critical sections.
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::sync::Mutex;

@@ -1,8 +1,9 @@
-//! Areas of the vmalloc layer that change hands: who works on one outside the lock has put it *in transit*, so that nobody else
-//! finds it and a free of it is a double free.
+//! Areas of the vmalloc layer that change hands: who works on one outside the lock has put it *in transit*, so that
+//! nobody else finds it and a free of it is a double free.
 //!
-//! A small model: two ranges, their states under the real lock, their memory as cells that loom watches. One thread frees a
-//! block (and maybe another thread the same one), one allocates, which cleans an old range outside the lock, one purges.
+//! A small model: two ranges, their states under the real lock, their memory as cells that loom watches. One thread
+//! frees a block (and maybe another thread the same one), one allocates, which cleans an old range outside the lock,
+//! one purges.
 
 use std::sync::Arc;
 
@@ -82,7 +83,8 @@ impl World {
         Some(range)
     }
 
-    /// Frees a range, unless it is free; whether it did. As the real one does, it looks at how the range was used outside the lock.
+    /// Frees a range, unless it is free; whether it did. As the real one does, it looks at how the range was used
+    /// outside the lock.
     fn free(&self, range: usize) -> bool {
         let mut states = self.states.lock(&self.futex);
         if states[range] != State::Busy {

@@ -1,4 +1,5 @@
-//! The deferred list: pushed to by two, taken by two, or popped from while it is pushed to; no block lost or taken twice, links seen.
+//! The deferred list: pushed to by two, taken by two, or popped from while it is pushed to; no block lost or taken
+//! twice, links seen.
 
 use loom::cell::UnsafeCell;
 use loom::thread;

@@ -1,9 +1,9 @@
-//! Taking the row of another CPU: a dummy row is put in its place, a barrier ends the sections that may still be in the real
-//! one, and then it is the taker's until it is put back.
+//! Taking the row of another CPU: a dummy row is put in its place, a barrier ends the sections that may still be in the
+//! real one, and then it is the taker's until it is put back.
 //!
-//! A small model of what the Linux machine does with plain loads, one store per section and `membarrier`. The barrier is the
-//! CPU's mutex taken and given back once: sections before it are over (run to the end, or aborted), those after it see the
-//! dummy. The table's word is an atomic, as it is there.
+//! A small model of what the Linux machine does with plain loads, one store per section and `membarrier`. The barrier
+//! is the CPU's mutex taken and given back once: sections before it are over (run to the end, or aborted), those after
+//! it see the dummy. The table's word is an atomic, as it is there.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! Per-CPU page lists: a list's lock is tried, and who finds it taken goes past it to the zone; what a list has too much of, or
-//! another thread drains, goes to the zone with the list's lock held.
+//! Per-CPU page lists: a list's lock is tried, and who finds it taken goes past it to the zone; what a list has too
+//! much of, or another thread drains, goes to the zone with the list's lock held.
 //!
-//! A small model: one CPU's list and the zone behind it, both under the real lock, pages whose owners write to them, and the kind
-//! in each page's descriptor, where of two frees of one page one loses. Several threads on one CPU are what preemption makes.
+//! A small model: one CPU's list and the zone behind it, both under the real lock, pages whose owners write to them,
+//! and the kind in each page's descriptor, where of two frees of one page one loses. Several threads on one CPU are
+//! what preemption makes.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The lock: mutual exclusion, what its holders did is seen by the next, and nobody sleeps for ever (loom reports that as
-//! a deadlock).
+//! The lock: mutual exclusion, what its holders did is seen by the next, and nobody sleeps for ever (loom reports that
+//! as a deadlock).
 
 use loom::thread;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! loom models of the protocols that need no lock, or are one: `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+//! loom models of the protocols that need no lock, or are one: `RUSTFLAGS="--cfg loom" cargo test --release --test
+//! loom`.
 //!
 //! | module | what runs | mutants that must fail |
 //! |---|---|---|
@@ -16,8 +17,8 @@
 //! Not covered: the assembly of the sections, its signature, and the barrier's system call; stress and single-stepping
 //! tests do that. Loom knows 5 threads, and does not reorder Relaxed accesses in every way that hardware may.
 #![cfg(loom)]
-// Loom runs a model's threads in turns on one thread and checks the sharing itself. Its own `Arc` cannot be used: dropping
-// it while a deadlock is reported panics again.
+// Loom runs a model's threads in turns on one thread and checks the sharing itself. Its own `Arc` cannot be used:
+// dropping it while a deadlock is reported panics again.
 #![allow(clippy::arc_with_non_send_sync)]
 
 mod areas;

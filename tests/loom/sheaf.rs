@@ -1,9 +1,11 @@
-//! The exchange of sheaves between the rows of two CPUs, a barn and the slabs: a small model of `slab::Slab::alloc_slow` and
-//! `free_slow` over restartable sections. It follows the real code step by step, with sheaves of one object.
+//! The exchange of sheaves between the rows of two CPUs, a barn and the slabs: a small model of
+//! `slab::Slab::alloc_slow` and `free_slow` over restartable sections. It follows the real code step by step, with
+//! sheaves of one object.
 //!
-//! A section holds its CPU's mutex, since a CPU runs one thread at a time. A kernel thread may order a section to be aborted:
-//! it then ends before its next store, so that only a prefix of its stores happened. (A section modelled as loads and a
-//! compare-exchange gives false alarms: the stale store of a preempted section never happens.) The kernel also migrates.
+//! A section holds its CPU's mutex, since a CPU runs one thread at a time. A kernel thread may order a section to be
+//! aborted: it then ends before its next store, so that only a prefix of its stores happened. (A section modelled as
+//! loads and a compare-exchange gives false alarms: the stale store of a preempted section never happens.) The kernel
+//! also migrates.
 
 use std::sync::Arc;
 

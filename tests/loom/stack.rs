@@ -1,7 +1,8 @@
-//! The stack of the emergency pool: blocks taken and put back by two, none lost or had by both, and what the one wrote to a block is seen
-//! by the next.
+//! The stack of the emergency pool: blocks taken and put back by two, none lost or had by both, and what the one wrote
+//! to a block is seen by the next.
 //!
-//! The links are Relaxed atomics, as the words of the page descriptors are: a link is read of a block that may be another's by then.
+//! The links are Relaxed atomics, as the words of the page descriptors are: a link is read of a block that may be
+//! another's by then.
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, Ordering};

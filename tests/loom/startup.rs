@@ -1,4 +1,5 @@
-//! The start: runs once whoever comes first, all wait for its end and see what it set up, and its own requests are sent away.
+//! The start: runs once whoever comes first, all wait for its end and see what it set up, and its own requests are sent
+//! away.
 
 use loom::cell::UnsafeCell;
 use loom::thread;

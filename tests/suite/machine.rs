@@ -23,7 +23,8 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
     assert!(m.cpu() < m.nr_cpus() && m.node() < m.nr_nodes());
     assert_eq!(m.read(Word::Main(cache)), Some(no_sheaf()));
     assert_eq!(m.read(Word::Spare(cache)), Some(no_sheaf()));
-    // SAFETY: the sheaf is valid, and out of the row again at the end; the objects are addresses only, which nobody follows.
+    // SAFETY: the sheaf is valid, and out of the row again at the end; the objects are addresses only, which nobody
+    // follows.
     unsafe {
         assert!(m.pop_again(cache).is_null(), "popped from no sheaf");
         assert!(!m.push_again(cache, object(0)), "pushed on no sheaf");
@@ -130,8 +131,8 @@ pub fn frames<M: Machine>(m: &M, range: PfnRange) {
     assert_eq!(m.class_at(pointer(usize::MAX)), 0);
 }
 
-/// Mapping of frames, which are the caller's and have addresses, in two unused parts of the window. For machines that own frames and map
-/// page by page.
+/// Mapping of frames, which are the caller's and have addresses, in two unused parts of the window. For machines that
+/// own frames and map page by page.
 pub fn mapping<M: Machine>(m: &M, at: usize, other: usize, frames: &[Pfn]) {
     assert!(M::OWNS_FRAMES && m.window().contains(&at) && m.window().contains(&other));
     let len = frames.len() * PAGE_SIZE;

@@ -3,8 +3,8 @@
 //! The rows are in `tests/rows.tsv`. A test names those it shows:
 //! * in Rust by a comment `rows: A1 B2` in front of the function that is the test, or whose documentation is;
 //! * in C (`tests/c`) and in an example by the same comment anywhere in the file;
-//! * in the i386 image by the beginning of its printed name: `("A1 B2 descriptors …", …)`; likewise what is only seen from outside of the
-//!   image, by the names in `xtask/src/i386.rs`.
+//! * in the i386 image by the beginning of its printed name: `("A1 B2 descriptors …", …)`; likewise what is only seen
+//!   from outside of the image, by the names in `xtask/src/i386.rs`.
 //!
 //! Tests that name a row are run here, and only one that was seen to pass counts.
 
@@ -96,25 +96,11 @@ fn module_of(path: &Path) -> String {
     parts.iter().map(|part| format!("{part}::")).collect()
 }
 
-fn files(dir: &Path, extensions: &[&str]) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(files(&path, extensions));
-        } else if path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted)) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
-
 /// All tests that name rows, but for the image's.
 fn tagged() -> Result<Vec<Tagged>> {
     let root = shell::root();
     let mut all = Vec::new();
-    for path in files(&root.join("src"), &["rs"]) {
+    for path in shell::files(&root.join("src"), &["rs"]) {
         all.extend(in_rust(
             &fs::read_to_string(&path)?,
             &Runner::Lib,
@@ -122,7 +108,7 @@ fn tagged() -> Result<Vec<Tagged>> {
         ));
     }
     let tests = root.join("tests");
-    for path in files(&tests, &["rs"]) {
+    for path in shell::files(&tests, &["rs"]) {
         let inside = path.strip_prefix(&tests)?;
         let name = inside.iter().next().map(|part| part.to_string_lossy().trim_end_matches(".rs").to_owned());
         let name = name.unwrap_or_default();
@@ -130,7 +116,7 @@ fn tagged() -> Result<Vec<Tagged>> {
         all.extend(in_rust(&fs::read_to_string(&path)?, &Runner::Test(name), &module));
     }
     let cabi = fs::read_to_string(tests.join("cabi.rs"))?;
-    for path in files(&tests.join("c"), &["c", "cc"]) {
+    for path in shell::files(&tests.join("c"), &["c", "cc"]) {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let rows: Vec<String> = fs::read_to_string(&path)?.lines().filter_map(rows_of).flatten().collect();
         let test = cabi.lines().find_map(|line| line.trim().strip_suffix(&format!(": \"{file}\";")));
@@ -139,7 +125,7 @@ fn tagged() -> Result<Vec<Tagged>> {
             all.push(Tagged { runner, module: String::new(), name: name.to_owned(), rows });
         }
     }
-    for path in files(&root.join("examples"), &["rs", "c"]) {
+    for path in shell::files(&root.join("examples"), &["rs", "c"]) {
         let rows: Vec<String> = fs::read_to_string(&path)?.lines().filter_map(rows_of).flatten().collect();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !rows.is_empty() {

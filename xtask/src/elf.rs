@@ -89,8 +89,8 @@ const SYMBOLS: &[&str] = &[
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
 ];
 
-/// What only the shared library has: with the static one the handlers of fork are registered as the heap begins, and what a program is linked with is
-/// bound to its malloc.
+/// What only the shared library has: with the static one the handlers of fork are registered as the heap begins, and
+/// what a program is linked with is bound to its malloc.
 const SHARED_ONLY: &[&str] = &[
     // The heap's handlers of fork are registered before.
     "fork",
@@ -143,8 +143,8 @@ fn exports(library: &Path) -> Result {
     none("exported too", have.difference(&want).filter(|name| !name.starts_with("slw_")))
 }
 
-/// A linker that takes one symbol of a family from the archive must get the whole family, or it would take the others from
-/// the C library, or the C++ library, and define some twice.
+/// A linker that takes one symbol of a family from the archive must get the whole family, or it would take the others
+/// from the C library, or the C++ library, and define some twice.
 fn objects(archive: &Path) -> Result {
     let listing = nm(&["--print-file-name", "--defined-only", "--extern-only", "--format=posix"], archive)?;
     let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -14,7 +14,8 @@ use crate::{Result, shell};
 pub const TARGET: &str = "i586-unknown-linux-gnu";
 /// What QEMU's status is when the image says that all is well: twice its code, and one. A reset gives 0.
 const SUCCESS: i32 = 33;
-/// How long a run may take before it counts as hanging, in seconds. Most take ten, on a machine that is busy with other tests more.
+/// How long a run may take before it counts as hanging, in seconds. Most take ten, on a machine that is busy with other
+/// tests more.
 const LIMIT: u64 = 300;
 
 /// What to boot.
@@ -162,8 +163,8 @@ fn boot(image: &Path, options: &Options, each: impl Fn(&str)) -> Result<Run> {
     // With PAE 36 bits of physical address, which this processor has only when asked.
     qemu.args(["-cpu", if options.features.contains(&PAE) { "qemu32,+pse36" } else { "qemu32" }]);
     qemu.args(["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-    // The older tables name only the first CPU of a package. The image is told what there is, and who says so, so that a CPU that does
-    // not start, or memory that is not found, is a failure.
+    // The older tables name only the first CPU of a package. The image is told what there is, and who says so, so that
+    // a CPU that does not start, or memory that is not found, is a failure.
     let Options { memory, cpus, append, .. } = options;
     let (machine, topology, tables) = if options.acpi {
         ("pc", format!("sockets=1,cores={cpus}"), "acpi")
@@ -225,7 +226,8 @@ pub fn i386(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A machine that the self-tests run on: memory, CPUs, what the image is built with, whether ACPI tells of the CPUs, command line.
+/// A machine that the self-tests run on: memory, CPUs, what the image is built with, whether ACPI tells of the CPUs,
+/// command line.
 type Machine = (&'static str, u32, &'static [&'static str], bool, &'static str);
 
 const MACHINES: &[Machine] = &[
@@ -242,7 +244,8 @@ const MACHINES: &[Machine] = &[
 /// What images are built with.
 const IMAGES: &[&[&str]] = &[&[], &[SLOB], &[PAE]];
 
-/// The smallest one: of its memory the BIOS has 128 KiB, the image 808 KiB, what boot sets aside 236 KiB; 99 pages are left.
+/// The smallest one: of its memory the BIOS has 128 KiB, the image 808 KiB, what boot sets aside 236 KiB; 99 pages are
+/// left.
 const TINY: Machine = ("2M", 2, &[SLOB], true, "");
 
 /// The one whose memory layout is in `tests/i386/memorylayout.txt`.
@@ -261,8 +264,8 @@ impl Options {
     }
 }
 
-/// What the console of every machine shows, in this order, by the beginnings of lines: memory map, what boot took of it, its hand-over, the
-/// address map, zones, the buddy system's lists, self-tests, caches.
+/// What the console of every machine shows, in this order, by the beginnings of lines: memory map, what boot took of
+/// it, its hand-over, the address map, zones, the buddy system's lists, self-tests, caches.
 const STAGES: &[&str] = &[
     "memory   ",
     "reserved ",
@@ -282,8 +285,8 @@ const STAGES: &[&str] = &[
 const CLASSES: &[&str] = &["kmalloc-8 ", "kmalloc-8k ", "Node 0, zone Dma "];
 const FIRST_FIT: &[&str] = &["first fit: ", "Node 0, zone Dma "];
 
-/// Boots that must be taken for failures: the command line, which asks for it, QEMU's status, and what lines of the console begin with, in
-/// this order. The names that begin with rows show these.
+/// Boots that must be taken for failures: the command line, which asks for it, QEMU's status, and what lines of the
+/// console begin with, in this order. The names that begin with rows show these.
 const FAILURES: &[(&str, &str, Option<i32>, &[&str])] = &[
     ("a panic", "fail=panic", Some(35), &["panicked at", "as asked for"]),
     ("a self-test that fails", "fail=test", Some(35), &["ok S1", "FAILED a test that fails", "panicked at"]),
@@ -407,7 +410,8 @@ pub fn passed() -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
-/// Whether all is well: the status says so, as many self-tests passed as were named, and the console shows what it should.
+/// Whether all is well: the status says so, as many self-tests passed as were named, and the console shows what it
+/// should.
 fn succeeded(run: &Run, features: &[&str]) -> Result {
     judge(run)?;
     let named = run.console.iter().filter(|line| line.starts_with("ok ")).count();

@@ -1,5 +1,5 @@
-//! A kernel of one's own, made as the section "In a kernel" of `README.md` says: a crate outside of the workspace that has the section's
-//! program, and the files that it says to copy.
+//! A kernel of one's own, made as the section "In a kernel" of `README.md` says: a crate outside of the workspace that
+//! has the section's program, and the files that it says to copy.
 
 use std::fs;
 use std::path::PathBuf;

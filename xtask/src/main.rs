@@ -12,6 +12,7 @@ mod readme;
 mod run;
 mod shell;
 mod test;
+mod width;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,11 +1,12 @@
-//! Real programs on slabwright: each does real work, whose output is compared with the same work on the C library's malloc.
+//! Real programs on slabwright: each does real work, whose output is compared with the same work on the C library's
+//! malloc.
 //!
-//! A program is a script `tests/programs/NAME.sh`, run by `sh -eu` in an empty directory, with the library preloaded into
-//! all it starts. `$HERE` is the scripts' directory. Compared are the exit code, the standard output and every file that it
-//! leaves in `out/`. The error output of the program itself is appended to the file `served`: statistics must be in there,
-//! which shows that it was slabwright that served it. Comments at the top of a script say what it wants:
-//! `# needs: COMMAND…` (each is in [`PACKAGES`]), `# limit: SECONDS` for one run, `# alone` for one that wants all CPUs,
-//! `# modes: MODE…` if not all of [`MODES`].
+//! A program is a script `tests/programs/NAME.sh`, run by `sh -eu` in an empty directory, with the library preloaded
+//! into all it starts. `$HERE` is the scripts' directory. Compared are the exit code, the standard output and every
+//! file that it leaves in `out/`. The error output of the program itself is appended to the file `served`: statistics
+//! must be in there, which shows that it was slabwright that served it. Comments at the top of a script say what it
+//! wants: `# needs: COMMAND…` (each is in [`PACKAGES`]), `# limit: SECONDS` for one run, `# alone` for one that wants
+//! all CPUs, `# modes: MODE…` if not all of [`MODES`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -39,8 +40,8 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("sqlite3", "sqlite3"),
 ];
 
-/// Seconds that one run may take where the script does not say: many times what it takes on an idle machine, so that only
-/// a hang exceeds it.
+/// Seconds that one run may take where the script does not say: many times what it takes on an idle machine, so that
+/// only a hang exceeds it.
 const LIMIT: u64 = 300;
 
 /// What a run is done under, and its environment.

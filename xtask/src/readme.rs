@@ -36,7 +36,8 @@ fn blocks(readme: &str) -> Vec<Block<'_>> {
 }
 
 /// Runs the `sh` blocks line by line: cargo's in the workspace, the others in a folder where the sources shown, by the
-/// names that stand before them, lie beside the workspace's own folders. Rust's are run by the tests of the documentation.
+/// names that stand before them, lie beside the workspace's own folders. Rust's are run by the tests of the
+/// documentation.
 pub fn test() -> Outcome {
     let mut outcome = Outcome::default();
     if let Err(error) = test_all(&mut outcome) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::{Result, elf, examples, golden, i386, programs, readme, shell};
+use crate::{Result, elf, examples, golden, i386, programs, readme, shell, width};
 
 #[derive(Default)]
 pub struct Options {
@@ -51,8 +51,10 @@ type Part = (&'static str, &'static str, fn(&Options) -> Outcome);
 
 /// The parts in the order they run: what fails quickest comes first.
 const PARTS: &[Part] = &[
-    ("format", "the sources are formatted", |_| {
-        Outcome::one("cargo fmt", shell::run(shell::cargo().args(["fmt", "--all", "--check"])))
+    ("format", "the sources are formatted, comments too", |_| {
+        let mut outcome = Outcome::one("cargo fmt", shell::run(shell::cargo().args(["fmt", "--all", "--check"])));
+        outcome.add("width of comments", width::check());
+        outcome
     }),
     ("lint", "no warning, with and without the simulated machine", |_| {
         let mut outcome = Outcome::default();

@@ -3,7 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// A list of free blocks of one size for each thread and nothing else: the bound that a thread-local allocator comes near.
+/// A list of free blocks of one size for each thread and nothing else: the bound that a thread-local allocator comes
+/// near.
 pub struct ThreadCache;
 
 thread_local! {

@@ -12,7 +12,8 @@ mod process;
 #[path = "../../src/report.rs"]
 mod report;
 
-// Where libc's area of restartable sequences is (`machine/linux/static_rseq.rs` in the core). Weak: an older libc has none.
+// Where libc's area of restartable sequences is (`machine/linux/static_rseq.rs` in the core). Weak: an older libc has
+// none.
 core::arch::global_asm!(
     ".weak __rseq_offset",
     ".weak __rseq_size",

@@ -1,7 +1,8 @@
 //! From the boot loader to the kernel: multiboot entry, and the order in which the machine is set up.
 //!
-//! The loader enters `_start` without paging. A directory of huge pages maps the first 16 MiB at their own addresses and at
-//! [`PAGE_OFFSET`]; with it [`start`] runs, reads what memory there is, builds the real tables and calls `kernel_main`.
+//! The loader enters `_start` without paging. A directory of huge pages maps the first 16 MiB at their own addresses
+//! and at [`PAGE_OFFSET`]; with it [`start`] runs, reads what memory there is, builds the real tables and calls
+//! `kernel_main`.
 #![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
@@ -72,7 +73,8 @@ global_asm!(
     "call eax",
     "ud2",
     "",
-    // void slabwright_switch_tables(u32 cr3, u32 cr4): runs at its physical address, so that paging may be off meanwhile.
+    // void slabwright_switch_tables(u32 cr3, u32 cr4): runs at its physical address, so that paging may be off
+    // meanwhile.
     ".globl slabwright_switch_tables",
     "slabwright_switch_tables:",
     "mov ecx, [esp + 4]",

@@ -206,7 +206,8 @@ pub const FAULT_TASK: u16 = 0x38;
 #[repr(C, align(16))]
 pub struct Segments {
     table: [u64; 8],
-    /// What the CPU runs in. Of use are the stack on which ring 0 is entered from ring 3, and the registers after a double fault.
+    /// What the CPU runs in. Of use are the stack on which ring 0 is entered from ring 3, and the registers after a
+    /// double fault.
     task: TaskState,
     /// Where a double fault goes to: the stack of before may be of no use any more.
     fault_task: TaskState,
@@ -265,8 +266,8 @@ impl Segments {
         Segments { table: [0; 8], task, fault_task, fault_stack: [0; FAULT_STACK] }
     }
 
-    /// Fills the tables and makes them this CPU's; `percpu` is the base of fs. A double fault enters `fault`, on a stack of its own and in
-    /// the address space that is in use now.
+    /// Fills the tables and makes them this CPU's; `percpu` is the base of fs. A double fault enters `fault`, on a
+    /// stack of its own and in the address space that is in use now.
     ///
     /// # Safety
     /// `this` stays where it is and is used by this CPU alone; `percpu` is right for it.

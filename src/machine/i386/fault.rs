@@ -134,8 +134,8 @@ pub fn exception(frame: &mut Frame) {
     }
 }
 
-/// What a double fault enters, as a task: a fault while one was being handed to its handler, most often as there was no stack left
-/// to push it to.
+/// What a double fault enters, as a task: a fault while one was being handed to its handler, most often as there was no
+/// stack left to push it to.
 pub extern "C" fn double_fault() -> ! {
     // SAFETY: this CPU's.
     let task = unsafe { Segments::interrupted(SEGMENTS.this()) };

@@ -1,5 +1,5 @@
-//! Which CPUs there are, as the firmware tells: in ACPI's table of interrupt controllers (MADT), else in the older tables of the
-//! MultiProcessor Specification, which name only one CPU of each package.
+//! Which CPUs there are, as the firmware tells: in ACPI's table of interrupt controllers (MADT), else in the older
+//! tables of the MultiProcessor Specification, which name only one CPU of each package.
 //!
 //! Sources: Advanced Configuration and Power Interface Specification, 5.2; Intel MultiProcessor Specification 1.4, 4.
 #![cfg(all(target_arch = "x86", feature = "i386"))]

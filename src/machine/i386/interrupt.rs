@@ -169,8 +169,8 @@ pub fn now_ms() -> u64 {
 /// A function that runs after each instruction which lets interrupts in, while the CPU steps.
 static STEP: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `body` step by step on this CPU, with `hook` as an interrupt handler after each instruction at which one could come: what a
-/// timer hits once in a million times, this hits each time.
+/// Runs `body` step by step on this CPU, with `hook` as an interrupt handler after each instruction at which one could
+/// come: what a timer hits once in a million times, this hits each time.
 pub fn step_through(hook: fn(), body: impl FnOnce()) {
     STEP.store(hook as usize, Relaxed);
     // SAFETY: the trap leads to `step`; the flag is taken back before the hook is.
@@ -307,7 +307,8 @@ pub fn init() {
 /// # Safety
 /// Once on each, before it lets interrupts in.
 pub unsafe fn init_other() {
-    // SAFETY: the boot CPU mapped it; every CPU sees its own there. A tick in each 62500 × 16 bus cycles, a millisecond of QEMU's.
+    // SAFETY: the boot CPU mapped it; every CPU sees its own there. A tick in each 62500 × 16 bus cycles, a millisecond
+    // of QEMU's.
     unsafe {
         apic(0xf0).write_volatile(0x100 | SPURIOUS);
         apic(0x3e0).write_volatile(3);

@@ -19,8 +19,8 @@ static UNITS: Lock<Units<PAGES>> = Lock::new(Units::new());
 /// Physical addresses that an entry can name.
 const REACH: u64 = if cfg!(feature = "pae") { 1 << 36 } else { 1 << 32 };
 
-/// Maps `len` bytes of device memory from `physical` on, uncached; the address of the first byte. `None` where addresses lack,
-/// where no entry can name what is asked for, and for ordinary memory.
+/// Maps `len` bytes of device memory from `physical` on, uncached; the address of the first byte. `None` where
+/// addresses lack, where no entry can name what is asked for, and for ordinary memory.
 ///
 /// # Panics
 /// In an interrupt handler, which could wait for whom it interrupted.

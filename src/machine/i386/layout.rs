@@ -1,4 +1,5 @@
-//! The fourth gigabyte: what lies where in the kernel's part of the address space, as arithmetic that every host can check.
+//! The fourth gigabyte: what lies where in the kernel's part of the address space, as arithmetic that every host can
+//! check.
 //!
 //! ```text
 //! C0000000  direct map of low memory          PAGE_OFFSET .. high_memory

@@ -1,5 +1,5 @@
-//! The boot-time allocator: what memory there is, and what of it is taken, as two sorted arrays of byte ranges (the kernel's
-//! memblock). It serves until the buddy system takes over what is left.
+//! The boot-time allocator: what memory there is, and what of it is taken, as two sorted arrays of byte ranges (the
+//! kernel's memblock). It serves until the buddy system takes over what is left.
 
 use core::ops::Range;
 

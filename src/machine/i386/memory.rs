@@ -92,8 +92,8 @@ fn node_of(pfn: Pfn) -> usize {
     BORDERS[1..].iter().filter(|border| border.load(Relaxed) <= pfn.0).count()
 }
 
-/// Hands what memory is left to `add`, cut at the borders of zones and nodes (`memblock_free_all`); the descriptors of what
-/// is taken say so. Once, when nothing more is asked of the memblock. Returns the pages handed over.
+/// Hands what memory is left to `add`, cut at the borders of zones and nodes (`memblock_free_all`); the descriptors of
+/// what is taken say so. Once, when nothing more is asked of the memblock. Returns the pages handed over.
 pub fn hand_over(mut add: impl FnMut(usize, ZoneKind, PfnRange)) -> u64 {
     let block = MEMBLOCK.lock(&I386);
     for range in block.memory() {
@@ -126,8 +126,8 @@ pub fn hand_over(mut add: impl FnMut(usize, ZoneKind, PfnRange)) -> u64 {
     pages
 }
 
-// SAFETY: 1. the memmap covers all frames that `hand_over` gives, for ever, and was zeroed; 2. their memory is mapped by
-// the direct map and free in the memblock, which gives it to nobody else; 3. `virt` and `pfn` are the same sum.
+// SAFETY: 1. the memmap covers all frames that `hand_over` gives, for ever, and was zeroed; 2. their memory is mapped
+// by the direct map and free in the memblock, which gives it to nobody else; 3. `virt` and `pfn` are the same sum.
 unsafe impl Frames for I386 {
     fn grow(&self, _node: usize, _zone: ZoneKind, _pages: u32) -> Option<PfnRange> {
         // All there is was there from the start.

@@ -19,8 +19,9 @@
 //! | `smp` | starting CPUs, calls from one to another |
 //! | `user` | going to ring 3 and back |
 //!
-//! `layout`, `memblock` and `units` are plain arithmetic and are built everywhere; the rest needs the feature `i386` and an x86 target of
-//! 32 bits. Locks of the core are held with interrupts on: a handler is always *nested* (see [`Context`](super::Context)), so it only tries them.
+//! `layout`, `memblock` and `units` are plain arithmetic and are built everywhere; the rest needs the feature `i386`
+//! and an x86 target of 32 bits. Locks of the core are held with interrupts on: a handler is always *nested* (see
+//! [`Context`](super::Context)), so it only tries them.
 
 pub mod boot;
 pub mod console;

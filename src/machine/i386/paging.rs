@@ -1,9 +1,9 @@
 //! The kernel's page table in hardware, address spaces that share it, and the TLB.
 //!
-//! The tables are those of the generic walker ([`crate::paging`]): two levels of 1024 entries, or three with the feature `pae`.
-//! Table pages for all of the vmalloc window are set aside at boot, since the machine may not ask the allocator that it carries;
-//! they are hooked in when they are first needed. A space that was made before does not have them then: its first access
-//! faults, and [`sync_kernel_entry`] copies the entry from the kernel's own table.
+//! The tables are those of the generic walker ([`crate::paging`]): two levels of 1024 entries, or three with the
+//! feature `pae`. Table pages for all of the vmalloc window are set aside at boot, since the machine may not ask the
+//! allocator that it carries; they are hooked in when they are first needed. A space that was made before does not have
+//! them then: its first access faults, and [`sync_kernel_entry`] copies the entry from the kernel's own table.
 #![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
@@ -43,8 +43,8 @@ pub struct Pool {
 /// The pool; who changes tables holds it ([`take_pool`]).
 static POOL: Lock<Pool> = Lock::new(Pool { head: Pfn::NONE, len: 0 });
 
-/// Takes the pool, and turns interrupts off until it is given back (the guards go in this order, the last first): a handler that maps
-/// something must not find the lock with whom it interrupted.
+/// Takes the pool, and turns interrupts off until it is given back (the guards go in this order, the last first): a
+/// handler that maps something must not find the lock with whom it interrupted.
 fn take_pool() -> (cpu::IrqOff, Guard<'static, Pool, I386>) {
     (cpu::IrqOff::new(), POOL.lock(&I386))
 }
@@ -144,8 +144,8 @@ pub fn fill_pool(count: usize, limit: u64) {
 /// Pages for the tables that [`build`] makes.
 pub const BUILD_TABLES: usize = (FIXADDR_TOP - IOREMAP.start) / TABLE_BYTES + 8;
 
-/// Makes the kernel's table: `low` bytes of low memory at [`PAGE_OFFSET`] by huge pages, the first of them at its own address, too,
-/// and tables without entries for the mappings at fixed addresses. Returns what cr3 and cr4 are to be.
+/// Makes the kernel's table: `low` bytes of low memory at [`PAGE_OFFSET`] by huge pages, the first of them at its own
+/// address, too, and tables without entries for the mappings at fixed addresses. Returns what cr3 and cr4 are to be.
 pub fn build(low: u64) -> (u32, u32) {
     let features = cpu::features();
     assert!(features & cpu::FEATURE_PSE != 0, "the processor has no huge pages");
@@ -294,7 +294,8 @@ pub fn unmap_range(start: usize, len: usize) {
     flush_kernel_range(start, len);
 }
 
-/// Copies the kernel's top-level entry for `address` into the table in use, where it lacks. False where that was not what lacked.
+/// Copies the kernel's top-level entry for `address` into the table in use, where it lacks. False where that was not
+/// what lacked.
 pub fn sync_kernel_entry(address: usize) -> bool {
     let (current, master) = (Pfn(cpu::cr3() >> PAGE_SHIFT), kernel());
     if current == master.root() || address < PAGE_OFFSET || cfg!(feature = "pae") {
@@ -349,7 +350,8 @@ impl Space {
         self.table.map(&mut memory, VirtAddr(at), Level::Pte, frame, flags.with(Flags::USER))
     }
 
-    /// An entry of the root must be without flags, and processors, of which several may be in this space, read it when cr3 is loaded.
+    /// An entry of the root must be without flags, and processors, of which several may be in this space, read it when
+    /// cr3 is loaded.
     #[cfg(feature = "pae")]
     fn make_directory(&self, memory: &mut Hardware<'_>, at: usize) -> Result<(), MapError> {
         let place = self.table.pgd_offset(VirtAddr(at));
@@ -362,20 +364,21 @@ impl Space {
         Ok(())
     }
 
-    /// Takes the mapping of the user address `at` away, on all CPUs: more than one may be in this space. The frame that was there.
+    /// Takes the mapping of the user address `at` away, on all CPUs: more than one may be in this space. The frame that
+    /// was there.
     pub fn unmap(&self, at: usize) -> Option<Pfn> {
         let (_off, mut pool) = take_pool();
         let (_, entry) = self.table.unmap(&mut Hardware { pool: Some(&mut pool) }, VirtAddr(at))?;
-        // The tables that it emptied are in the pool by now. CPUs keep entries that lead to tables, too: none of these is used for something else
-        // before all have forgotten it. Who waits for the pool answers.
+        // The tables that it emptied are in the pool by now. CPUs keep entries that lead to tables, too: none of these
+        // is used for something else before all have forgotten it. Who waits for the pool answers.
         forget_user(at);
         smp::on_others(forget_user, at);
         drop(pool);
         Some(Arch::frame(entry))
     }
 
-    /// Runs `body` in this space on this CPU, then goes back to the one before. (A scheduler that lets another task run meanwhile keeps
-    /// cr3 with the task.)
+    /// Runs `body` in this space on this CPU, then goes back to the one before. (A scheduler that lets another task run
+    /// meanwhile keeps cr3 with the task.)
     pub fn with<R>(&self, body: impl FnOnce() -> R) -> R {
         let before = cpu::cr3();
         // SAFETY: the kernel's addresses are the same in all spaces.

@@ -1,10 +1,11 @@
 //! Per-CPU variables, and the rows of sheaves that are one of them.
 //!
-//! A static variable lives in a section of its own, the template; each CPU has a copy of it, made at boot, and a segment
-//! register (fs) whose base is the distance from the template to that copy. (Dynamic ones are the core's business.)
+//! A static variable lives in a section of its own, the template; each CPU has a copy of it, made at boot, and a
+//! segment register (fs) whose base is the distance from the template to that copy. (Dynamic ones are the core's
+//! business.)
 //!
-//! A section on a row runs with interrupts off, so nothing on this CPU comes in between, and no other CPU touches it: one
-//! that drains it first makes every section see no row, and waits until the CPU has passed a point outside of them.
+//! A section on a row runs with interrupts off, so nothing on this CPU comes in between, and no other CPU touches it:
+//! one that drains it first makes every section see no row, and waits until the CPU has passed a point outside of them.
 #![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
@@ -120,8 +121,8 @@ pub fn cpus() -> usize {
     CPUS.load(Ordering::Relaxed)
 }
 
-/// Counts the caller in, or an interrupt with [`IN_IRQ`]; the depth before. As below one instruction finds the CPU's copy and changes it, so
-/// that nothing comes in between: a handler, or being moved to another CPU.
+/// Counts the caller in, or an interrupt with [`IN_IRQ`]; the depth before. As below one instruction finds the CPU's
+/// copy and changes it, so that nothing comes in between: a handler, or being moved to another CPU.
 #[inline]
 pub fn enter_depth(by: u32) -> u32 {
     let mut depth = by;
@@ -151,8 +152,8 @@ pub fn preempt_enable() {
     unsafe { asm!("dec dword ptr fs:[{}]", sym PREEMPT_COUNT, options(nostack)) };
 }
 
-/// Reasons not to be preempted: calls of [`preempt_disable`], and interrupts. A scheduler has to look at the depth, too: who is in a
-/// slow path of the allocator stays on its CPU.
+/// Reasons not to be preempted: calls of [`preempt_disable`], and interrupts. A scheduler has to look at the depth,
+/// too: who is in a slow path of the allocator stays on its CPU.
 pub fn preempt_count() -> u32 {
     // SAFETY: variables of this CPU's.
     unsafe { PREEMPT_COUNT.this().read_volatile() + DEPTH.this().read_volatile() / IN_IRQ }
@@ -223,8 +224,8 @@ fn on_row<R>(section: impl FnOnce(&mut [usize; ROW_WORDS]) -> R) -> Option<R> {
     }
 }
 
-// SAFETY: 1. a section has its CPU for itself, with interrupts off; 2. while a row is drained every section sees none, and
-// those that had begun have ended; 3. `init` fills rows with `no_sheaf`.
+// SAFETY: 1. a section has its CPU for itself, with interrupts off; 2. while a row is drained every section sees none,
+// and those that had begun have ended; 3. `init` fills rows with `no_sheaf`.
 unsafe impl PerCpu for I386 {
     fn nr_cpus(&self) -> usize {
         cpus()

@@ -1,7 +1,7 @@
 //! More than one CPU: finding them, starting them, calling a function on them.
 //!
-//! They are found in the firmware's tables ([`firmware`]) and started one after the other by INIT and STARTUP through the local APIC.
-//! Nothing here waits for a time: a CPU that is listed comes up.
+//! They are found in the firmware's tables ([`firmware`]) and started one after the other by INIT and STARTUP through
+//! the local APIC. Nothing here waits for a time: a CPU that is listed comes up.
 #![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
@@ -126,8 +126,8 @@ pub fn start_others() {
     }
     let code = &raw const slabwright_trampoline;
     let len = (&raw const slabwright_trampoline_end).addr() - code.addr();
-    // SAFETY: the frames below 64 KiB are reserved. The image's first section is read and written through the direct map,
-    // since its symbols have physical addresses.
+    // SAFETY: the frames below 64 KiB are reserved. The image's first section is read and written through the direct
+    // map, since its symbols have physical addresses.
     unsafe {
         let high = |address: usize| ptr::with_exposed_provenance_mut::<u8>(PAGE_OFFSET + address);
         high(TRAMPOLINE).copy_from_nonoverlapping(high(code.addr()), len);
@@ -218,8 +218,9 @@ static CALL: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new
 /// Calls answered.
 static ANSWERED: AtomicU32 = AtomicU32::new(0);
 
-/// Runs `call` on the CPUs of `mask`, interrupts off, and waits for all of them. While it waits this CPU answers others' calls,
-/// so that two may call each other. Interrupts are off here, too: a handler that calls must not find the call of whom it interrupted.
+/// Runs `call` on the CPUs of `mask`, interrupts off, and waits for all of them. While it waits this CPU answers
+/// others' calls, so that two may call each other. Interrupts are off here, too: a handler that calls must not find the
+/// call of whom it interrupted.
 fn call(mask: u32, call: fn(usize), argument: usize) {
     if mask == 0 {
         return;

@@ -1,6 +1,7 @@
-//! Kernel stacks: mapped among the fixed addresses, each with an unmapped page below it, so that one which overflows faults instead of
-//! overwriting what lies there. The processor then has no room to push that fault, which makes it a double fault; that one has a task,
-//! and with it a stack, of its own ([`fault::double_fault`](super::fault::double_fault)).
+//! Kernel stacks: mapped among the fixed addresses, each with an unmapped page below it, so that one which overflows
+//! faults instead of overwriting what lies there. The processor then has no room to push that fault, which makes it a
+//! double fault; that one has a task, and with it a stack, of its own
+//! ([`fault::double_fault`](super::fault::double_fault)).
 #![cfg(all(target_arch = "x86", feature = "i386"))]
 
 use super::layout::{FixedAddress, MAX_CPUS, STACK_PAGES, fixed_address, virt_to_fix};

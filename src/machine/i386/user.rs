@@ -1,5 +1,5 @@
-//! Going to ring 3 and back. There is no scheduler yet: a CPU enters ring 3 like a call, and the first system call ends it, or a fault
-//! that its [`Task`] has no answer to.
+//! Going to ring 3 and back. There is no scheduler yet: a CPU enters ring 3 like a call, and the first system call ends
+//! it, or a fault that its [`Task`] has no answer to.
 #![cfg(all(target_arch = "x86", feature = "i386"))]
 #![allow(unsafe_code)]
 
@@ -13,9 +13,8 @@ use super::percpu::{self, SEGMENTS};
 use crate::paging::{Area, Areas, Fault, Flags, Signal};
 use crate::types::PAGE_SIZE;
 
-// void slabwright_enter_user(u32 eip, u32 esp, u32 *kernel_stack): the stack pointer is kept where the processor takes it from when it
-// comes back, so that what is above stays.
-// void slabwright_leave_user(u32 esp): returns from the above.
+// void slabwright_enter_user(u32 eip, u32 esp, u32 *kernel_stack): the stack pointer is kept where the processor takes
+// it from when it comes back, so that what is above stays. void slabwright_leave_user(u32 esp): returns from the above.
 global_asm!(
     ".pushsection .text",
     ".globl slabwright_enter_user, slabwright_leave_user",
@@ -68,7 +67,8 @@ unsafe extern "C" {
     fn slabwright_leave_user(esp: u32) -> !;
 }
 
-/// Makes the page in which every task finds how a system call is made, at `FixedAddress::Vsyscall`: `int 0x80; ret`. Once, at boot.
+/// Makes the page in which every task finds how a system call is made, at `FixedAddress::Vsyscall`: `int 0x80; ret`.
+/// Once, at boot.
 pub(super) fn init() {
     let page = memory::take_low(PAGE_SIZE, PAGE_SIZE);
     let stub = [0xcd, interrupt::SYSTEM_CALL as u8, 0xc3];
@@ -114,8 +114,8 @@ crate::per_cpu! {
 }
 
 impl<'a> Task<'a> {
-    /// A task without areas. `pager` is called in the handler of page faults, with interrupts off, when an area allows an access for which
-    /// there is no page.
+    /// A task without areas. `pager` is called in the handler of page faults, with interrupts off, when an area allows
+    /// an access for which there is no page.
     pub fn new(pager: &'a mut dyn FnMut(Area, Fault) -> Result<(), Signal>) -> Task<'a> {
         Task { areas: Areas::new(), pager }
     }
@@ -148,8 +148,9 @@ impl<'a> Task<'a> {
 
 /// Gives `body` the task that runs on this CPU, if there is one. For the handler of page faults.
 pub(super) fn with_task<R>(body: impl FnOnce(&mut Task<'_>) -> R) -> Option<R> {
-    // SAFETY: this CPU's copy. The task is lent to `Task::run`, below which this runs, and nobody else looks at it meanwhile: faults of
-    // the kernel itself find it in use only while they are about its own areas, which `is_served` rules out.
+    // SAFETY: this CPU's copy. The task is lent to `Task::run`, below which this runs, and nobody else looks at it
+    // meanwhile: faults of the kernel itself find it in use only while they are about its own areas, which `is_served`
+    // rules out.
     unsafe {
         let task = core::ptr::with_exposed_provenance_mut::<Task<'static>>(TASK.this().read());
         task.as_mut().map(body)

@@ -1,7 +1,8 @@
 //! Which pageblocks of the arena the kernel was told to back by huge pages.
 //!
-//! Advice is kept by mapping: a pageblock that is advised otherwise than its neighbours splits one, and a process may have 65530. So it
-//! is remembered what was said, the borders are counted, and beyond [`BORDERS`] of them no more are made.
+//! Advice is kept by mapping: a pageblock that is advised otherwise than its neighbours splits one, and a process may
+//! have 65530. So it is remembered what was said, the borders are counted, and beyond [`BORDERS`] of them no more are
+//! made.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -26,7 +27,8 @@ fn said(nth: u32) -> u32 {
     SAID.get(nth as usize / 16).map_or(0, |word| word.load(Relaxed) >> (nth % 16 * 2) & 3)
 }
 
-/// Says whether the `nth` pageblock of the arena, at `address`, is to be a huge page. What is not by default is not told so.
+/// Says whether the `nth` pageblock of the arena, at `address`, is to be a huge page. What is not by default is not
+/// told so.
 pub(super) fn set(address: usize, nth: u32, huge: bool) {
     if huge || SPOKEN.load(Relaxed) && said(nth) == HUGE {
         say(address, nth, huge);

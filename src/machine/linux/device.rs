@@ -1,6 +1,6 @@
-//! Device memory in a process: `ioremap` maps *resources*, ranges of physical addresses that stand for parts of files: `/dev/mem`, a PCI
-//! device's resource file, a UIO device, a memfd. One is always there: a simulated local APIC at its usual address, its
-//! identification at byte 0x20 and its version at 0x30, for code that wants some device.
+//! Device memory in a process: `ioremap` maps *resources*, ranges of physical addresses that stand for parts of files:
+//! `/dev/mem`, a PCI device's resource file, a UIO device, a memfd. One is always there: a simulated local APIC at its
+//! usual address, its identification at byte 0x20 and its version at 0x30, for code that wants some device.
 #![allow(unsafe_code)]
 
 use core::ops::Range;
@@ -60,10 +60,12 @@ fn add(table: &mut Table, new: Resource) -> Result<(), AllocError> {
     Ok(())
 }
 
-/// Makes `[start, start + len)` stand for the bytes of `fd` from `offset` on. The descriptor stays the caller's, and open.
+/// Makes `[start, start + len)` stand for the bytes of `fd` from `offset` on. The descriptor stays the caller's, and
+/// open.
 ///
 /// # Errors
-/// [`AllocError::Invalid`]: an empty range, one that overlaps another, or not at whole pages. [`AllocError::NoMemory`]: too many.
+/// [`AllocError::Invalid`]: an empty range, one that overlaps another, or not at whole pages. [`AllocError::NoMemory`]:
+/// too many.
 pub fn add_resource(start: u64, len: u64, fd: i32, offset: u64) -> Result<(), AllocError> {
     let page = PAGE_SIZE as u64;
     if len == 0

@@ -26,7 +26,8 @@ struct Found {
     flags: u32,
 }
 
-/// What the object whose header lies at `base` says of `name`; `None` where it does not define it, or has no GNU hash table.
+/// What the object whose header lies at `base` says of `name`; `None` where it does not define it, or has no GNU hash
+/// table.
 ///
 /// # Safety
 /// At `base` lies the header of a shared object as the kernel or the loader mapped it, for good.
@@ -46,7 +47,8 @@ unsafe fn find(base: usize, name: &CStr) -> Option<Found> {
     }
 }
 
-/// What the object says of `name` that lies `slide` bytes from where its file says, with its dynamic section at `dynamic`.
+/// What the object says of `name` that lies `slide` bytes from where its file says, with its dynamic section at
+/// `dynamic`.
 ///
 /// # Safety
 /// There is such an object, for good.
@@ -105,12 +107,13 @@ pub(super) unsafe fn symbol(base: usize, name: &CStr) -> Option<usize> {
     unsafe { find(base, name).map(|found| found.slide.wrapping_add((*found.entry).st_value as usize)) }
 }
 
-/// Changes the table of the object whose header lies at `base`: whoever looks one of `names` up from now on finds what `instead` says.
-/// Names that the object does not define, or that `instead` knows nothing of, stay as they are. Each is taken to have one version.
+/// Changes the table of the object whose header lies at `base`: whoever looks one of `names` up from now on finds what
+/// `instead` says. Names that the object does not define, or that `instead` knows nothing of, stay as they are. Each is
+/// taken to have one version.
 ///
 /// # Safety
-/// At `base` lies the header of a shared object as the loader mapped it, for good; no other thread is in here, and each replacement can stand
-/// for what it replaces.
+/// At `base` lies the header of a shared object as the loader mapped it, for good; no other thread is in here, and each
+/// replacement can stand for what it replaces.
 pub unsafe fn redefine<'a>(
     base: usize,
     names: impl Iterator<Item = &'a CStr> + Clone,
@@ -156,15 +159,15 @@ struct Object {
     next: *const Object,
 }
 
-/// What the objects behind that which has `own` for `name` have for it, as `dlsym` finds it by `RTLD_NEXT`; without a lock, for handlers. `None` also where
-/// the loader was run as the program.
+/// What the objects behind that which has `own` for `name` have for it, as `dlsym` finds it by `RTLD_NEXT`; without a
+/// lock, for handlers. `None` also where the loader was run as the program.
 pub fn next(own: usize, name: &CStr) -> Option<usize> {
     let loader = sys::auxv(libc::AT_BASE) as usize;
     if loader == 0 {
         return None;
     }
-    // SAFETY: the loader's header lies at its base. Its list has had the program and what that needs from before the first call of a function, and those stay;
-    // what comes later comes behind them.
+    // SAFETY: the loader's header lies at its base. Its list has had the program and what that needs from before the
+    // first call of a function, and those stay; what comes later comes behind them.
     unsafe {
         let mut object = (*at::<Debug>(symbol(loader, c"_r_debug")?)).first;
         let mut seen = false;

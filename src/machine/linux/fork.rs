@@ -1,9 +1,10 @@
 //! `fork`, and children that came about without it.
 //!
-//! `fork` runs the handlers of [`install`], which the shared library registers when it first sees a `fork`, another's handlers or a second thread come, or
-//! before it changes the C library's table for what is bound past this library (`RTLD_DEEPBIND`).
-//! A raw `clone` does not: its child finds out by [`generation`], which reads a word that the kernel wipes in children. A process of one thread has no such word: its child has all that it had, and
-//! only what the program had the kernel wipe may differ (`is_other`).
+//! `fork` runs the handlers of [`install`], which the shared library registers when it first sees a `fork`, another's
+//! handlers or a second thread come, or before it changes the C library's table for what is bound past this library
+//! (`RTLD_DEEPBIND`). A raw `clone` does not: its child finds out by [`generation`], which reads a word that the kernel
+//! wipes in children. A process of one thread has no such word: its child has all that it had, and only what the
+//! program had the kernel wipe may differ (`is_other`).
 
 use core::sync::atomic::{
     AtomicBool, AtomicU32, AtomicUsize,
@@ -18,8 +19,8 @@ use crate::types::PAGE_SIZE;
 static HANDLERS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static GENERATION: AtomicU32 = AtomicU32::new(1);
-/// Address of a word that reads 0 in a child that has not looked yet; 0 where there is none, as the kernel (before 4.14) cannot wipe or there is one
-/// thread only.
+/// Address of a word that reads 0 in a child that has not looked yet; 0 where there is none, as the kernel (before
+/// 4.14) cannot wipe or there is one thread only.
 static WORD: AtomicUsize = AtomicUsize::new(0);
 
 /// The process that the heap began in.
@@ -42,7 +43,8 @@ pub(super) fn init() {
 /// Somebody has set up the word, or is at it.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
-/// Sets up the word, once; without memory for it, raw children are not noticed. (At the start of every program it would be 4 µs of 200.)
+/// Sets up the word, once; without memory for it, raw children are not noticed. (At the start of every program it would
+/// be 4 µs of 200.)
 #[inline]
 pub(super) fn watch() {
     if !WATCHED.load(Relaxed) && !WATCHED.swap(true, Relaxed) {
@@ -114,8 +116,8 @@ fn run_after(which: usize) {
 }
 
 /// The lock of glibc's list of streams. Its `fork` takes that after all handlers have run; who holds it then
-/// (`fflush(NULL)` does, and opens memory streams) may be waiting for a lock of ours. So it is taken first. And who holds a lock of ours may be
-/// waiting for it, in a handler that forks: so it is not kept for long without all locks.
+/// (`fflush(NULL)` does, and opens memory streams) may be waiting for a lock of ours. So it is taken first. And who
+/// holds a lock of ours may be waiting for it, in a handler that forks: so it is not kept for long without all locks.
 #[cfg(target_env = "gnu")]
 mod streams {
     use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -237,8 +239,8 @@ extern "C" fn child() {
     proc::after_fork();
 }
 
-/// Has `fork` call these: before it (false: not yet, to be called again), after it in the parent, after it in the child (where rows are in order again
-/// by then). The first call counts. It may allocate, so it comes after initialisation.
+/// Has `fork` call these: before it (false: not yet, to be called again), after it in the parent, after it in the child
+/// (where rows are in order again by then). The first call counts. It may allocate, so it comes after initialisation.
 pub fn install(before: fn() -> bool, in_parent: fn(), in_child: fn()) {
     if INSTALLED.swap(true, Relaxed) {
         return;
@@ -259,7 +261,8 @@ static REGISTRAR: AtomicUsize = AtomicUsize::new(NOBODY);
 const NOBODY: usize = 0;
 const DONE: usize = 1;
 
-/// From now on [`register`] is called before the program forks, before other handlers are registered or a library is bound past this one, and where there are several threads: the heap's are to be the first, as those run with all its
+/// From now on [`register`] is called before the program forks, before other handlers are registered or a library is
+/// bound past this one, and where there are several threads: the heap's are to be the first, as those run with all its
 /// locks held. At the start they would bring 100 KiB of the C library's pages into a small program.
 pub fn register_later() {
     LATER.store(true, Relaxed);
@@ -273,7 +276,8 @@ pub(super) fn register_for_threads() {
     }
 }
 
-/// Registers what [`install`] was given, or will be, if nobody did. Not for a thread that is at it: its `fork` is like a raw `clone`.
+/// Registers what [`install`] was given, or will be, if nobody did. Not for a thread that is at it: its `fork` is like
+/// a raw `clone`.
 pub fn register() {
     let me = tls::base();
     loop {

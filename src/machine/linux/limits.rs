@@ -43,8 +43,8 @@ pub(super) fn aborts() -> bool {
     ABORTS.load(Relaxed)
 }
 
-/// CPUs that can ever run, at least 1 and at most `most`. Asked along with the other limits, or before: opening the file takes 10 µs, a twentieth of
-/// the life of a small program.
+/// CPUs that can ever run, at least 1 and at most `most`. Asked along with the other limits, or before: opening the
+/// file takes 10 µs, a twentieth of the life of a small program.
 pub(super) fn cpus(most: usize) -> usize {
     once(&CPUS, || {
         let mut buffer = [0; 64];
@@ -56,8 +56,9 @@ pub(super) fn cpus(most: usize) -> usize {
     })
 }
 
-/// How many CPUs there can be, of which the file names `possible` as the highest. A sandbox may show a file that is not of this machine, so it is no
-/// fewer than the process may use, and where the file is not to be read as many as the kernel's CPU masks have bits.
+/// How many CPUs there can be, of which the file names `possible` as the highest. A sandbox may show a file that is not
+/// of this machine, so it is no fewer than the process may use, and where the file is not to be read as many as the
+/// kernel's CPU masks have bits.
 fn count(possible: Option<u64>, bits: Option<usize>, allowed: usize) -> usize {
     let most = bits.unwrap_or(usize::MAX);
     possible.map_or(most, |highest| (highest as usize).saturating_add(1).max(allowed)).min(most)
@@ -78,7 +79,8 @@ pub(super) fn known_cpus() -> usize {
     CPUS.get().map_or_else(|| ALLOWED.load(Relaxed), NonZero::get)
 }
 
-/// How many bits the kernel's CPU masks have, if they fit into so many words; and one more than the highest that is set in the process's.
+/// How many bits the kernel's CPU masks have, if they fit into so many words; and one more than the highest that is set
+/// in the process's.
 fn masks<const WORDS: usize>() -> (Option<usize>, usize) {
     let mut mask = [0u64; WORDS];
     let address = (&raw mut mask).expose_provenance();
@@ -148,8 +150,8 @@ pub(super) fn budget() -> u64 {
 }
 
 /// Pages beyond which memory is short: seven eighths of the least of the resource limits and the limits of the control
-/// groups, which count more than the heap (page tables, the program itself, its neighbours). The system is asked once: a dozen
-/// system calls, and callers hold locks.
+/// groups, which count more than the heap (page tables, the program itself, its neighbours). The system is asked once:
+/// a dozen system calls, and callers hold locks.
 pub(super) fn pressure() -> u64 {
     match system_limit() {
         u64::MAX => u64::MAX,
@@ -172,8 +174,8 @@ pub(super) fn system_limit() -> u64 {
     limit as u64
 }
 
-/// The least memory limit of the control groups that the file `list` names and of those above them, which are mounted at
-/// `root`; `u64::MAX` for none.
+/// The least memory limit of the control groups that the file `list` names and of those above them, which are mounted
+/// at `root`; `u64::MAX` for none.
 #[inline(never)] // Not every program comes here.
 fn groups(list: &CStr, root: &[u8]) -> u64 {
     let mut buffer = [0; PAGE_SIZE / 2];
@@ -203,8 +205,8 @@ fn groups(list: &CStr, root: &[u8]) -> u64 {
     least
 }
 
-/// The number in one limit file, whose name is made of `parts`; `u64::MAX` where there is none (or version 1's "none", a
-/// number near 2^63).
+/// The number in one limit file, whose name is made of `parts`; `u64::MAX` where there is none (or version 1's "none",
+/// a number near 2^63).
 fn group_limit(parts: &[&[u8]]) -> u64 {
     let mut path = [0; 512];
     let mut len = 0;

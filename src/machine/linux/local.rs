@@ -1,12 +1,15 @@
-//! Per-CPU data of the program: copies a fixed distance apart, added to by restartable sequences, or used under their CPU's lock.
+//! Per-CPU data of the program: copies a fixed distance apart, added to by restartable sequences, or used under their
+//! CPU's lock.
 //!
-//! Nothing keeps a thread on its CPU, so who wants a CPU's copies for more than one instruction takes that CPU's *local lock* and keeps it
-//! wherever the thread goes meanwhile. The lock is taken by a section too, and a section that adds looks at it first: whoever takes it on its own
-//! CPU has thereby ended every section there. Taken from elsewhere (a thread without a registration) it takes a membarrier, or where that is refused a nap.
+//! Nothing keeps a thread on its CPU, so who wants a CPU's copies for more than one instruction takes that CPU's *local
+//! lock* and keeps it wherever the thread goes meanwhile. The lock is taken by a section too, and a section that adds
+//! looks at it first: whoever takes it on its own CPU has thereby ended every section there. Taken from elsewhere (a
+//! thread without a registration) it takes a membarrier, or where that is refused a nap.
 //!
-//! The lock's word lies in the CPU's row, behind the words: the thread that holds it, 0 for none. A thread holds at most one, and
-//! [`tls::HELD`] says of which CPU and counts how often, in one word, as a handler may take another CPU's in between; a handler that finds its own thread's name in a lock while that count is 0 came in the middle of taking or
-//! giving it back, and uses the copies as they are, as an interrupt does in the kernel.
+//! The lock's word lies in the CPU's row, behind the words: the thread that holds it, 0 for none. A thread holds at
+//! most one, and [`tls::HELD`] says of which CPU and counts how often, in one word, as a handler may take another CPU's
+//! in between; a handler that finds its own thread's name in a lock while that count is 0 came in the middle of taking
+//! or giving it back, and uses the copies as they are, as an interrupt does in the kernel.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
@@ -25,8 +28,8 @@ const YIELDS: u32 = 20;
 /// Where in [`tls::HELD`] the number of the CPU is, above the count.
 const HELD_CPU: u32 = 20;
 
-/// One section: runs `$commit` with `{t}` the distance to this CPU's copies, `{c}` the address of its lock, which is free; `{r}` is then this
-/// CPU's number, and -1 where the section did not get through.
+/// One section: runs `$commit` with `{t}` the distance to this CPU's copies, `{c}` the address of its lock, which is
+/// free; `{r}` is then this CPU's number, and -1 where the section did not get through.
 macro_rules! cpu_section {
     ($commit:literal; $($operands:tt)*) => {{
         let result: isize;
@@ -87,7 +90,8 @@ unsafe fn add_section(word: *mut u8, size: usize, value: u64) -> bool {
     if rows() == 0 {
         return false;
     }
-    // SAFETY: the caller's: `word + t` is this CPU's copy; the locks of all CPUs are mapped. One instruction adds and commits.
+    // SAFETY: the caller's: `word + t` is this CPU's copy; the locks of all CPUs are mapped. One instruction adds and
+    // commits.
     let cpu = unsafe {
         match size {
             1 => {
@@ -124,8 +128,8 @@ fn once_more<R>(mut section: impl FnMut() -> R, done: impl Fn(&R) -> bool) -> Op
     again(section, done)
 }
 
-/// Takes the lock of the CPU that the caller is on or was a moment ago, whichever way that goes; `None` where another thread has
-/// it. `Err(cpu)`: this very thread has.
+/// Takes the lock of the CPU that the caller is on or was a moment ago, whichever way that goes; `None` where another
+/// thread has it. `Err(cpu)`: this very thread has.
 fn try_take() -> Option<Result<usize, usize>> {
     use_locals();
     let sections = matches!(rseq::mode(), Mode::Libc | Mode::Own);
@@ -141,10 +145,11 @@ fn take_from_outside(cpu: usize, sections: bool) -> Option<Result<usize, usize>>
     // Acquire, pairs with the Release in `put_cpu`.
     match lock.compare_exchange(0, me(), AcqRel, Acquire) {
         Ok(_) if sections => {
-            // Sections on that CPU that saw it free are restarted, or done: then one may have taken it, over this thread's name.
+            // Sections on that CPU that saw it free are restarted, or done: then one may have taken it, over this
+            // thread's name.
             if !membarrier::restart(cpu) {
-                // Refused, as by a filter of system calls that came since. Sections are a few instructions long and begin anew where they are
-                // interrupted, so those that saw it free are over after a nap.
+                // Refused, as by a filter of system calls that came since. Sections are a few instructions long and
+                // begin anew where they are interrupted, so those that saw it free are over after a nap.
                 Linux.nap(&AtomicU32::new(0), 0);
             }
             (lock.load(Acquire) == me()).then_some(Ok(cpu))
@@ -188,7 +193,8 @@ fn note_held(cpu: usize) {
     tls::set(tls::HELD, (cpu as u32) << HELD_CPU | 1);
 }
 
-/// Takes the lock of `cpu` from wherever the calling thread is, as [`get_cpu`] that of its own; false where another has it.
+/// Takes the lock of `cpu` from wherever the calling thread is, as [`get_cpu`] that of its own; false where another has
+/// it.
 #[cfg(any(test, feature = "sim"))]
 pub(super) fn get_cpu_from_outside(cpu: usize) -> bool {
     use_locals();

@@ -2,8 +2,8 @@
 //!
 //! One reservation (`PROT_NONE`, no swap reserved) holds, in ascending order: the descriptors, the page-class map, the
 //! arena, the vmalloc window. It is as large as can be had; what is used of it is opened by `mprotect` at a moving
-//! frontier. Where address space itself is rationed (`RLIMIT_AS` counts reservations too) only descriptors and class map are
-//! reserved, and the windows are opened by `mmap` as they are needed: *sparse* ([`reservation`]).
+//! frontier. Where address space itself is rationed (`RLIMIT_AS` counts reservations too) only descriptors and class
+//! map are reserved, and the windows are opened by `mmap` as they are needed: *sparse* ([`reservation`]).
 //!
 //! Frame numbers: below 4 GiB the number is the address's page ([`LOW_PAGES`] of them, for ZONE_DMA and ZONE_DMA32);
 //! the arena starts at [`LOW_PAGES`].
@@ -31,8 +31,8 @@ const CHUNK: usize = PAGE_SIZE << MAX_ORDER;
 const STEP_MAX: usize = 64 << 20;
 /// Sizes of each of the two windows that are tried: 16 TiB, 1 TiB, 64 GiB and 8 GiB altogether.
 const WINDOWS: [usize; 4] = [8 << 40, 512 << 30, 32 << 30, 4 << 30];
-/// Places for a sparse map, for lack of a reservation that finds one: far from where the kernel maps on its own (the top)
-/// and where programs and heaps lie; the second for systems that hand out less than 47 bits.
+/// Places for a sparse map, for lack of a reservation that finds one: far from where the kernel maps on its own (the
+/// top) and where programs and heaps lie; the second for systems that hand out less than 47 bits.
 const SPARSE_BASES: [usize; 4] = [0x1000_0000_0000, 0x2000_0000_0000, 0x08_0000_0000, 0x04_0000_0000];
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -70,7 +70,8 @@ static MEMMAP_OPEN: AtomicUsize = AtomicUsize::new(0);
 static CLASS_OPEN: AtomicUsize = AtomicUsize::new(0);
 /// Bytes of the arena whose descriptors and class bytes are reserved. Beyond, they are free addresses.
 static META_RESERVED: AtomicUsize = AtomicUsize::new(0);
-/// The class bytes of low memory, of which chunks share pages: [`RESERVED`], [`FREE`] addresses, or [`OPEN`] all of them.
+/// The class bytes of low memory, of which chunks share pages: [`RESERVED`], [`FREE`] addresses, or [`OPEN`] all of
+/// them.
 static LOW_CLASS: AtomicU8 = AtomicU8::new(RESERVED);
 const RESERVED: u8 = 0;
 const FREE: u8 = 1;
@@ -80,7 +81,8 @@ static LOCKED: AtomicBool = AtomicBool::new(false);
 /// Pageblocks below 4 GiB that are online, a bit each.
 static LOW_ONLINE: [AtomicU32; LOW_BYTES / PAGEBLOCK_SIZE / 32] =
     [const { AtomicU32::new(0) }; LOW_BYTES / PAGEBLOCK_SIZE / 32];
-/// Where DMA32 memory is looked for: last where programs that are not relocated have their heap, and before that where `MAP_32BIT` maps.
+/// Where DMA32 memory is looked for: last where programs that are not relocated have their heap, and before that where
+/// `MAP_32BIT` maps.
 const LOW_RANGES: [Range<usize>; 3] = [1 << 31..LOW_BYTES, 1 << 30..1 << 31, DMA_BYTES..1 << 30];
 /// Where the next probe of each starts.
 static LOW_NEXT: [AtomicUsize; 3] = [
@@ -89,8 +91,8 @@ static LOW_NEXT: [AtomicUsize; 3] = [
     AtomicUsize::new(LOW_RANGES[2].start),
 ];
 pub(super) static HUGE: AtomicBool = AtomicBool::new(true);
-/// Whether the system has huge pages: [`UNKNOWN`], or 0 or 1. Asked along with the first [`Frames::pressure`], as a program may have forbidden itself
-/// to open files later.
+/// Whether the system has huge pages: [`UNKNOWN`], or 0 or 1. Asked along with the first [`Frames::pressure`], as a
+/// program may have forbidden itself to open files later.
 static HUGE_SYSTEM: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 2;
 
@@ -193,8 +195,8 @@ fn reserve_little(slide: usize) -> bool {
     false
 }
 
-/// Unmaps what is reserved and not open, since addresses are rationed: the program is to get by with `limit` bytes of them. What
-/// describes as much memory stays reserved, a hundredth of that: other mappings must not get in its way.
+/// Unmaps what is reserved and not open, since addresses are rationed: the program is to get by with `limit` bytes of
+/// them. What describes as much memory stays reserved, a hundredth of that: other mappings must not get in its way.
 pub(super) fn retreat(limit: u64) {
     let Some(_gate) = gate() else { return };
     let window = MAP.window.load(Acquire);
@@ -236,8 +238,8 @@ pub(super) fn huge_pages() -> bool {
     HUGE.load(Relaxed)
 }
 
-/// Descriptors and class bytes are opened by so many bytes. (Rejected: descriptors as huge pages beyond the first 2 MiB of them. Ten million blocks and a
-/// fork of 1 GiB take as long, in 0.4 to 2 MiB more.)
+/// Descriptors and class bytes are opened by so many bytes. (Rejected: descriptors as huge pages beyond the first 2 MiB
+/// of them. Ten million blocks and a fork of 1 GiB take as long, in 0.4 to 2 MiB more.)
 const META_UNIT: usize = 64 << 10;
 
 /// Opens one metadata array of `len` bytes at `base`, of which `reserved` are reserved, up to `need` bytes.
@@ -379,14 +381,16 @@ fn low_online(address: usize) -> bool {
     LOW_ONLINE[block / 32].load(Acquire) & 1 << (block % 32) != 0
 }
 
-/// Says something of a pageblock, given by its address and number, if it is none below 4 GiB and there are to be huge pages.
+/// Says something of a pageblock, given by its address and number, if it is none below 4 GiB and there are to be huge
+/// pages.
 fn advise(m: &Linux, block: PfnRange, say: impl Fn(usize, u32)) {
     if HUGE.load(Relaxed) && block.start.0 >= LOW_PAGES {
         say(m.virt(block.start).expose_provenance(), (block.start.0 - LOW_PAGES) / PAGEBLOCK_PAGES);
     }
 }
 
-// SAFETY: 1. descriptors are opened before a range is returned and never closed; an anonymous mapping reads zero at first;
+// SAFETY: 1. descriptors are opened before a range is returned and never closed; an anonymous mapping reads zero at
+// first;
 // 2. a range is claimed by one caller and opened by it; 3. both are the same linear map, by halves.
 unsafe impl Frames for Linux {
     const LENT: bool = true;
@@ -437,9 +441,9 @@ unsafe impl Frames for Linux {
     fn mapped_page_at(&self, address: *const u8) -> Option<(Pfn, u8)> {
         let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
         let class: u64;
-        // Two loads that the compiler, from atomics, would not make operands of what it does with them.
-        // SAFETY: the class bytes of the first `online` bytes of the arena are open. Loads are Acquire here, pairs with the Release in
-        // `grow_arena`.
+        // Two loads that the compiler, from atomics, would not make operands of what it does with them. SAFETY: the
+        // class bytes of the first `online` bytes of the arena are open. Loads are Acquire here, pairs with the Release
+        // in `grow_arena`.
         unsafe {
             asm!(
                 "cmp {offset}, qword ptr [rip + {map} + {online}]",

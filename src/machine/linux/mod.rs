@@ -79,8 +79,9 @@ impl Linux {
         rseq::ALLOWED.store(options.rseq, Relaxed);
     }
 
-    /// Gives reserved addresses back before the process may have only `bytes` of them (`RLIMIT_AS`), where the reservation
-    /// would count against that. Without this the next growth does it, and until then mappings of the program are refused.
+    /// Gives reserved addresses back before the process may have only `bytes` of them (`RLIMIT_AS`), where the
+    /// reservation would count against that. Without this the next growth does it, and until then mappings of the
+    /// program are refused.
     pub fn before_address_limit(&self, bytes: u64) {
         self.enter();
         if reservation::would_ration(bytes) {
@@ -96,8 +97,9 @@ impl Linux {
         self.leave();
     }
 
-    /// Asks the system what there may be need to know before the program restricts its system calls (`seccomp`). From then on nothing is asked of
-    /// it but memory: other CPUs keep what they have in their rows, and `userfaultfd` moves nothing (`mremap` does).
+    /// Asks the system what there may be need to know before the program restricts its system calls (`seccomp`). From
+    /// then on nothing is asked of it but memory: other CPUs keep what they have in their rows, and `userfaultfd` moves
+    /// nothing (`mremap` does).
     pub fn before_filter(&self) {
         super::Frames::pressure(self);
         limits::memory();
@@ -111,7 +113,8 @@ impl Linux {
     }
 }
 
-/// Takes a lock of the machine's own, and counts the caller in: a handler that comes in meanwhile, and forks, knows that it must not wait.
+/// Takes a lock of the machine's own, and counts the caller in: a handler that comes in meanwhile, and forks, knows
+/// that it must not wait.
 fn locked<T, R>(lock: &Lock<T>, body: impl FnOnce(Guard<'_, T, Linux>) -> R) -> R {
     Linux.enter();
     let result = body(lock.lock(&Linux));

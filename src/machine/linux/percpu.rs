@@ -1,30 +1,32 @@
 //! Per-CPU rows of sheaves by restartable sequences, or by locks where there are none.
 //!
-//! A *section* is a run of instructions that the kernel restarts if the thread is preempted, migrated or signalled in it
-//! (Documentation: `rseq(2)`; the idea goes back to Turner and Hunter's "user-level per-CPU operations"). Each of the sections
-//! below stores its descriptor's address in `rseq_cs`, reads `cpu_id`, finds the CPU's row in [`ROWTAB`], and commits by its
-//! *last* instruction, one 8-byte store. Aborted before that, it has changed nothing that anybody sees (a push has written its
-//! object above the top slot, where nobody looks). An aborted section does not go round again by itself: it
-//! counts the abort in [`tls::ABORTS`] and answers "none", and the cold path tries [`TRIES`] times, so that under a debugger,
-//! which aborts every attempt, the caller ends up going past the sheaves instead of nowhere.
+//! A *section* is a run of instructions that the kernel restarts if the thread is preempted, migrated or signalled in
+//! it (Documentation: `rseq(2)`; the idea goes back to Turner and Hunter's "user-level per-CPU operations"). Each of
+//! the sections below stores its descriptor's address in `rseq_cs`, reads `cpu_id`, finds the CPU's row in [`ROWTAB`],
+//! and commits by its *last* instruction, one 8-byte store. Aborted before that, it has changed nothing that anybody
+//! sees (a push has written its object above the top slot, where nobody looks). An aborted section does not go round
+//! again by itself: it counts the abort in [`tls::ABORTS`] and answers "none", and the cold path tries [`TRIES`] times,
+//! so that under a debugger, which aborts every attempt, the caller ends up going past the sheaves instead of nowhere.
 //!
-//! `ROWTAB[-1]` and `ROWTAB[-2]` (threads without registration), CPUs without a row and rows being drained show [`DUMMY`], whose
-//! words are at the end of the zero sheaf and read as empty and as full at once.
+//! `ROWTAB[-1]` and `ROWTAB[-2]` (threads without registration), CPUs without a row and rows being drained show
+//! [`DUMMY`], whose words are at the end of the zero sheaf and read as empty and as full at once.
 //!
-//! Measured (2 CPUs, Linux 6.18): a pop and a push inlined 1.5–1.7 ns, under locks 26–34 ns; a drain 0.25 µs of the caller's own
-//! row, 0.35–0.43 µs of a busy CPU's. Rejected: labels out of the pop (outputs and labels together are not stable Rust), and
-//! retrying in the section itself (under single-stepping it would never end).
+//! Measured (2 CPUs, Linux 6.18): a pop and a push inlined 1.5–1.7 ns, under locks 26–34 ns; a drain 0.25 µs of the
+//! caller's own row, 0.35–0.43 µs of a busy CPU's. Rejected: labels out of the pop (outputs and labels together are not
+//! stable Rust), and retrying in the section itself (under single-stepping it would never end).
 //!
-//! Of a call of `malloc` and one of `free` (Zen 5, in a model of the two: 3.9 ns, of which two empty functions take 2.3) the sections take 0.3 ns,
-//! the class map 0.5, the check for the start of an object 0.35, marks and the look at the top 0.45. Instructions are not what counts: both
-//! written in assembly throughout (57 in place of 64), with the word naming the next free slot and changed by one instruction (51), take as
-//! long, and a list through the objects in place of the sheaf gains a tenth. In the library, with 10 000 live blocks of 16 to 64 bytes, 60 instead
-//! of 66 instructions take 0 to 2 % less; left out, the comparison of marks is 7 % of the time, the check for the start 6.5, the
-//! CPU's row 2, the descriptor of the section and the look at the top nothing, and all of them 17, which makes it as fast as snmalloc. Rejected, too: the spare sheaf taken before anything
-//! else of a slow path is done (400 blocks in turn 6 % less, 1000 blocks the same).
+//! Of a call of `malloc` and one of `free` (Zen 5, in a model of the two: 3.9 ns, of which two empty functions take
+//! 2.3) the sections take 0.3 ns, the class map 0.5, the check for the start of an object 0.35, marks and the look at
+//! the top 0.45. Instructions are not what counts: both written in assembly throughout (57 in place of 64), with the
+//! word naming the next free slot and changed by one instruction (51), take as long, and a list through the objects in
+//! place of the sheaf gains a tenth. In the library, with 10 000 live blocks of 16 to 64 bytes, 60 instead of 66
+//! instructions take 0 to 2 % less; left out, the comparison of marks is 7 % of the time, the check for the start 6.5,
+//! the CPU's row 2, the descriptor of the section and the look at the top nothing, and all of them 17, which makes it
+//! as fast as snmalloc. Rejected, too: the spare sheaf taken before anything else of a slow path is done (400 blocks in
+//! turn 6 % less, 1000 blocks the same).
 //!
-//! Without restartable sequences `ROWTAB` stays all dummies, and the cold paths do the same work under a lock in the row, which
-//! is only ever tried: its holder may be the very thread that a signal handler interrupted.
+//! Without restartable sequences `ROWTAB` stays all dummies, and the cold paths do the same work under a lock in the
+//! row, which is only ever tried: its holder may be the very thread that a signal handler interrupted.
 
 use core::arch::asm;
 use core::sync::atomic::{
@@ -103,8 +105,8 @@ pub(super) fn me() -> u64 {
     tls::base() as u64
 }
 
-/// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to read.) No place is
-/// below its limits.
+/// Every word [`no_sheaf`], from [`init`] on. (As a constant it would be 512 relocations, 12 KiB for the loader to
+/// read.) No place is below its limits.
 static DUMMY: Seen =
     Seen { words: [const { AtomicUsize::new(0) }; ROW_WORDS], limits: [const { AtomicU32::new(0) }; 256] };
 
@@ -114,7 +116,8 @@ static LIMIT: AtomicPtr<Limit> = AtomicPtr::new(core::ptr::null_mut());
 /// What each section reads, on one line where there are few CPUs.
 #[repr(C, align(64))]
 struct RowTab {
-    /// All bits where a pop compares the mark of the object *below* the one it hands out (`slab::mark` says why); 0 where that of the latter.
+    /// All bits where a pop compares the mark of the object *below* the one it hands out (`slab::mark` says why); 0
+    /// where that of the latter.
     below: AtomicUsize,
     /// Entries -2 and -1.
     unregistered: [AtomicPtr<Seen>; 2],
@@ -166,7 +169,8 @@ pub(super) fn init() {
     for entry in ROWTAB.unregistered.iter().chain(&ROWTAB.cpus[..cpus]) {
         entry.store(dummy(), Relaxed);
     }
-    // A page more than they take: the system aligns what has the size of huge pages, which takes a page table of its own.
+    // A page more than they take: the system aligns what has the size of huge pages, which takes a page table of its
+    // own.
     let len = cpus * size_of::<Row>() + PAGE_SIZE;
     if ROWS.load(Relaxed) == 0
         && let Ok(rows) = sys::mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, 0)
@@ -183,7 +187,8 @@ pub(super) fn init() {
     }
 }
 
-/// Gives the addresses of rows back that no CPU will have: before the program locks its memory, and would have them backed.
+/// Gives the addresses of rows back that no CPU will have: before the program locks its memory, and would have them
+/// backed.
 pub(super) fn trim_rows() {
     let rows = ROWS.load(Relaxed);
     let unused = limits::cpus(MAX_CPUS) * size_of::<Row>()..table_cpus() * size_of::<Row>() + PAGE_SIZE;
@@ -194,7 +199,8 @@ pub(super) fn trim_rows() {
 
 fn row(cpu: usize) -> Option<&'static Row> {
     let rows = core::ptr::with_exposed_provenance::<Row>(ROWS.load(Relaxed));
-    // SAFETY: the rows of all CPUs that there can be are mapped there for ever; all fields are atomics, valid when zero.
+    // SAFETY: the rows of all CPUs that there can be are mapped there for ever; all fields are atomics, valid when
+    // zero.
     (!rows.is_null()).then(|| unsafe { &*rows.add(cpu) })
 }
 
@@ -240,8 +246,8 @@ fn publish(cpu: usize, row: &'static Row) {
     }
 }
 
-/// In the child of a fork: puts rows in order whose making, draining or locked section another thread was at, which is no
-/// more. The single commits leave every row whole. What this thread was itself at, before the handler that forked
+/// In the child of a fork: puts rows in order whose making, draining or locked section another thread was at, which is
+/// no more. The single commits leave every row whole. What this thread was itself at, before the handler that forked
 /// interrupted it, it will finish.
 pub(super) fn after_fork() {
     // A child's one thread is no news of what there was before.
@@ -329,8 +335,8 @@ macro_rules! section {
     };
 }
 
-/// Text of a section that pops from the sheaf of the cache in `cache` into `object`; `check` comes before anything is written, and `abort` first of all
-/// where it is aborted.
+/// Text of a section that pops from the sheaf of the cache in `cache` into `object`; `check` comes before anything is
+/// written, and `abort` first of all where it is aborted.
 macro_rules! pop_section {
     ($($check:literal),* ; abort $($abort:literal),* ; $($operands:tt)*) => {
         section!(
@@ -351,8 +357,8 @@ macro_rules! pop_section {
     };
 }
 
-/// One section: the top object of this CPU's main sheaf of `cache`; null where there is none or the section was aborted. The object
-/// below it is fetched.
+/// One section: the top object of this CPU's main sheaf of `cache`; null where there is none or the section was
+/// aborted. The object below it is fetched.
 ///
 /// # Safety
 /// As [`PerCpu::pop`].
@@ -360,8 +366,8 @@ macro_rules! pop_section {
 unsafe fn pop_section(cache: u8) -> *mut u8 {
     let object: *mut u8;
     let next: *mut u8;
-    // SAFETY: the words of rows are tops of valid sheaves (caller's), or of the zero sheaf; the section has the row to itself
-    // until its commit. Prefetching an address that is null or garbage does nothing.
+    // SAFETY: the words of rows are tops of valid sheaves (caller's), or of the zero sheaf; the section has the row to
+    // itself until its commit. Prefetching an address that is null or garbage does nothing.
     unsafe {
         pop_section!(
             "mov {next}, qword ptr [{top} - 8]";
@@ -521,8 +527,9 @@ unsafe fn push_section<const BYTES: usize>(cache: u8, object: *mut u8) -> bool {
     true
 }
 
-/// Text of a section that pushes on the sheaf of the cache in `cache` and writes `key` to the object's first word, unless `object` lies on top already;
-/// `before` comes first. Aborted, the mark is taken back where it was written; where it was not there may be no object, nor all of a word at its end.
+/// Text of a section that pushes on the sheaf of the cache in `cache` and writes `key` to the object's first word,
+/// unless `object` lies on top already; `before` comes first. Aborted, the mark is taken back where it was written;
+/// where it was not there may be no object, nor all of a word at its end.
 macro_rules! push_marked_section {
     ($($before:literal),* ; $($operands:tt)*) => {
         section!(
@@ -554,7 +561,8 @@ macro_rules! push_marked_section {
 /// As [`PerCpu::push_marked`].
 #[inline(always)]
 unsafe fn push_marked_section(cache: u8, object: *mut u8, key: usize) -> bool {
-    // SAFETY: as in `push_section`. An aborted section may have written the mark: the object is the caller's to write to.
+    // SAFETY: as in `push_section`. An aborted section may have written the mark: the object is the caller's to write
+    // to.
     unsafe { push_marked_section!(; cache = in(reg) cache as usize, object = in(reg) object, key = in(reg) key,) };
     true
 }
@@ -606,7 +614,8 @@ pub(super) unsafe fn push_cold<const BYTES: usize>(cache: u8, object: *mut u8) -
     again(|| unsafe { push_section::<BYTES>(cache, object) }, |done| *done).unwrap_or(false)
 }
 
-/// One section: `word` of this CPU from `old` to `new`; false where it is not `old`, there is no row, or it was aborted.
+/// One section: `word` of this CPU from `old` to `new`; false where it is not `old`, there is no row, or it was
+/// aborted.
 ///
 /// # Safety
 /// As [`PerCpu::replace`].
@@ -634,8 +643,8 @@ unsafe fn replace_section(index: usize, old: usize, new: usize) -> bool {
 }
 
 // SAFETY: 1. sections on a row happen on its CPU alone and are restarted when another thread or a handler ran there in
-// between, or else hold the row's lock; 2. `drain_row` takes the row out of the table and makes its CPU leave the section
-// before it looks; 3. `live_row` fills a row before anybody can find it.
+// between, or else hold the row's lock; 2. `drain_row` takes the row out of the table and makes its CPU leave the
+// section before it looks; 3. `live_row` fills a row before anybody can find it.
 unsafe impl PerCpu for Linux {
     fn nr_cpus(&self) -> usize {
         limits::cpus(MAX_CPUS)
@@ -812,8 +821,8 @@ unsafe impl PerCpu for Linux {
             membarrier::restart(cpu)
         };
         if taken {
-            // SAFETY: 1. no section finds the row any more and none is left in it (or: the lock is held); 2. other drains and
-            // `live_row` see its state; 3. an atomic has the layout of its value.
+            // SAFETY: 1. no section finds the row any more and none is left in it (or: the lock is held); 2. other
+            // drains and `live_row` see its state; 3. an atomic has the layout of its value.
             let words = unsafe { &mut *(&raw const row.seen.words).cast_mut().cast::<[usize; ROW_WORDS]>() };
             f(words);
         }

@@ -1,21 +1,23 @@
 //! Reports as files that are filled when they are read, of a process that goes on meanwhile.
 //!
-//! They are FIFOs in DIR/PID. A thread of the allocator's own holds each open, so that who opens one need not wait for a writer, and
-//! learns of the reader by inotify. It then puts a new FIFO in the old one's place, writes the report into the old one and closes it, which ends
-//! what the reader reads. One who opens a FIFO in the microseconds before it is replaced shares the text with the other reader.
+//! They are FIFOs in DIR/PID. A thread of the allocator's own holds each open, so that who opens one need not wait for
+//! a writer, and learns of the reader by inotify. It then puts a new FIFO in the old one's place, writes the report
+//! into the old one and closes it, which ends what the reader reads. One who opens a FIFO in the microseconds before it
+//! is replaced shares the text with the other reader.
 //!
-//! The program notices little of it: the thread has all signals blocked and a table of descriptors of its own (with none of the program's in it),
-//! it sleeps until somebody reads, and a reader who does not read on is given up after a second. But
-//! a process with a second thread may not do all that one without may: `unshare(CLONE_NEWUSER)` and `setns` to such a namespace fail.
+//! The program notices little of it: the thread has all signals blocked and a table of descriptors of its own (with
+//! none of the program's in it), it sleeps until somebody reads, and a reader who does not read on is given up after a
+//! second. But a process with a second thread may not do all that one without may: `unshare(CLONE_NEWUSER)` and `setns`
+//! to such a namespace fail.
 //!
 //! A process that is killed leaves its FIFOs behind; the next one that comes to the same directory removes them.
 //!
-//! The child of a fork gets files of its own, by a thread that its handler starts and that waits a moment first: most children execute another
-//! program at once, or are gone. None in a child whose fork came from a handler that interrupted the allocator, nor in one that came about
-//! without the C library's `fork`.
+//! The child of a fork gets files of its own, by a thread that its handler starts and that waits a moment first: most
+//! children execute another program at once, or are gone. None in a child whose fork came from a handler that
+//! interrupted the allocator, nor in one that came about without the C library's `fork`.
 //!
-//! Rejected: a signal, which the program may use itself and whose handler could only try locks; a later slow path that writes the
-//! files, which an idle program never comes to.
+//! Rejected: a signal, which the program may use itself and whose handler could only try locks; a later slow path that
+//! writes the files, which an idle program never comes to.
 
 use core::ffi::{CStr, c_void};
 use core::fmt::{self, Write};
@@ -85,7 +87,8 @@ const STACK: usize = 256 << 10;
 
 /// A call whose arguments are numbers and strings of this module.
 fn call(number: i64, args: [usize; 4]) -> Result<usize, Errno> {
-    // SAFETY: callers pass descriptors of their own, numbers, and strings that end in a zero or buffers of the given length.
+    // SAFETY: callers pass descriptors of their own, numbers, and strings that end in a zero or buffers of the given
+    // length.
     unsafe { sys::call(number, [args[0], args[1], args[2], args[3], 0, 0]) }
 }
 
@@ -93,8 +96,8 @@ fn process() -> i32 {
     call(libc::SYS_getpid, [0; 4]).map_or(0, |pid| pid as i32)
 }
 
-/// Keeps `files` in `directory`/PID from now on, until [`end`]; to be called when the C library is up. Again, it has no effect, but in a child
-/// that has no files yet.
+/// Keeps `files` in `directory`/PID from now on, until [`end`]; to be called when the C library is up. Again, it has no
+/// effect, but in a child that has no files yet.
 ///
 /// # Errors
 /// Why the thread or the directory could not be made; `EBUSY`: they are kept in another directory.
@@ -212,7 +215,8 @@ fn remove(directory: &Path, files: &Files) {
 }
 
 fn start_thread(run: extern "C" fn(*mut c_void) -> *mut c_void) -> Result<(), Errno> {
-    // SAFETY: plain calls of the C library on this frame's objects; the thread inherits the mask, which is then restored.
+    // SAFETY: plain calls of the C library on this frame's objects; the thread inherits the mask, which is then
+    // restored.
     let error = unsafe {
         let mut all: libc::sigset_t = core::mem::zeroed();
         let mut old: libc::sigset_t = core::mem::zeroed();
@@ -262,7 +266,8 @@ const MOST: usize = 16;
 
 /// The thread's work. Comes back only if something fails.
 fn attend(files: &Files) -> Result<(), Errno> {
-    // From here on the descriptors are the thread's own: it cannot write into what the program opens, and keeps nothing open.
+    // From here on the descriptors are the thread's own: it cannot write into what the program opens, and keeps nothing
+    // open.
     call(libc::SYS_close_range, [0, u32::MAX as usize, libc::CLOSE_RANGE_UNSHARE as usize, 0])?;
     let watch = call(libc::SYS_inotify_init1, [libc::IN_CLOEXEC as usize, 0, 0, 0])?;
     {

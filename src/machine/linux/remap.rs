@@ -1,12 +1,14 @@
 //! The vmalloc window: opening it, and moving populations into it without copying.
 //!
-//! Two ways of moving, tried in this order; a refusal that means "never" (`EPERM`, `ENOSYS`, `EINVAL`) ends a way for good:
-//! * `UFFDIO_MOVE` (from Linux 6.17 here: 6.8 has it, later releases fixed its races) leaves the mappings alone and moves
-//!   huge pages whole. The descriptor lives for one call only; it is unregistered before it is closed, because a fork in
-//!   between would keep it open in the child.
-//!   Where frames turn out to be backed by small pages, the other way is preferred for a while: see [`SLOW_NS`].
-//! * `mremap(DONTUNMAP)` moves page tables, but leaves a mapping of its own per run, of which a process may have only so
-//!   many: an eighth of the default limit is ours. [`Moved`] remembers such slots; unmapping them merges their mappings again.
+//! Two ways of moving, tried in this order; a refusal that means "never" (`EPERM`, `ENOSYS`, `EINVAL`) ends a way for
+//! good:
+//! * `UFFDIO_MOVE` (from Linux 6.17 here: 6.8 has it, later releases fixed its races) leaves the mappings alone and
+//!   moves huge pages whole. The descriptor lives for one call only; it is unregistered before it is closed, because a
+//!   fork in between would keep it open in the child. Where frames turn out to be backed by small pages, the other way
+//!   is preferred for a while: see [`SLOW_NS`].
+//! * `mremap(DONTUNMAP)` moves page tables, but leaves a mapping of its own per run, of which a process may have only
+//!   so many: an eighth of the default limit is ours. [`Moved`] remembers such slots; unmapping them merges their
+//!   mappings again.
 
 use core::ops::Range;
 use core::sync::atomic::{
@@ -25,9 +27,9 @@ const MAPPINGS: u32 = 65_530 / 8;
 /// First release whose `UFFDIO_MOVE` is trusted.
 const UFFD_MOVE_FROM: (u64, u64) = (6, 17);
 
-/// A slot that takes longer was moved by small pages. Measured on 2 CPUs, 64 MiB from 32 scattered frames: by `UFFDIO_MOVE`
-/// 100–170 µs where they are huge pages, but 2–120 *milliseconds* by 4 KiB pages (each is flushed on every CPU that the process
-/// has run on), which is more than fresh pages cost; by `mremap` 170–350 µs either way.
+/// A slot that takes longer was moved by small pages. Measured on 2 CPUs, 64 MiB from 32 scattered frames: by
+/// `UFFDIO_MOVE` 100–170 µs where they are huge pages, but 2–120 *milliseconds* by 4 KiB pages (each is flushed on
+/// every CPU that the process has run on), which is more than fresh pages cost; by `mremap` 170–350 µs either way.
 const SLOW_NS: u64 = 60_000;
 /// Calls that go by page tables once a slow move was seen.
 const SMALL_PAGES_FOR: u32 = 64;
@@ -54,8 +56,8 @@ fn means_never(error: sys::Errno) -> bool {
     matches!(error.0, libc::EPERM | libc::ENOSYS | libc::EINVAL)
 }
 
-/// Slots of the window that hold a mapping of their own, made by `mremap` or for small pages: two bits each, *filled* and
-/// *first of its run*.
+/// Slots of the window that hold a mapping of their own, made by `mremap` or for small pages: two bits each, *filled*
+/// and *first of its run*.
 struct Moved;
 
 impl Moved {
@@ -176,8 +178,8 @@ impl Uffd {
         }
     }
 
-    /// Moves what is at `from` to `to`; the bytes that moved, which are fewer than `len` where the kernel refused some page,
-    /// or where it is slow and the caller not `patient`. The first slot is moved alone to find that out.
+    /// Moves what is at `from` to `to`; the bytes that moved, which are fewer than `len` where the kernel refused some
+    /// page, or where it is slow and the caller not `patient`. The first slot is moved alone to find that out.
     fn pull(&self, to: usize, from: usize, len: usize, patient: bool) -> usize {
         let (mut moved, mut tries, mut most) = (0, 0, if patient { len } else { SLOT });
         while moved < len {
@@ -280,8 +282,8 @@ pub fn allow(uffd: bool, mremap: bool) {
     MREMAP.store(if mremap { YES } else { NO }, Relaxed);
 }
 
-// SAFETY: the window is part of the reservation (or of an address range nobody else asks for by address); only these calls open
-// it, and what they open stays open until `unmap`.
+// SAFETY: the window is part of the reservation (or of an address range nobody else asks for by address); only these
+// calls open it, and what they open stays open until `unmap`.
 unsafe impl Mapping for Linux {
     const SLOT_SHIFT: u32 = 21;
     const OWNS_FRAMES: bool = false;
@@ -384,15 +386,16 @@ unsafe impl Mapping for Linux {
             sys::munmap(start, len);
             return;
         }
-        // A new mapping merges with its neighbours whatever was here and however it was advised, is not accounted for, and does
-        // away with pages that are locked (`mlock`), which advice does not. Accounting matters where it is strict
-        // (`vm.overcommit_memory` = 2, measured on Linux 6.18): reservations are not accounted for; a freed area of 300 MiB, purged, is
-        // not any more; arena memory that went back stays accounted for until it is used again, as the C library's heap
-        // does (281 MiB of 300).
+        // A new mapping merges with its neighbours whatever was here and however it was advised, is not accounted for,
+        // and does away with pages that are locked (`mlock`), which advice does not. Accounting matters where it is
+        // strict (`vm.overcommit_memory` = 2, measured on Linux 6.18): reservations are not accounted for; a freed area
+        // of 300 MiB, purged, is not any more; arena memory that went back stays accounted for until it is used again,
+        // as the C library's heap does (281 MiB of 300).
         if sys::mmap(start, len, libc::PROT_NONE, libc::MAP_FIXED).is_err() && sys::mprotect(start, len, RW) {
             // Too many mappings. Contents that stayed would be taken for zero later.
             if sys::madvise(start, len, libc::MADV_DONTNEED).is_err() {
-                // SAFETY: the range is the caller's to give up, and it is mapped: changing the protection of a hole fails.
+                // SAFETY: the range is the caller's to give up, and it is mapped: changing the protection of a hole
+                // fails.
                 unsafe { core::ptr::with_exposed_provenance_mut::<u8>(start).write_bytes(0, len) };
             }
             sys::mprotect(start, len, libc::PROT_NONE);
@@ -412,8 +415,8 @@ unsafe impl Mapping for Linux {
     }
 }
 
-/// Which pages of the slot or pageblock at `at`, which may be anybody's, are backed: bit 0 of a byte for each; `None` where the
-/// system does not say.
+/// Which pages of the slot or pageblock at `at`, which may be anybody's, are backed: bit 0 of a byte for each; `None`
+/// where the system does not say.
 pub(super) fn resident(at: usize) -> Option<[u8; SLOT / PAGE_SIZE]> {
     let mut pages = [0u8; SLOT / PAGE_SIZE];
     // `mincore` is not among what systemd's `@system-service` allows, and services end where they call it.

@@ -1,15 +1,15 @@
 //! Reserved addresses: opening them, and giving them back where addresses are rationed.
 //!
-//! `RLIMIT_AS` and `mlockall` count reserved addresses like memory. Where they are rationed from the start (`ulimit -v`), little
-//! is reserved: the map is *sparse*, and windows are opened by `mmap` instead of `mprotect`. Where the program rations them
-//! later, the map [turns](super::memory::retreat) sparse: what was not opened by then is unmapped. The C ABI does so before it passes
-//! `setrlimit`, `prlimit` and `mlockall` on; limits set without it, or from outside, are noticed at the
-//! next growth ([`check_ration`]), until when only the program's own mappings are refused; that memory was locked is not. Where it was locked before the
-//! heap began, nothing is reserved.
+//! `RLIMIT_AS` and `mlockall` count reserved addresses like memory. Where they are rationed from the start (`ulimit
+//! -v`), little is reserved: the map is *sparse*, and windows are opened by `mmap` instead of `mprotect`. Where the
+//! program rations them later, the map [turns](super::memory::retreat) sparse: what was not opened by then is unmapped.
+//! The C ABI does so before it passes `setrlimit`, `prlimit` and `mlockall` on; limits set without it, or from outside,
+//! are noticed at the next growth ([`check_ration`]), until when only the program's own mappings are refused; that
+//! memory was locked is not. Where it was locked before the heap began, nothing is reserved.
 //!
-//! Which addresses are open is asked of the kernel (`/proc/self/maps`), once, rather than kept in books on every call. So
-//! opening and closing are kept out meanwhile, by one lock, the innermost of all. The kernel has a lock of its own around each of
-//! these calls, so this one costs nothing but its two atomic operations.
+//! Which addresses are open is asked of the kernel (`/proc/self/maps`), once, rather than kept in books on every call.
+//! So opening and closing are kept out meanwhile, by one lock, the innermost of all. The kernel has a lock of its own
+//! around each of these calls, so this one costs nothing but its two atomic operations.
 
 use core::ops::Range;
 use core::sync::atomic::{
@@ -25,7 +25,8 @@ const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const RATION: u64 = 16;
 
 static GATE: Lock<()> = Lock::new(());
-/// [`tls::base`] of the thread that has the gate; 0 where none has, and in the instant before it says so, or gives it back.
+/// [`tls::base`] of the thread that has the gate; 0 where none has, and in the instant before it says so, or gives it
+/// back.
 static HOLDER: AtomicUsize = AtomicUsize::new(0);
 static SPARSE: AtomicBool = AtomicBool::new(false);
 /// What was reserved: first byte and end, both 0 where nothing is.
@@ -67,7 +68,8 @@ impl Drop for Gate {
     }
 }
 
-/// Keeps [`release`] out while addresses are opened or closed. `None` in a handler that may have interrupted its holder.
+/// Keeps [`release`] out while addresses are opened or closed. `None` in a handler that may have interrupted its
+/// holder.
 pub(super) fn gate() -> Option<Gate> {
     let guard = GATE.acquire(&Linux, tls::get(tls::DEPTH) <= 1)?;
     HOLDER.store(tls::base(), Relaxed);
@@ -95,8 +97,8 @@ pub(super) fn fork_done(fork: Fork) {
 /// In a child: the gate's holder may be a thread that it does not have.
 pub(super) fn after_fork() {
     if GATE.is_held() && HOLDER.load(Relaxed) != tls::base() {
-        // SAFETY: this thread is the only one, and either not the holder, or interrupted before it had said that it is, or after it had taken that back: it
-        // has begun nothing, or is done.
+        // SAFETY: this thread is the only one, and either not the holder, or interrupted before it had said that it is,
+        // or after it had taken that back: it has begun nothing, or is done.
         unsafe { GATE.abandon() };
     }
 }
@@ -139,8 +141,9 @@ pub(super) fn would_ration(limit: u64) -> bool {
     !sparse() && is_ration(limit, END.load(Relaxed) - START.load(Relaxed))
 }
 
-/// Unmaps what is reserved and not open, but for the ranges in `keep`; from then on the map is sparse, and `first` runs before
-/// anything else is opened. Nothing happens where it cannot be found out what is open. The caller holds the [`gate`].
+/// Unmaps what is reserved and not open, but for the ranges in `keep`; from then on the map is sparse, and `first` runs
+/// before anything else is opened. Nothing happens where it cannot be found out what is open. The caller holds the
+/// [`gate`].
 pub(super) fn release(keep: &[Range<usize>], first: impl Fn()) {
     let reserved = START.load(Relaxed)..END.load(Relaxed);
     if sparse() || reserved.is_empty() {
@@ -203,7 +206,8 @@ mod tests {
         assert_eq!(closed(b"7f00"), None);
     }
 
-    /// Whether the gate is held after `fork` in a handler that interrupted a slow path, while another thread has what `take` gives.
+    /// Whether the gate is held after `fork` in a handler that interrupted a slow path, while another thread has what
+    /// `take` gives.
     fn is_held_after<T>(take: impl FnOnce() -> T + Send, fork: impl FnOnce()) -> bool {
         let (held, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
         std::thread::scope(|scope| {

@@ -1,8 +1,9 @@
 //! Restartable sequences: who registered the area, and how a thread gets one.
 //!
 //! glibc from 2.35 on registers an area for every thread; it is found by `__rseq_offset`, looked up at run time in the
-//! loader's tables ([`super::elf`]; a reference to the symbol, even a weak one, would make the library demand that glibc). Where nobody registered
-//! one, each thread registers the one in [`super::tls`] at its first slow path. Nothing but `rseq_cs` is ever written.
+//! loader's tables ([`super::elf`]; a reference to the symbol, even a weak one, would make the library demand that
+//! glibc). Where nobody registered one, each thread registers the one in [`super::tls`] at its first slow path. Nothing
+//! but `rseq_cs` is ever written.
 
 use core::ptr::with_exposed_provenance;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU32, Ordering::Relaxed};
@@ -116,8 +117,8 @@ fn libc_area() -> Option<isize> {
     if loader == 0 {
         return None;
     }
-    // SAFETY: the loader's header lies at its base; both are objects of libc: a `ptrdiff_t` and an `unsigned int`, constant once the loader
-    // has run.
+    // SAFETY: the loader's header lies at its base; both are objects of libc: a `ptrdiff_t` and an `unsigned int`,
+    // constant once the loader has run.
     unsafe {
         let offset = super::elf::symbol(loader, c"__rseq_offset")?;
         let size = super::elf::symbol(loader, c"__rseq_size")?;
@@ -217,8 +218,8 @@ mod exit {
 /// What [`suspend`] took away: the length it was registered with, 0 for nothing.
 pub(super) struct Suspended(pub(super) usize);
 
-/// Takes the calling thread's registration away, after which its `cpu_id` reads -1 and it goes past the sheaves, and so does
-/// whoever shares its thread-local storage. `None` where that cannot be done.
+/// Takes the calling thread's registration away, after which its `cpu_id` reads -1 and it goes past the sheaves, and so
+/// does whoever shares its thread-local storage. `None` where that cannot be done.
 pub(super) fn suspend() -> Option<Suspended> {
     if mode() == Mode::Lock || cpu_id() < 0 {
         return Some(Suspended(0));

@@ -1,7 +1,7 @@
 //! libc's area of restartable sequences in a program without a loader that could be asked for it.
 //!
-//! A reference to `__rseq_offset` would make a shared library demand the libc that has it, so it stands in the static library only
-//! (`cabi/static`), in a table that is referred to weakly from here.
+//! A reference to `__rseq_offset` would make a shared library demand the libc that has it, so it stands in the static
+//! library only (`cabi/static`), in a table that is referred to weakly from here.
 
 use core::arch::asm;
 

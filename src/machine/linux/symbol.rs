@@ -1,11 +1,12 @@
 //! The names of functions, for reports: what the loader knows of them.
 //!
-//! It knows what is exported, so a program's own functions are named only if it was linked with `-rdynamic`; of others the object and the offset
-//! in it are told, which `addr2line` takes. A static program has no loader to ask.
+//! It knows what is exported, so a program's own functions are named only if it was linked with `-rdynamic`; of others
+//! the object and the offset in it are told, which `addr2line` takes. A static program has no loader to ask.
 //!
-//! The loader's lock is waited for, which is why this is for reports only. A `fork` meanwhile is harmless: the child's copy of the lock is reset by
-//! the C library, and looking names up changes nothing. The loader's answer lies in the library, which another thread may unload at once: it is read
-//! by the kernel ([`copy`]), for which memory that is gone is no fault.
+//! The loader's lock is waited for, which is why this is for reports only. A `fork` meanwhile is harmless: the child's
+//! copy of the lock is reset by the C library, and looking names up changes nothing. The loader's answer lies in the
+//! library, which another thread may unload at once: it is read by the kernel ([`copy`]), for which memory that is gone
+//! is no fault.
 
 use core::ffi::{CStr, c_char};
 use core::fmt::{self, Write};
@@ -16,8 +17,8 @@ use crate::types::PAGE_SIZE;
 /// As much of a name as is shown.
 const NAME: usize = 128;
 
-/// `function+0x1d/0x30 [library]`, in the program itself without the last; `object+0x1234` where the function is not known, `0x1234` where
-/// nothing is.
+/// `function+0x1d/0x30 [library]`, in the program itself without the last; `object+0x1234` where the function is not
+/// known, `0x1234` where nothing is.
 pub(super) fn write(address: usize, out: &mut dyn Write) -> fmt::Result {
     // SAFETY: a structure of pointers; null is a value of each.
     let mut found: libc::Dl_info = unsafe { core::mem::zeroed() };

@@ -58,7 +58,8 @@ pub(super) fn confine() {
     CONFINED.store(true, Relaxed);
 }
 
-/// A system call that can be done without, and that nobody expects of a malloc: a filter may end the program for the attempt.
+/// A system call that can be done without, and that nobody expects of a malloc: a filter may end the program for the
+/// attempt.
 ///
 /// # Safety
 /// As for [`call`].

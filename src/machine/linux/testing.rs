@@ -28,8 +28,8 @@ pub fn sections() -> impl Iterator<Item = Section> {
         static __start___rseq_cs: [Descriptor; 0];
         static __stop___rseq_cs: [Descriptor; 0];
     }
-    // SAFETY: the linker's bounds of the section that holds only descriptors; padding between them is whole descriptors of
-    // zero, as each object file aligns to their size.
+    // SAFETY: the linker's bounds of the section that holds only descriptors; padding between them is whole descriptors
+    // of zero, as each object file aligns to their size.
     let all = unsafe {
         let start = (&raw const __start___rseq_cs).cast::<Descriptor>();
         let bytes = (&raw const __stop___rseq_cs).addr() - start.addr();
@@ -40,8 +40,8 @@ pub fn sections() -> impl Iterator<Item = Section> {
         .map(|each| Section { body: each.start..each.start + each.len, abort: each.abort })
 }
 
-/// Runs `f` with sections working on the row of `cpu` by an area that the kernel does not know, so that nothing aborts them.
-/// Only in a program of one thread.
+/// Runs `f` with sections working on the row of `cpu` by an area that the kernel does not know, so that nothing aborts
+/// them. Only in a program of one thread.
 pub fn unabortable(cpu: usize, f: impl FnOnce()) {
     let area = core::ptr::with_exposed_provenance_mut::<i32>(tls::base() + rseq::CPU_ID);
     let offset = rseq::OFFSET.swap(tls::offset(), Relaxed);
@@ -53,7 +53,8 @@ pub fn unabortable(cpu: usize, f: impl FnOnce()) {
     rseq::OFFSET.store(offset, Relaxed);
 }
 
-/// Has pops compare the mark of the object below the one they hand out, or that of the latter, until threads are counted again.
+/// Has pops compare the mark of the object below the one they hand out, or that of the latter, until threads are
+/// counted again.
 pub fn compare_below(below: bool) {
     percpu::compare_below(below);
 }
@@ -78,7 +79,8 @@ pub unsafe fn push_again(cache: u8, object: *mut u8) -> bool {
     unsafe { percpu::push_cold::<SHEAF_BYTES>(cache, object) }
 }
 
-/// Takes the lock of the per-CPU data of `cpu` from wherever the calling thread is, if it is free; `put_cpu` gives it back.
+/// Takes the lock of the per-CPU data of `cpu` from wherever the calling thread is, if it is free; `put_cpu` gives it
+/// back.
 pub fn get_cpu_from_outside(cpu: usize) -> bool {
     local::get_cpu_from_outside(cpu)
 }

@@ -1,4 +1,5 @@
-//! The allocator's own code and constants, and what it calls of the C library: backed before somebody needs them who may take no fault.
+//! The allocator's own code and constants, and what it calls of the C library: backed before somebody needs them who
+//! may take no fault.
 #![allow(unsafe_code)]
 
 use core::ffi::{c_int, c_void};

@@ -1,7 +1,7 @@
 //! The allocator's 64 bytes of static thread-local storage.
 //!
-//! They are laid out by hand because `thread_local!` in a shared library calls `__tls_get_addr`, which may allocate. The
-//! initial-exec model costs one load of an offset and works from the first instruction on, in every thread.
+//! They are laid out by hand because `thread_local!` in a shared library calls `__tls_get_addr`, which may allocate.
+//! The initial-exec model costs one load of an offset and works from the first instruction on, in every thread.
 //!
 //! | offset | what |
 //! |---|---|

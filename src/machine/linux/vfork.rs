@@ -1,5 +1,6 @@
-//! `vfork`: its child runs on the parent's memory, thread-local storage included, but the kernel gives it no registration
-//! for restartable sequences. The `cpu_id` it would read is the suspended parent's: its sections would run unprotected.
+//! `vfork`: its child runs on the parent's memory, thread-local storage included, but the kernel gives it no
+//! registration for restartable sequences. The `cpu_id` it would read is the suspended parent's: its sections would run
+//! unprotected.
 //!
 //! So the parent gives up its own registration over the call: `cpu_id` reads -1 for both, and the child goes past the
 //! sheaves. Where it cannot, `vfork` is `fork`, which POSIX allows.

@@ -42,8 +42,8 @@ impl Growth {
     }
 }
 
-/// Describes a machine; [`Builder::build`] makes it. Starts with 2 CPUs, 1 node, no memory, a window of 64 MiB, no limits
-/// and no hostility.
+/// Describes a machine; [`Builder::build`] makes it. Starts with 2 CPUs, 1 node, no memory, a window of 64 MiB, no
+/// limits and no hostility.
 pub struct Builder<F: Flavour> {
     cpus: usize,
     nodes: usize,
@@ -100,8 +100,8 @@ impl<F: Flavour> Builder<F> {
         self
     }
 
-    /// Frames `[start, start + pages)` that may come online as `zone` of `node`, `chunk` at a time where that many are left.
-    /// May be given several times for one zone: the first that can serves.
+    /// Frames `[start, start + pages)` that may come online as `zone` of `node`, `chunk` at a time where that many are
+    /// left. May be given several times for one zone: the first that can serves.
     pub fn grow(mut self, node: usize, zone: ZoneKind, start: u32, pages: u32, chunk: u32) -> Builder<F> {
         self.growth.push(Growth { node, zone, next: start, end: start + pages, chunk });
         self
@@ -114,9 +114,9 @@ impl<F: Flavour> Builder<F> {
         self
     }
 
-    /// Sets `pages` frames from `start` aside for page tables, which gives the machine a processor's view (see [`Task`](super::Task)): 3
-    /// for the kernel's, one for each 4 MiB of the window that is used and of low memory that no huge leaf maps, 2 or more a space.
-    /// Only where slots show frames.
+    /// Sets `pages` frames from `start` aside for page tables, which gives the machine a processor's view (see
+    /// [`Task`](super::Task)): 3 for the kernel's, one for each 4 MiB of the window that is used and of low memory that
+    /// no huge leaf maps, 2 or more a space. Only where slots show frames.
     pub fn tables(mut self, start: u32, pages: u32) -> Builder<F> {
         assert!(F::OWNS_FRAMES, "page tables map frames");
         self.tables = Some(PfnRange::new(Pfn(start), pages));
@@ -136,7 +136,8 @@ impl<F: Flavour> Builder<F> {
         self
     }
 
-    /// What [`Frames::pressure`](crate::machine::Frames::pressure) and [`Frames::memory`](crate::machine::Frames::memory) say.
+    /// What [`Frames::pressure`](crate::machine::Frames::pressure) and
+    /// [`Frames::memory`](crate::machine::Frames::memory) say.
     pub fn pressure(mut self, pages: u64) -> Builder<F> {
         self.pressure = pages;
         self

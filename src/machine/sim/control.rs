@@ -53,8 +53,8 @@ impl Call {
         matches!(self, Grow | Discard | Populate | MapFresh | MapFrame | MovePopulation | MoveMapping | Clean | Init)
     }
 
-    /// Whether the call may enter the system or sleep, which requests without `Gfp::IO` must not do. `Wake` is not among
-    /// them: who gives a lock back must wake its sleepers.
+    /// Whether the call may enter the system or sleep, which requests without `Gfp::IO` must not do. `Wake` is not
+    /// among them: who gives a lock back must wake its sleepers.
     pub const fn is_syscall(self) -> bool {
         use Call::*;
         matches!(
@@ -252,7 +252,8 @@ impl<F: Flavour> Simulated<F> {
         self.state.control.fail.store(hostile.fail, Ordering::Relaxed);
     }
 
-    /// Whether [`Call::MapFrame`], a call per page, counts among the fallible calls (the default), or fails only at random.
+    /// Whether [`Call::MapFrame`], a call per page, counts among the fallible calls (the default), or fails only at
+    /// random.
     pub fn count_entries(&self, count: bool) {
         self.state.control.entries.store(count, Ordering::Relaxed);
     }
@@ -267,15 +268,16 @@ impl<F: Flavour> Simulated<F> {
         if partial { (self.state.control.random() % slots as u64) as usize } else { 0 }
     }
 
-    /// Runs `body` with calls forbidden to this thread that enter the system or sleep ([`Call::is_syscall`]): they panic.
+    /// Runs `body` with calls forbidden to this thread that enter the system or sleep ([`Call::is_syscall`]): they
+    /// panic.
     pub fn forbid_calls<R>(&self, body: impl FnOnce() -> R) -> R {
         self.here(|here| here.forbidden += 1);
         let _back = Finally(|| self.here(|here| here.forbidden -= 1));
         body()
     }
 
-    /// Runs `body` and calls `hook` at each call this thread makes of the machine, before it is carried out: where a signal
-    /// handler could run. `Call::Page` comes with locks held. Calls from within the hook do not call it again.
+    /// Runs `body` and calls `hook` at each call this thread makes of the machine, before it is carried out: where a
+    /// signal handler could run. `Call::Page` comes with locks held. Calls from within the hook do not call it again.
     pub fn with_hook<R>(&self, hook: &dyn Fn(Call), body: impl FnOnce() -> R) -> R {
         // SAFETY: only the lifetime is erased; the pointer is taken out of the thread's keep before `hook` goes.
         let hook = unsafe { core::mem::transmute::<*const (dyn Fn(Call) + '_), Hook>(hook) };

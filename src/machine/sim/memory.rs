@@ -1,7 +1,8 @@
-//! The simulator's memory: frames are pages of a memory file, so that one frame can be mapped at several host addresses.
+//! The simulator's memory: frames are pages of a memory file, so that one frame can be mapped at several host
+//! addresses.
 //!
-//! The direct map, the vmalloc window, the memmap and the page-class map are reservations of their own; what is offline is
-//! `PROT_NONE`, so a stray access ends the test with SIGSEGV. The pages the file really has are the backed ones.
+//! The direct map, the vmalloc window, the memmap and the page-class map are reservations of their own; what is offline
+//! is `PROT_NONE`, so a stray access ends the test with SIGSEGV. The pages the file really has are the backed ones.
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -134,7 +135,8 @@ impl Memory {
 
     fn byte(map: &Region, index: usize) -> &AtomicU8 {
         assert!(index < map.len);
-        // SAFETY: 1. inside the region, which lives as long as `map`; 2. zero-filled at first, accessed as atomics only.
+        // SAFETY: 1. inside the region, which lives as long as `map`; 2. zero-filled at first, accessed as atomics
+        // only.
         unsafe { &*map.at.as_ptr().add(index).cast::<AtomicU8>() }
     }
 

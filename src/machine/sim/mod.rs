@@ -7,7 +7,8 @@
 //! ```
 //! use slabwright::machine::sim::{Call, Sim};
 //! use slabwright::machine::{Frames, ZoneKind};
-//! let sim = Sim::builder().cpus(2).ram(0, ZoneKind::Normal, 3, 1021).grow(0, ZoneKind::Normal, 4096, 8192, 1024).build();
+//! let sim = Sim::builder().cpus(2).ram(0, ZoneKind::Normal, 3, 1021);
+//! let sim = sim.grow(0, ZoneKind::Normal, 4096, 8192, 1024).build();
 //! sim.fail_at(2);
 //! let first = sim.grow(0, ZoneKind::Normal, 1).unwrap();
 //! assert_eq!((first.start.0, first.pages), (4096, 1024));
@@ -15,13 +16,13 @@
 //! assert_eq!(sim.calls(Call::Grow), 2);
 //! ```
 //!
-//! With page tables ([`Builder::tables`]) it has a processor's view, too: 4 GiB of simulated addresses, a TLB for each CPU, and programs
-//! ([`Task`]) whose loads and stores fault with the i386's error codes.
+//! With page tables ([`Builder::tables`]) it has a processor's view, too: 4 GiB of simulated addresses, a TLB for each
+//! CPU, and programs ([`Task`]) whose loads and stores fault with the i386's error codes.
 //!
-//! Faithful to the seam, and strict: descriptors of offline frames panic (but for holes beside online frames in the same
-//! largest block, which read [`Kind::Offline`](crate::page::Kind::Offline)), offline memory faults, mapping what is mapped
-//! panics. Not modelled: caches, reordering of memory accesses (loom does that), and a *read* of an unbacked page backs it
-//! here, where a host would show its zero page.
+//! Faithful to the seam, and strict: descriptors of offline frames panic (but for holes beside online frames in the
+//! same largest block, which read [`Kind::Offline`](crate::page::Kind::Offline)), offline memory faults, mapping what
+//! is mapped panics. Not modelled: caches, reordering of memory accesses (loom does that), and a *read* of an unbacked
+//! page backs it here, where a host would show its zero page.
 //!
 //! Needs `std`, Linux and 4 KiB host pages.
 
@@ -342,8 +343,9 @@ impl<F: Flavour> Default for Simulated<F> {
     }
 }
 
-// SAFETY: 1. memmap, page-class map and direct map of a frame live as long as the state, which every handle keeps; they are
-// zero at first; 2. a frame's bytes are its page of the memory file alone; 3. `virt` and `pfn` are the same linear map.
+// SAFETY: 1. memmap, page-class map and direct map of a frame live as long as the state, which every handle keeps; they
+// are zero at first; 2. a frame's bytes are its page of the memory file alone; 3. `virt` and `pfn` are the same linear
+// map.
 unsafe impl<F: Flavour> Frames for Simulated<F> {
     fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange> {
         if self.call(Call::Grow) {
@@ -435,7 +437,8 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
     }
 }
 
-// SAFETY: the window is a reservation of the state's own; a mapped slot shows a page of the memory file until it is unmapped.
+// SAFETY: the window is a reservation of the state's own; a mapped slot shows a page of the memory file until it is
+// unmapped.
 unsafe impl<F: Flavour> Mapping for Simulated<F> {
     fn window(&self) -> Range<usize> {
         self.state.memory.window()

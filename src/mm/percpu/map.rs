@@ -1,4 +1,5 @@
-//! Which part of a per-CPU chunk is whose: first fit over granules, in one map for the copies of all CPUs (the kernel's `mm/percpu.c`).
+//! Which part of a per-CPU chunk is whose: first fit over granules, in one map for the copies of all CPUs (the kernel's
+//! `mm/percpu.c`).
 
 use crate::machine::CPU_SHIFT;
 

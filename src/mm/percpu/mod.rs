@@ -1,5 +1,6 @@
-//! Dynamic per-CPU data: `alloc_percpu`. A chunk is a unit of 64 KiB for each CPU, all with the same layout; an object's copies lie
-//! at the same offset in each unit, so that a CPU's copy is the first one's address plus a shifted number.
+//! Dynamic per-CPU data: `alloc_percpu`. A chunk is a unit of 64 KiB for each CPU, all with the same layout; an
+//! object's copies lie at the same offset in each unit, so that a CPU's copy is the first one's address plus a shifted
+//! number.
 #![allow(unsafe_code)]
 
 mod map;
@@ -32,7 +33,8 @@ impl Chunks {
 
     /// The map of the chunk at `base`.
     fn map(&mut self, base: usize, units: usize) -> &mut Map {
-        // SAFETY: a chunk in the table is mapped, and behind its units there is room for the map, zeroed at first; the table's lock is held.
+        // SAFETY: a chunk in the table is mapped, and behind its units there is room for the map, zeroed at first; the
+        // table's lock is held.
         unsafe { &mut *ptr::with_exposed_provenance_mut(base + units * UNIT) }
     }
 }
@@ -44,12 +46,12 @@ impl<M: Machine> Mm<M> {
         self.machine.nr_cpus().max(1)
     }
 
-    /// Bytes of memory that read zero on every CPU, aligned to `align` (a power of two up to a page); the address of CPU 0's
-    /// copy. That of CPU `n` is `n <<` [`CPU_SHIFT`] bytes further on.
+    /// Bytes of memory that read zero on every CPU, aligned to `align` (a power of two up to a page); the address of
+    /// CPU 0's copy. That of CPU `n` is `n <<` [`CPU_SHIFT`] bytes further on.
     ///
     /// # Errors
-    /// [`AllocError::Invalid`]: size 0 or above 32 KiB, a bad alignment, or as for [`Mm::admit`]. [`AllocError::NoMemory`]: also where a new
-    /// chunk is needed and `gfp` does not allow to sleep.
+    /// [`AllocError::Invalid`]: size 0 or above 32 KiB, a bad alignment, or as for [`Mm::admit`].
+    /// [`AllocError::NoMemory`]: also where a new chunk is needed and `gfp` does not allow to sleep.
     pub fn alloc_percpu(&self, size: usize, align: usize, gfp: Gfp) -> Result<*mut u8, AllocError> {
         if size == 0 || size > MAX_PERCPU || !align.is_power_of_two() || align > PAGE_SIZE {
             return Err(AllocError::Invalid);
@@ -109,7 +111,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Gives such memory back, by CPU 0's address; null is nothing. A chunk that is empty then goes. Never waits where it must not.
+    /// Gives such memory back, by CPU 0's address; null is nothing. A chunk that is empty then goes. Never waits where
+    /// it must not.
     ///
     /// # Safety
     /// The copies are the caller's and not used any more. (Violations that are noticed are reported; not all can be.)

@@ -1,7 +1,7 @@
 //! The reports that people know from `/proc`, in the kernel's formats, byte for byte.
 //!
-//! Nothing is held while a line is written: figures are copied first, so that the sink may allocate, block or enter the system.
-//! Each line is true by itself; the heap goes on between two of them, as it does in the kernel.
+//! Nothing is held while a line is written: figures are copied first, so that the sink may allocate, block or enter the
+//! system. Each line is true by itself; the heap goes on between two of them, as it does in the kernel.
 
 mod iomem;
 mod slabinfo;
@@ -16,21 +16,22 @@ use crate::machine::Machine;
 /// A report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Report {
-    /// Caches with their objects and slabs, version 2.1. Objects that lie in sheaves are not active. The caches of page runs (`run-12k` and so on)
-    /// come last: each run is a slab of one object. The tunables are those of
-    /// the kernel's SLAB: objects that a CPU's sheaf holds, and of the next refill. The last figure counts objects in barns.
+    /// Caches with their objects and slabs, version 2.1. Objects that lie in sheaves are not active. The caches of page
+    /// runs (`run-12k` and so on) come last: each run is a slab of one object. The tunables are those of the kernel's
+    /// SLAB: objects that a CPU's sheaf holds, and of the next refill. The last figure counts objects in barns.
     Slabinfo,
     /// Free blocks by order.
     Buddyinfo,
     /// Free blocks by order and migrate type, and the pageblocks of each type.
     Pagetypeinfo,
-    /// For each order the share of free memory that a request of it cannot use: external fragmentation. In the kernel this is
-    /// `extfrag/unusable_index` of debugfs.
+    /// For each order the share of free memory that a request of it cannot use: external fragmentation. In the kernel
+    /// this is `extfrag/unusable_index` of debugfs.
     UnusableIndex,
     /// Zones: free pages, marks, bounds, what is kept from whom, the CPUs' page lists.
     Zoneinfo,
-    /// vmalloc areas and `vmap` mappings by address, those that were freed and are kept as `unpurged vm_area`s; then, in a process, device memory.
-    /// Each with its caller: a function of the program, or a line of its source where that is Rust. Large blocks of `malloc` have none.
+    /// vmalloc areas and `vmap` mappings by address, those that were freed and are kept as `unpurged vm_area`s; then,
+    /// in a process, device memory. Each with its caller: a function of the program, or a line of its source where that
+    /// is Rust. Large blocks of `malloc` have none.
     Vmallocinfo,
     /// What lies where: zones (`System RAM`) and the allocator's tables. Hosted these are addresses of the process.
     Iomem,
@@ -71,8 +72,8 @@ impl<M: Machine> Mm<M> {
     /// Writes a report.
     ///
     /// # Errors
-    /// The sink's. Also where nothing can be looked at: in a handler that interrupted the allocator, and in a raw fork's child
-    /// whose locks are lost.
+    /// The sink's. Also where nothing can be looked at: in a handler that interrupted the allocator, and in a raw
+    /// fork's child whose locks are lost.
     pub fn report(&self, report: Report, out: &mut dyn Write) -> fmt::Result {
         let nested = self.machine.enter() > 0;
         self.machine.leave();
@@ -90,7 +91,8 @@ impl<M: Machine> Mm<M> {
         }
     }
 
-    /// Copies figures out of the layers: a handler that comes in meanwhile may be told nothing, but finds that it must not wait.
+    /// Copies figures out of the layers: a handler that comes in meanwhile may be told nothing, but finds that it must
+    /// not wait.
     fn figures<R>(&self, copy: impl FnOnce(&M) -> R) -> R {
         self.machine.enter();
         let figures = copy(&self.machine);

@@ -1,10 +1,12 @@
 //! What lies in a slab behind its last object in use, taken out to go back to the system.
 //!
-//! Objects go lowest first, so what a slab keeps behind the last one in use is of no use until all before is taken. Its objects are
-//! taken while their pages go back, and are then such as were never handed out: marked when they are, and not before. A second free of one
-//! is found where that is a slow free ([`Slab::is_fresh`](crate::slab::Slab::is_fresh)), or its sheaf goes back before the slab hands it out.
-//! (The workload `idle`, of which one small block in fifty stays, has 28.0 MiB resident in place of 31.8. Those blocks lie in 13.6 MiB of pages, and 3.6
-//! are the program's, 3.7 descriptors, 2 what is retained. What is free between objects in use has to stay: its marks lie there.)
+//! Objects go lowest first, so what a slab keeps behind the last one in use is of no use until all before is taken. Its
+//! objects are taken while their pages go back, and are then such as were never handed out: marked when they are, and
+//! not before. A second free of one is found where that is a slow free
+//! ([`Slab::is_fresh`](crate::slab::Slab::is_fresh)), or its sheaf goes back before the slab hands it out. (The
+//! workload `idle`, of which one small block in fifty stays, has 28.0 MiB resident in place of 31.8. Those blocks lie
+//! in 13.6 MiB of pages, and 3.6 are the program's, 3.7 descriptors, 2 what is retained. What is free between objects
+//! in use has to stay: its marks lie there.)
 
 use super::{BUCKETS, NodeSlabs, SlabRef, ones};
 use crate::machine::Machine;
@@ -26,8 +28,8 @@ impl NodeSlabs {
         core::array::from_fn(|bucket| self.partial[bucket].len())
     }
 
-    /// The tail of the slab that is last in `from`, if it was written to and has whole pages; else the slab is first there then. Of a
-    /// cache without constructor only, all of whose slabs have more than a page.
+    /// The tail of the slab that is last in `from`, if it was written to and has whole pages; else the slab is first
+    /// there then. Of a cache without constructor only, all of whose slabs have more than a page.
     pub fn take_tail<M: Machine>(&mut self, m: &M, layout: &SlabLayout, from: usize) -> Option<Tail> {
         let head = self.partial[from].last()?;
         let slab = SlabRef { m, layout, head };

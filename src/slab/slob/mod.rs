@@ -1,13 +1,16 @@
-//! SLOB: first fit, for machines with hardly any memory (K. Knowlton's scheme as the kernel's `mm/slob.c` had it until 6.4).
+//! SLOB: first fit, for machines with hardly any memory (K. Knowlton's scheme as the kernel's `mm/slob.c` had it until
+//! 6.4).
 //!
-//! Pages hold blocks of any size, free ones on a list by address, whose links lie in the blocks themselves. Three lists of pages with room, by
-//! the size they are asked for, keep small blocks from cutting up what larger ones need. A block carries its size in the word in front of it. There
-//! are no sheaves, no classes and no slabs: a program's every block costs one word, and a page is all that is ever held in reserve.
-//! What that costs is time: a search under one lock for each call.
+//! Pages hold blocks of any size, free ones on a list by address, whose links lie in the blocks themselves. Three lists
+//! of pages with room, by the size they are asked for, keep small blocks from cutting up what larger ones need. A block
+//! carries its size in the word in front of it. There are no sheaves, no classes and no slabs: a program's every block
+//! costs one word, and a page is all that is ever held in reserve. What that costs is time: a search under one lock for
+//! each call.
 //!
 //! Left out: the kernel's next-fit start (the lists are short where this is of use) and its node lists.
 //!
-//! A page of it says [`Kind::Slab`] of cache 0; `refs` of its descriptor is the number of free units, `word` the first free block.
+//! A page of it says [`Kind::Slab`] of cache 0; `refs` of its descriptor is the number of free units, `word` the first
+//! free block.
 #![allow(unsafe_code)]
 
 #[cfg(test)]
@@ -196,7 +199,8 @@ impl<M: Machine> Slob<M> {
         BREAKS.iter().take_while(|limit| size >= **limit).count()
     }
 
-    /// `size` bytes, at most [`MAX`], at a multiple of `align`, at most a page; null without memory, or where the lock may not be waited for.
+    /// `size` bytes, at most [`MAX`], at a multiple of `align`, at most a page; null without memory, or where the lock
+    /// may not be waited for.
     pub fn alloc(&self, m: &M, pages: &PageAllocator<M>, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         let units = (size.div_ceil(UNIT) as u16).max(1) + 1;
         let align = align.max(UNIT);
@@ -242,7 +246,8 @@ impl<M: Machine> Slob<M> {
         m.page(pfn).set_refs(1);
         m.page(pfn).set_kind(Kind::Allocated, Order::ZERO);
         self.pages.fetch_sub(1, Relaxed);
-        // SAFETY: no block of the page is out, and no list has it, so that none will be; it came from this page allocator.
+        // SAFETY: no block of the page is out, and no list has it, so that none will be; it came from this page
+        // allocator.
         if !unsafe { pages.free_pages(m, pfn, Order::ZERO, may_block) } {
             let link: *mut usize = m.virt(pfn).cast();
             // SAFETY: the page is empty and ours, so its memory is free to be written to.
@@ -258,7 +263,8 @@ impl<M: Machine> Slob<M> {
             // SAFETY: `release` wrote the link, and the page was nobody's since.
             orphan = unsafe { link.read() };
             if let Some(pfn) = m.pfn(link.cast()) {
-                // SAFETY: `release` could not free it and left it to who takes the list, which is taken whole; its link was read.
+                // SAFETY: `release` could not free it and left it to who takes the list, which is taken whole; its link
+                // was read.
                 unsafe { pages.free_pages(m, pfn, Order::ZERO, true) };
             }
         }
@@ -292,13 +298,15 @@ impl<M: Machine> Slob<M> {
         Ok((usize::from(units) - 1) * UNIT)
     }
 
-    /// Frees the block at `address`, which lies in a page of these; false, and nothing done, where the lock may not be waited for.
+    /// Frees the block at `address`, which lies in a page of these; false, and nothing done, where the lock may not be
+    /// waited for.
     ///
     /// # Errors
     /// As for [`Slob::usable`].
     ///
     /// # Safety
-    /// If a block starts there it is the caller's, and nobody uses it from now on. (Not all that is no block's start is noticed.)
+    /// If a block starts there it is the caller's, and nobody uses it from now on. (Not all that is no block's start is
+    /// noticed.)
     pub unsafe fn free(
         &self,
         m: &M,

@@ -10,7 +10,8 @@ use crate::machine::Machine;
 use crate::machine::sim::{Bare, Call, Flavour, Hosted};
 use crate::types::PAGE_SIZE;
 
-/// A short story with every kind of step, in which the `k`-th call fails (or all from then on). Nothing is lost or leaked.
+/// A short story with every kind of step, in which the `k`-th call fails (or all from then on). Nothing is lost or
+/// leaked.
 fn story<F: Flavour>(k: u64, all_after: bool, ops: &[Op]) -> bool {
     let w = World::<F>::new(2048, if F::OWNS_FRAMES { 300 } else { 48 }, u64::MAX);
     let mut live = Vec::new();
@@ -137,7 +138,8 @@ fn a_freed_range_is_made_longer() {
     w.end(vec![areas[1], Live { at, size: 0, seed: 0 }]);
 }
 
-/// An area grows over what lies behind it, freed ranges and holes in turn, and does not move; where the system refuses it does, and all is as it was.
+/// An area grows over what lies behind it, freed ranges and holes in turn, and does not move; where the system refuses
+/// it does, and all is as it was.
 #[test]
 fn an_area_grows_over_ranges_and_holes() {
     for refused in [false, true] {
@@ -219,7 +221,8 @@ fn refused_moves_are_copied() {
     }
 }
 
-/// Areas that end in the middle of a slot are kept like others when they are freed: what they may hold counts in use and free alike.
+/// Areas that end in the middle of a slot are kept like others when they are freed: what they may hold counts in use
+/// and free alike.
 #[test]
 fn ranges_with_rests_of_slots_are_kept() {
     let w = World::<Hosted>::new(1024, 512, u64::MAX);

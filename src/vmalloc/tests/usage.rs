@@ -138,7 +138,8 @@ fn the_next_area_of_a_size_is_as_the_last() {
     w.end(vec![]);
 }
 
-/// Slots that a first area of `slots` slots gets no huge pages in (besides what old memory was moved to), on a machine of so little memory.
+/// Slots that a first area of `slots` slots gets no huge pages in (besides what old memory was moved to), on a machine
+/// of so little memory.
 fn left_small(pressure: u64, slots: usize, gfp: Gfp) -> usize {
     let w: World<Hosted> = World::under_pressure(1024, 2048, u64::MAX, pressure);
     let at = w.alloc(slots * SLOT, 1, gfp).unwrap();
@@ -152,7 +153,8 @@ fn left_small(pressure: u64, slots: usize, gfp: Gfp) -> usize {
     small
 }
 
-/// Nothing is known: all but a slot, by which it is learned, where what may be wasted is bearable: less of it where zeroes are asked for.
+/// Nothing is known: all but a slot, by which it is learned, where what may be wasted is bearable: less of it where
+/// zeroes are asked for.
 #[test]
 fn the_first_area_of_its_kind() {
     assert_eq!(left_small(u64::MAX, 8, Gfp::KERNEL), 1);
@@ -189,8 +191,8 @@ fn filled(w: &World<Hosted>, slots: usize) -> usize {
     held
 }
 
-/// Zeroed areas that are filled come out of memory that is there, but for a slot now and then; where those are no longer
-/// written to, they come from the system again.
+/// Zeroed areas that are filled come out of memory that is there, but for a slot now and then; where those are no
+/// longer written to, they come from the system again.
 #[test]
 fn zeroed_areas_that_are_filled_take_old_memory() {
     let w = world();
@@ -222,7 +224,8 @@ fn zeroed_areas_that_are_filled_take_old_memory() {
     w.end(vec![]);
 }
 
-/// Areas of several sizes, of which some find no old memory: what is counted for all of them is due where there is nothing to leave.
+/// Areas of several sizes, of which some find no old memory: what is counted for all of them is due where there is
+/// nothing to leave.
 #[test]
 fn zeroed_areas_of_several_sizes() {
     let w = world();
@@ -316,7 +319,8 @@ fn a_dense_area_grows_by_huge_pages_and_a_sparse_one_does_not() {
     }
 }
 
-/// Areas that are freed with hardly anything written to them say so: others of their size get small pages, until one is filled.
+/// Areas that are freed with hardly anything written to them say so: others of their size get small pages, until one is
+/// filled.
 #[test]
 fn areas_that_are_hardly_used_get_small_pages() {
     let w = world();
@@ -357,7 +361,8 @@ fn what_is_hardly_backed_is_not_moved() {
     }
 }
 
-/// Dense expectations are checked: of many areas some slots stay small, and where those are used sparsely the others follow.
+/// Dense expectations are checked: of many areas some slots stay small, and where those are used sparsely the others
+/// follow.
 #[test]
 fn probes_revise_the_expectation() {
     let w = world();

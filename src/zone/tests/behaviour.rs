@@ -575,7 +575,8 @@ fn the_mark_of_pressure_is_asked_for_when_a_zone_grows_again() {
     assert!(z.pressed());
 }
 
-/// Runs that are only begun lie where others were begun before: there are as many pages with memory as places to begin at.
+/// Runs that are only begun lie where others were begun before: there are as many pages with memory as places to begin
+/// at.
 #[test]
 fn runs_that_are_only_begun_begin_at_the_same_pages() {
     for touched in [1, 20] {
@@ -649,7 +650,8 @@ fn zeroed_runs_take_old_memory() {
     z.verify(&m).unwrap();
 }
 
-/// A pageblock that stayed small to show how such are used becomes a huge page when it turned out full, and the first ones once the heap is large.
+/// A pageblock that stayed small to show how such are used becomes a huge page when it turned out full, and the first
+/// ones once the heap is large.
 #[test]
 fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
     for touched in [1, 24] {
@@ -664,7 +666,8 @@ fn what_was_looked_at_and_is_full_becomes_a_huge_page() {
     }
 }
 
-/// Runs share no cache line of the page-class map with other pages, in a zone of few pageblocks, too: each of them writes there.
+/// Runs share no cache line of the page-class map with other pages, in a zone of few pageblocks, too: each of them
+/// writes there.
 #[test]
 fn runs_and_pages_of_a_small_zone_lie_apart() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 12, 1 << 12, 1 << 10).build();
@@ -683,7 +686,8 @@ fn runs_and_pages_of_a_small_zone_lie_apart() {
     z.verify(&m).unwrap();
 }
 
-/// Fresh pageblocks are opened one behind the other: those that are huge pages are one mapping then, not hundreds, each of which a fork copies.
+/// Fresh pageblocks are opened one behind the other: those that are huge pages are one mapping then, not hundreds, each
+/// of which a fork copies.
 #[test]
 fn fresh_pageblocks_are_opened_in_the_order_of_their_addresses() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 15, 1 << 15, 1 << 13).build();

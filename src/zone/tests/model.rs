@@ -1,4 +1,5 @@
-//! Random operations on the whole layer against a plain map of what is handed out, with every invariant checked after each.
+//! Random operations on the whole layer against a plain map of what is handed out, with every invariant checked after
+//! each.
 
 use std::boxed::Box;
 use std::collections::BTreeMap;

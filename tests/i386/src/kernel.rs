@@ -54,7 +54,8 @@ extern "C" fn kernel_main() -> ! {
     exit(Exit::Success)
 }
 
-/// From here on an instruction of the coprocessor's is a fault on this CPU: what is in its registers would be a process's.
+/// From here on an instruction of the coprocessor's is a fault on this CPU: what is in its registers would be a
+/// process's.
 fn forbid_coprocessor(_: usize) {
     const EMULATE: u32 = 1 << 2;
     // SAFETY: nothing here uses the coprocessor.

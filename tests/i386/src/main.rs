@@ -1,4 +1,5 @@
-//! A kernel on the i386 machine. It shows what it runs on, tests itself, and ends QEMU with status 33 where all is well.
+//! A kernel on the i386 machine. It shows what it runs on, tests itself, and ends QEMU with status 33 where all is
+//! well.
 #![cfg_attr(target_arch = "x86", no_std, no_main)]
 
 #[cfg(target_arch = "x86")]

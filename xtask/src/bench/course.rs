@@ -1,4 +1,5 @@
-//! A workload through the rounds of a run: under each allocator in turn, each run with memory at hand and within a limit of time.
+//! A workload through the rounds of a run: under each allocator in turn, each run with memory at hand and within a
+//! limit of time.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -63,8 +64,9 @@ impl Workload {
 /// How many runs have to have ended before they say what is long.
 const KNOWN: usize = 3;
 
-/// How long a run may take where those that ended took so long: one that hangs must not cost the others their turn, and one on a machine
-/// that is slow is none that hangs. (Measured by the longest of them, one that crawls would let the next one hang for twenty minutes.)
+/// How long a run may take where those that ended took so long: one that hangs must not cost the others their turn, and
+/// one on a machine that is slow is none that hangs. (Measured by the longest of them, one that crawls would let the
+/// next one hang for twenty minutes.)
 fn limit(ended: &[Duration]) -> Duration {
     if ended.len() < KNOWN {
         return Duration::from_secs(300);
@@ -103,8 +105,8 @@ impl Course {
         Row { group: group.clone(), name: name.clone(), cells: allocators.iter().map(|_| Ok(Vec::new())).collect() }
     }
 
-    /// Runs the workload once under each allocator, each time beginning with another one. One under which it failed or took too long
-    /// is not asked again.
+    /// Runs the workload once under each allocator, each time beginning with another one. One under which it failed or
+    /// took too long is not asked again.
     pub fn round(
         &mut self,
         round: usize,
@@ -147,8 +149,9 @@ impl Course {
     }
 }
 
-/// What `rounds` rounds of all courses will still take when `done` courses have been through round `round`, where no round takes
-/// longer than the last one: a course that has not been through one takes as long as those that have on average.
+/// What `rounds` rounds of all courses will still take when `done` courses have been through round `round`, where no
+/// round takes longer than the last one: a course that has not been through one takes as long as those that have on
+/// average.
 pub fn left(courses: &[Course], round: usize, done: usize, rounds: usize) -> Duration {
     let known: Vec<Duration> = courses.iter().map(|course| course.took).filter(|took| !took.is_zero()).collect();
     let Some(mean) = known.iter().sum::<Duration>().checked_div(known.len() as u32) else { return Duration::ZERO };

@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: slabwright and other allocators on the same workloads.
 //!
-//! Each workload is one run of a program under one allocator, all preloaded as shared libraries in the same way: those written for this
-//! project (`benches/workloads.c`, `benches/containers.cc`) and real programs (`benches/programs`). A round runs a workload under each
-//! allocator in turn, beginning with another one each time, so that what disturbs the machine disturbs all of them; all workloads have
-//! their first round before one has its second, so that a run that is broken off has something to say of each. Reported are medians,
-//! what they say to each target (`targets.rs`), and where slabwright falls short, why (`benches/reasons.tsv`).
+//! Each workload is one run of a program under one allocator, all preloaded as shared libraries in the same way: those
+//! written for this project (`benches/workloads.c`, `benches/containers.cc`) and real programs (`benches/programs`). A
+//! round runs a workload under each allocator in turn, beginning with another one each time, so that what disturbs the
+//! machine disturbs all of them; all workloads have their first round before one has its second, so that a run that is
+//! broken off has something to say of each. Reported are medians, what they say to each target (`targets.rs`), and
+//! where slabwright falls short, why (`benches/reasons.tsv`).
 
 use std::fs;
 use std::io::{IsTerminal, Write as _};
@@ -157,7 +158,8 @@ fn machine() -> String {
     format!("{cpus} CPUs ({model}), {gib:.0} GiB, Linux {}", file("/proc/sys/kernel/osrelease").trim())
 }
 
-/// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to `target/bench`.
+/// Runs all that is asked for; the tables go to the output and, with the figures of every run and the plots, to
+/// `target/bench`.
 pub fn bench(options: &Options) -> Result<ExitCode> {
     options.check()?;
     peers::check(&options.peers)?;

@@ -1,9 +1,9 @@
-//! The other allocators, each as a library to preload: a distribution's package, or sources of a package of crates.io that
-//! `benches/peers/NAME.sh` builds the way their authors do.
+//! The other allocators, each as a library to preload: a distribution's package, or sources of a package of crates.io
+//! that `benches/peers/NAME.sh` builds the way their authors do.
 //!
-//! A script is run by `sh -eu` in an empty folder, with `$SOURCE`, the unpacked package, `$VERSION`, `$OUT`, the library to make, and
-//! `$JOBS`. Comments at its top say `# package: NAME`, `# needs: COMMAND…` and, for what must be set where it
-//! runs, `# env: NAME=VALUE`.
+//! A script is run by `sh -eu` in an empty folder, with `$SOURCE`, the unpacked package, `$VERSION`, `$OUT`, the
+//! library to make, and `$JOBS`. Comments at its top say `# package: NAME`, `# needs: COMMAND…` and, for what must be
+//! set where it runs, `# env: NAME=VALUE`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -53,8 +53,9 @@ impl Allocator {
     }
 }
 
-/// The allocators, with libraries in new files of the folder `dir`: how fast a program is depends on the pages of memory that the file happens to lie in, as
-/// long as it lies there. (`server` took half as long again with one of two equal files, whatever its name.)
+/// The allocators, with libraries in new files of the folder `dir`: how fast a program is depends on the pages of
+/// memory that the file happens to lie in, as long as it lies there. (`server` took half as long again with one of two
+/// equal files, whatever its name.)
 pub fn lay_anew(allocators: &[Allocator], dir: &Path) -> Result<Vec<Allocator>> {
     fs::create_dir_all(dir)?;
     let lay = |allocator: &Allocator| {
@@ -193,7 +194,8 @@ fn libc() -> Result<PathBuf> {
     Ok(malloc.1)
 }
 
-/// Whether every function is `allocator`'s where it is preloaded. (The C library leaves C++'s operators to another one, which calls it.)
+/// Whether every function is `allocator`'s where it is preloaded. (The C library leaves C++'s operators to another one,
+/// which calls it.)
 pub fn probe(allocator: &Allocator) -> Result {
     let served = served(allocator.serve(&mut Command::new(super::compile("probe.cc")?)))?;
     let operators = !is_libc(allocator.name);

@@ -1,5 +1,6 @@
-//! Plots in SVG: for each group the time and the peak resident size of every allocator relative to slabwright's, and lines for what
-//! grows: cost per operation with the number of live blocks or of threads, and the resident size over time.
+//! Plots in SVG: for each group the time and the peak resident size of every allocator relative to slabwright's, and
+//! lines for what grows: cost per operation with the number of live blocks or of threads, and the resident size over
+//! time.
 
 use std::fmt::Write as _;
 

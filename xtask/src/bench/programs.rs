@@ -1,10 +1,11 @@
-//! Real programs as workloads: `benches/programs/NAME.sh`, run by `sh -eu` in a folder of its own, first with the argument `prepare`,
-//! once, which makes the input, then with `run` under each allocator.
+//! Real programs as workloads: `benches/programs/NAME.sh`, run by `sh -eu` in a folder of its own, first with the
+//! argument `prepare`, once, which makes the input, then with `run` under each allocator.
 //!
-//! `$MEASURE PROGRAM ARGUMENTS…` in it runs what is measured (`benches/measure.c`), everything else runs on the C library's malloc.
-//! `$ROOT` is the workspace, `$TARGET` where its builds go, `$ALLOCATOR` the allocator's name. Comments at the top say
-//! `# needs: COMMAND…`, where the input is built from sources `# prepare: always`, and `# group: NAME` where it is no real program. What a
-//! script prints must be the same in every run: an allocator under which it is not has failed.
+//! `$MEASURE PROGRAM ARGUMENTS…` in it runs what is measured (`benches/measure.c`), everything else runs on the C
+//! library's malloc. `$ROOT` is the workspace, `$TARGET` where its builds go, `$ALLOCATOR` the allocator's name.
+//! Comments at the top say `# needs: COMMAND…`, where the input is built from sources `# prepare: always`, and `#
+//! group: NAME` where it is no real program. What a script prints must be the same in every run: an allocator under
+//! which it is not has failed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -17,7 +17,8 @@ pub struct Row {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     Failed(String),
-    /// It was ended after that time. It is not among those that the best is chosen from, as what it would have taken is not known.
+    /// It was ended after that time. It is not among those that the best is chosen from, as what it would have taken is
+    /// not known.
     TooLong(Duration),
 }
 
@@ -53,7 +54,8 @@ pub struct Figure {
     rivals: &'static [&'static str],
 }
 
-/// Those that memory is compared with: the ones that keep free memory within bounds by themselves, as programs that run long need it.
+/// Those that memory is compared with: the ones that keep free memory within bounds by themselves, as programs that run
+/// long need it.
 const FRUGAL: &[&str] = &["mimalloc", "jemalloc", "tcmalloc"];
 
 pub const TIME: Figure = Figure { name: "time", unit: "ms", of: |cost| cost.time * 1e3, rivals: &[] };

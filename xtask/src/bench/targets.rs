@@ -23,7 +23,8 @@ enum Rows {
 }
 
 enum Check {
-    /// The ratio to the best peer, in each row. Where no more is asked than not to be behind, the spread is allowed for.
+    /// The ratio to the best peer, in each row. Where no more is asked than not to be behind, the spread is allowed
+    /// for.
     Best(&'static Figure),
     /// The ratio to the best of the others where a peer that can do better than they is left out.
     BestBut(&'static Figure, &'static str),
@@ -33,8 +34,8 @@ enum Check {
     Beyond(fn(&Cost) -> f64, &'static str),
     /// A figure of slabwright's own, and the one of all rows that it is about.
     Own(&'static Figure, fn(&Cost) -> f64),
-    /// What an operation costs where it costs most, relative to what it costs in the first row and what the peer adds to that
-    /// whose cost grows least: as much of it is the machine's caches.
+    /// What an operation costs where it costs most, relative to what it costs in the first row and what the peer adds
+    /// to that whose cost grows least: as much of it is the machine's caches.
     Flat(fn(&Cost) -> f64),
     /// Instructions of a pair.
     Instructions,
@@ -146,7 +147,8 @@ impl Target {
         }
     }
 
-    /// What there is to compare with the limit, for one or for all of its rows; a row in which slabwright failed is beyond any.
+    /// What there is to compare with the limit, for one or for all of its rows; a row in which slabwright failed is
+    /// beyond any.
     fn measure(&self, rows: &[&Row], names: &[&str], instructions: Option<u64>) -> Vec<Measured> {
         let own = |row: &Row, value: Option<f64>| {
             Some(Measured { value: value?, tolerance: 0.0, row: row.name.clone(), peer: String::new() })

@@ -1,5 +1,6 @@
-//! Pairs of a Rust program on slabwright, inlined, or on what is preloaded, as a workload, and as its bound the same on a cache of the
-//! thread. The two take turns, and of each the turn in the middle counts, so that what else runs meanwhile does not.
+//! Pairs of a Rust program on slabwright, inlined, or on what is preloaded, as a workload, and as its bound the same on
+//! a cache of the thread. The two take turns, and of each the turn in the middle counts, so that what else runs
+//! meanwhile does not.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::fs;

@@ -1,5 +1,5 @@
-//! A search engine in small, as a workload: documents are made up, split into words, put into an inverted index by two threads,
-//! whose parts are merged, and queried. Everything is the same in every run.
+//! A search engine in small, as a workload: documents are made up, split into words, put into an inverted index by two
+//! threads, whose parts are merged, and queried. Everything is the same in every run.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};

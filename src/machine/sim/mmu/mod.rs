@@ -1,11 +1,13 @@
-//! A processor's view of a simulated machine: 4 GiB of addresses translated by page tables of the i386's format that lie in frames.
+//! A processor's view of a simulated machine: 4 GiB of addresses translated by page tables of the i386's format that
+//! lie in frames.
 //!
 //! [`Builder::tables`](super::Builder::tables) turns it on. The addresses are the i386 image's
-//! ([`layout`](crate::machine::i386::layout)): low memory from `PAGE_OFFSET` on, then what the core maps ([`Mapping`]), permanent and
-//! temporary mappings, the fixmap. The core itself reaches all of that by host addresses; a simulated program ([`Task`]) loads and
-//! stores by these, through its CPU's TLB and the tables.
+//! ([`layout`](crate::machine::i386::layout)): low memory from `PAGE_OFFSET` on, then what the core maps ([`Mapping`]),
+//! permanent and temporary mappings, the fixmap. The core itself reaches all of that by host addresses; a simulated
+//! program ([`Task`]) loads and stores by these, through its CPU's TLB and the tables.
 //!
-//! The TLB never forgets a translation by itself, as a hostile one would not: what a kernel forgets to flush stays visible.
+//! The TLB never forgets a translation by itself, as a hostile one would not: what a kernel forgets to flush stays
+//! visible.
 
 mod space;
 mod task;
@@ -89,7 +91,8 @@ impl TableMemory for Tables<'_> {
 }
 
 impl Mmu {
-    /// A view whose tables lie in `frames`, which are online and read zero, of a machine of `cpus` CPUs with low memory up to frame `low`.
+    /// A view whose tables lie in `frames`, which are online and read zero, of a machine of `cpus` CPUs with low memory
+    /// up to frame `low`.
     pub(super) fn new(memory: &Memory, frames: PfnRange, cpus: usize, low: Pfn) -> Mmu {
         assert!(low.index() << PAGE_SHIFT <= MAX_LOWMEM, "low memory ends at 896 MiB: {low:?}");
         let host = memory.window();
@@ -150,7 +153,8 @@ impl Mmu {
         }
     }
 
-    /// Clears the kernel's entries of a range, whose tables stay: other spaces may share them. The TLBs are as they were.
+    /// Clears the kernel's entries of a range, whose tables stay: other spaces may share them. The TLBs are as they
+    /// were.
     pub(super) fn unmap(&mut self, memory: &Memory, host: usize, len: usize) {
         let at = self.simulated(memory, host);
         self.set(memory, at, len, 0);
@@ -171,7 +175,8 @@ impl Mmu {
         self.set_fixed(memory, cpu, at, frame.map(|frame| (frame, KERNEL)));
     }
 
-    /// Writes the entry of a page whose table is there from the start, and forgets its translation on one CPU (`invlpg`).
+    /// Writes the entry of a page whose table is there from the start, and forgets its translation on one CPU
+    /// (`invlpg`).
     fn set_fixed(&mut self, memory: &Memory, cpu: usize, at: usize, to: Option<(Pfn, Flags)>) {
         let entry = to.map_or(0, |(frame, flags)| Arch::leaf(Level::Pte, frame, flags));
         self.set(memory, at, PAGE_SIZE, entry);
@@ -238,7 +243,8 @@ impl<F: Flavour> Simulated<F> {
         start..start + self.window().len()
     }
 
-    /// The address that a simulated program finds there what the core finds at `address` of the direct map, the window or a slot.
+    /// The address that a simulated program finds there what the core finds at `address` of the direct map, the window
+    /// or a slot.
     pub fn simulated(&self, address: *const u8) -> usize {
         use crate::machine::Frames;
         match self.pfn(address) {
@@ -264,8 +270,8 @@ impl<F: Flavour> Simulated<F> {
         fixups.insert(place, Fixup { at, to });
     }
 
-    /// Maps the page at `physical` at fixed address `INDEX`; its simulated address. Another CPU may see what was there before until its TLB
-    /// is flushed, so a slot is reused only after [`Simulated::clear_fixmap`].
+    /// Maps the page at `physical` at fixed address `INDEX`; its simulated address. Another CPU may see what was there
+    /// before until its TLB is flushed, so a slot is reused only after [`Simulated::clear_fixmap`].
     pub fn set_fixmap<const INDEX: usize>(&self, physical: PhysAddr, flags: Flags) -> usize {
         let at = fix_to_virt::<INDEX>();
         self.mmu().set_fixed(&self.state.memory, self.cpu(), at, Some((physical.pfn(), flags)));

@@ -90,7 +90,8 @@ impl<F: Flavour> Task<F> {
         })
     }
 
-    /// Copies byte by byte, as `rep movsb` of the instruction at `ip`; how many bytes were not copied where a fixup ended it.
+    /// Copies byte by byte, as `rep movsb` of the instruction at `ip`; how many bytes were not copied where a fixup
+    /// ended it.
     ///
     /// # Errors
     /// What ended the task.

@@ -89,7 +89,8 @@ fn compacted() {
         mark(pfn, pages.len() as u32);
         pages.push(pfn);
     }
-    // Every other page of what is not ZONE_DMA, which the requests above had not all of, either; unless there is nothing else.
+    // Every other page of what is not ZONE_DMA, which the requests above had not all of, either; unless there is
+    // nothing else.
     let dma_end = (DMA_END >> PAGE_SHIFT) as u32;
     let first = if memory::frames() > dma_end { dma_end } else { 0 };
     for pfn in pages.iter_mut().step_by(2).filter(|pfn| pfn.0 >= first) {

@@ -139,8 +139,8 @@ fn write_and_read(address: usize) -> [u8; 19] {
     [0xb8, 42, 0, 0, 0, 0xa3, a[0], a[1], a[2], a[3], 0x31, 0xc0, 0xa1, a[0], a[1], a[2], a[3], 0xcd, 0x80]
 }
 
-/// Runs ring 3 in a space with a page of code and, without pages, areas of data, of constants, and of a stack that grows; one page is at hand
-/// for faults. How it ended, the pages served, and where the stack begins then.
+/// Runs ring 3 in a space with a page of code and, without pages, areas of data, of constants, and of a stack that
+/// grows; one page is at hand for faults. How it ended, the pages served, and where the stack begins then.
 fn in_areas(address: usize) -> (End, usize, usize) {
     let rights = Access::READ.with(Access::WRITE);
     let code = page(Gfp::KERNEL.with(Gfp::ZERO));
@@ -236,7 +236,8 @@ fn many() {
 
 fn vmalloc_fault() {
     let space = Space::new().expect("a table");
-    // An area in a part of the window that had no table when the space was made: the search for one ends, as each is kept.
+    // An area in a part of the window that had no table when the space was made: the search for one ends, as each is
+    // kept.
     let mut held = alloc::vec::Vec::new();
     let before = paging::synced();
     let mut fresh = None;

@@ -1,4 +1,5 @@
-//! The suites that every machine runs: the contract of the seam, and the heap against its oracle, on one CPU and on two.
+//! The suites that every machine runs: the contract of the seam, and the heap against its oracle, on one CPU and on
+//! two.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};

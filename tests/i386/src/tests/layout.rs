@@ -1,4 +1,5 @@
-//! What lies where in the kernel's addresses (`memorylayout`), held against a golden text by `cargo xtask test`: row L9.
+//! What lies where in the kernel's addresses (`memorylayout`), held against a golden text by `cargo xtask test`: row
+//! L9.
 
 use alloc::vec::Vec;
 use core::ops::Range;

@@ -324,7 +324,8 @@ fn misused<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Implemented in one way by what must stay on its CPU, in two by what may be sent to another: then no method could be told.
+/// Implemented in one way by what must stay on its CPU, in two by what may be sent to another: then no method could be
+/// told.
 trait NotSend<Way> {
     fn holds() {}
 }

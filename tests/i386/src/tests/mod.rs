@@ -1,4 +1,5 @@
-//! The self-tests. Each name begins with the rows of the coverage table that it shows; one that fails panics, which ends the image.
+//! The self-tests. Each name begins with the rows of the coverage table that it shows; one that fails panics, which
+//! ends the image.
 
 mod boot;
 mod compact;

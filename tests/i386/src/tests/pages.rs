@@ -62,7 +62,8 @@ fn pages() -> &'static slabwright::zone::PageAllocator<I386> {
     HEAP.pages()
 }
 
-/// Drops a reference of a test's own to a block, which it does not use any more. What it gives back twice, to see that refused, nobody has meanwhile.
+/// Drops a reference of a test's own to a block, which it does not use any more. What it gives back twice, to see that
+/// refused, nobody has meanwhile.
 fn put_pages(pfn: Pfn, order: Order) -> bool {
     // SAFETY: see above.
     unsafe { pages().put_pages(&I386, pfn, order, true) }
@@ -641,7 +642,8 @@ fn claims_and_steals() {
     };
     let ((claims, steals), unmovable, movable) = info();
     assert!(movable > 0, "what nobody uses is movable");
-    // All of low memory: each pageblock that was another's is claimed, and what is in blocks of which too much is in use is stolen.
+    // All of low memory: each pageblock that was another's is claimed, and what is in blocks of which too much is in
+    // use is stolen.
     let taken = exhaust(Gfp::KERNEL.with(Gfp::NORETRY));
     let ((claims_now, steals_now), unmovable_now, movable_now) = info();
     assert!(claims_now > claims && claims_now + steals_now > claims + steals);

@@ -107,7 +107,8 @@ fn exhausted() {
 }
 
 static TICKS: AtomicU32 = AtomicU32::new(0);
-/// Ticks that found the CPU kept by whom they interrupted, and that did not: a scheduler would have let another thread run in the latter.
+/// Ticks that found the CPU kept by whom they interrupted, and that did not: a scheduler would have let another thread
+/// run in the latter.
 static KEPT: AtomicU32 = AtomicU32::new(0);
 static FREE: AtomicU32 = AtomicU32::new(0);
 static COUNTER: AtomicPtr<PerCpu<'static, I386, u32>> = AtomicPtr::new(core::ptr::null_mut());

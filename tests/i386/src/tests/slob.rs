@@ -1,4 +1,5 @@
-//! First fit in the place of size classes: row G20. The other suites run on it as they are, but for what looks at classes and sheaves.
+//! First fit in the place of size classes: row G20. The other suites run on it as they are, but for what looks at
+//! classes and sheaves.
 
 use core::ptr;
 

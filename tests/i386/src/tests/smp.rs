@@ -123,8 +123,8 @@ fn atomic_in_handler() {
 }
 
 static STEPS: AtomicUsize = AtomicUsize::new(0);
-/// First fit works under its lock nearly all the time, and what a handler frees then waits for the next call: so the handler must come less
-/// often than blocks are freed.
+/// First fit works under its lock nearly all the time, and what a handler frees then waits for the next call: so the
+/// handler must come less often than blocks are freed.
 const EVERY: usize = if SLOB { 1009 } else { 1 };
 
 /// Takes an object of the class that is being worked on, and gives back the one of the step before.

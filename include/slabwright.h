@@ -210,7 +210,8 @@ slw_kmem_cache *slw_kmem_cache_create(const char *name, unsigned int size, unsig
                                       void (*ctor)(void *)) SLW_NOEXCEPT;
 /* The cache that somebody, perhaps in Rust, made by this name; NULL with ENOENT. It is to be destroyed like one's own. */
 slw_kmem_cache *slw_kmem_cache_find(const char *name) SLW_NOEXCEPT;
-/* 0; EBUSY where objects are in use: they are reported, and the cache stays. */
+/* 0; EBUSY where objects are in use, which are reported, or, without a report, where locks may not be waited for: in a handler that
+   interrupted the allocator, in a child that lost one. The cache stays. */
 int slw_kmem_cache_destroy(slw_kmem_cache *cache) SLW_NOEXCEPT;
 int slw_kmem_cache_shrink(slw_kmem_cache *cache) SLW_NOEXCEPT;
 unsigned int slw_kmem_cache_size(slw_kmem_cache *cache) SLW_NOEXCEPT;
@@ -244,7 +245,8 @@ void slw_kunmap(slw_page *page) SLW_NOEXCEPT;
 void *slw_kmap_atomic(slw_page *page) SLW_NOEXCEPT;
 void slw_kunmap_atomic(const void *address) SLW_NOEXCEPT;
 
-/* Pools: so many elements are kept back that a request that may wait never fails; it waits for one to come back. With GFP_ATOMIC, and to give
+/* Pools: so many elements are kept back that a request that may wait never fails; it waits for one to come back (of a pool that keeps
+   none, tries again until there is memory). With GFP_ATOMIC, and to give
    elements back, handlers may use them, whatever they interrupted, as far as the pool's own functions allow that. */
 slw_mempool_t *slw_mempool_create(int least, void *(*alloc)(slw_gfp_t gfp, void *data), void (*release)(void *element, void *data),
                                   void *data) SLW_NOEXCEPT;
@@ -334,7 +336,7 @@ __attribute__((constructor, unused)) static void SLW_percpu_register(void)
 }
 #endif
 
-/* Keeps that many bytes populated for GFP_ATOMIC from now on, and touches what such requests touch; returns how many there are. Without it
+/* Keeps that many bytes populated for GFP_ATOMIC from now on, and touches what such requests touch; returns how many there are. What was kept beyond that serves others. Without it
    there are SLABWRIGHT_RESERVE bytes from the first of these calls on that may sleep. Half of the reserve is had without a lock: while it
    lasts, requests for up to 32 KiB are served whatever a handler interrupted and whoever is not running with a lock held. Larger ones (orders above
    3) need the zone's lock, which they only try: while somebody has it they are NULL. Calls that may sleep fill the reserve up again. What the child of a fork shares with its parent still faults when it is written to first. */

@@ -61,8 +61,8 @@ impl Options {
     };
 }
 
-/// [`Options::DEFAULT`], of which there is a copy wherever it is used else. With a name, so that it lies with what
-/// every program reads.
+/// [`Options::DEFAULT`] as a static: each use of the constant is a copy, and a named one lies with what every program
+/// reads.
 pub(crate) static DEFAULTS: Options = Options::DEFAULT;
 
 impl Default for Options {

@@ -13,12 +13,11 @@
 //!
 //! # What a small program pays
 //!
-//! One that allocates ten blocks, with the library preloaded: about 300 KiB of resident memory and 42 page faults
-//! beyond glibc's, and nearly half as much time again. Of the memory 76 KiB are the library's code, 84 its constants
-//! and what the loader reads and writes, 36 words of this module and the machine, 60 arena, 28 descriptors, classes and
-//! rows, the rest the C library, whose pages the kernel maps by 64 KiB. It takes 304 µs from start to end (glibc 212,
-//! an empty library beside it 233, mimalloc 2 306). In an earlier run 95 were beyond glibc's: 27 of them loading (13 an
-//! empty library's), 48 the start with its first growth, 19 the ten blocks, 1 the end. What was found to cost, and is
+//! One that allocates ten blocks, with the library preloaded: about 256 KiB of resident memory and 31 page faults
+//! beyond glibc's, and a third as much CPU time again (300 µs from start to end, glibc 222, an empty library beside it
+//! 230, mimalloc 2 346). Of the memory 128 KiB are the library's code and constants, 12 what the loader writes, 32
+//! words of this module and the machine, 40 arena, 28 descriptors, classes and rows, the rest the C library, whose pages
+//! the kernel maps by 64 KiB. What was found to cost, and is
 //! gone: tables in `.data` (112 KiB more), code in the order of its modules (160), `dlsym` (140), what is used rarely
 //! between what every program uses (40 KiB and ten faults), a look at caches that nobody created (14 faults in all that
 //! live 10 ms), code that other programs run next to that of all (44 KiB; `tests/c/small.c` fails where a function is
@@ -28,11 +27,12 @@
 //! pages), start files of the compiler, for which the loader looks for five names and which have the C library look for
 //! handlers of `fork` at the end (2), a sixth mapping of the file (2), a request that cannot be served before the first
 //! growth but looked at every zone (4 faults), advice about rows among which no huge page finds room (1.5), clearing a
-//! sheaf's room for each class at the end (3), words that are read before they are written to (a fault each). What the
-//! loader writes to takes two pages less 96 bytes (a place that can panic takes 24).
+//! sheaf's room for each class at the end (3), words that are read before they are written to (a fault each), a sheaf for a
+//! size of which a few blocks are wanted (a page and its fault each: the first four come straight from slabs; a write to
+//! one of these after its free is seen when it is handed out again), lists of pages for a CPU of a program that holds
+//! less than 64 of them, names of caches that the loader relocates. What the loader writes to takes two pages less 96 bytes (a place that can panic takes 24).
 //!
-//! What is left of the faults: one for each class whose first block is taken and one for every other of its sheaves,
-//! four of descriptors, since the heads of the free blocks of 512 KiB and more lie on other pages than the first ones.
+//! What is left of the faults: one for each class whose first block is taken, four of descriptors, since the heads of the free blocks of 512 KiB and more lie on other pages than the first ones.
 //! That descriptors, classes and arena lie far apart costs 6 to 9 µs of page tables; descriptors that go downwards from
 //! the classes would spare a third of it, but programs count on those of a block to follow each other.
 //!
@@ -42,12 +42,9 @@
 //!
 //! Rejected: registering the handlers of `fork` when a second thread comes. They would run before those that the
 //! program registered earlier, which then would allocate under every lock. (The shared library does, where there were
-//! none before, as it has `fork` and `__register_atfork` itself.) Short sheaves at first: two share a page in any case.
+//! none before, as it has `fork` and `__register_atfork` itself.) Short sheaves at first: the end of a sheaf is told by its alignment, so that a short one takes as much room.
 //! Descriptors and classes that can be written to from the start would spare two calls of `mprotect` of 1.6 µs, but be
 //! 66 GiB of a core dump, and of what `mlockall` locks.
-//!
-//! Rejected: no sheaf before the fourth request of a class. It spares 25 KiB and seven faults, but then what is written
-//! to a block that was freed is not seen before the block is handed out again.
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -81,8 +78,8 @@ impl Owner for Linux {
     }
 }
 
-fn fork_prepare() -> bool {
-    MM.fork_prepare()
+fn fork_prepare(needs_all: bool) -> bool {
+    MM.fork_prepare(needs_all)
 }
 
 fn fork_done() {

@@ -47,9 +47,9 @@ fn the_first_request_sets_everything_up_in_order() {
     };
     let block = sim.with_hook(&hook, || mm.alloc(100));
     assert!(!block.is_null());
-    // The machine, then the layers on it; frames and their descriptors; a slab of them; its objects in the CPU's sheaf.
+    // The machine, then the layers on it; frames and their descriptors; a slab of them, and from there an object.
     // The first frames come before anybody is served: a handler that interrupts finds something.
-    assert_eq!(LOG.take(), ["options", "Init", "Grow", "up", "Pop", "Replace"]);
+    assert_eq!(LOG.take(), ["options", "Init", "Grow", "up", "Pop"]);
     // A second request finds all in place.
     let more = sim.with_hook(&hook, || mm.alloc(100));
     assert_eq!(LOG.take(), ["Pop"]);

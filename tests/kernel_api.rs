@@ -272,9 +272,12 @@ fn g5_caches_come_up_in_order() {
     // The first request starts it.
     let block = mm.alloc(100);
     assert!(mm.is_up() && !block.is_null());
-    // Its slab, that of what is kept for handlers, and that of the sheaf that it came through: caches in static memory
-    // all.
+    // Its slab, and that of what is kept for handlers: caches in static memory.
+    assert_eq!(caches(&mm), ["kmalloc-112", "kmalloc-1k"]);
+    // Once there are some there is a sheaf.
+    let more = [(); 4].map(|()| mm.alloc(100));
     assert_eq!(caches(&mm), ["kmalloc-112", "kmalloc-1k", "sheaf"]);
+    more.into_iter().for_each(|block| unsafe { mm.free(block) });
     let named = mm.kmem_cache_create("late", 64, 0, SlabFlags::NO_MERGE, None).unwrap();
     let object = mm.kmem_cache_alloc(named.cache(), Gfp::KERNEL, 0);
     assert_eq!(caches(&mm), ["kmalloc-112", "kmalloc-1k", "sheaf", "late"]);
@@ -892,5 +895,25 @@ fn f1_krealloc_keeps_bytes_and_zone() {
     let zeroed = mm.kmalloc(700, Gfp::KERNEL | Gfp::ZERO);
     assert!((0..700).all(|at| unsafe { zeroed.add(at).read() } == 0));
     unsafe { mm.kfree(zeroed) };
+    // What a block grows by reads zero, also where it stays and had old contents there.
+    for [first, less, more] in
+        [[100, 90, 104], [700, 10, 768], [40 << 10, 24 << 10, 40 << 10], [90_000, 50_000, 200_000]]
+    {
+        for gfp in [Gfp::KERNEL, Gfp::ATOMIC, Gfp::KERNEL | Gfp::DMA] {
+            let dirty = [(); 20].map(|()| mm.kmalloc(more, gfp));
+            dirty.iter().filter(|block| !block.is_null()).for_each(|block| unsafe { block.write_bytes(0x55, more) });
+            dirty.iter().for_each(|block| unsafe { mm.kfree(*block) });
+            let mut block = mm.kmalloc(first, gfp | Gfp::ZERO);
+            unsafe { block.write_bytes(0x42, first) };
+            for size in [less, more] {
+                let new = unsafe { mm.krealloc(block, size, gfp | Gfp::ZERO) };
+                assert!(!new.is_null(), "{size} {gfp:?}");
+                block = new;
+            }
+            assert!((0..less).all(|at| unsafe { block.add(at).read() } == 0x42));
+            assert!((less..more).all(|at| unsafe { block.add(at).read() } == 0), "{first} {less} {more} {gfp:?}");
+            unsafe { mm.kfree(block) };
+        }
+    }
     mm.verify().unwrap();
 }

@@ -187,7 +187,7 @@ fn threads_in_every_way_of_moving() {
     let _alone = ALONE.lock().unwrap();
     assert!(MM.start());
     let done = || unsafe { MM.fork_done() };
-    linux::fork::install(|| MM.fork_prepare(), done, done);
+    linux::fork::install(|needs_all| MM.fork_prepare(needs_all), done, done);
     for (mode, (uffd, mremap)) in [(true, true), (false, true), (false, false)].into_iter().enumerate() {
         linux::allow_moves(uffd, mremap);
         let shared = Mutex::new(None);

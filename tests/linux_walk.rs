@@ -53,7 +53,7 @@ const CALLS: [Call; 11] = [
 
 /// A tag of the cache, and its limit on every CPU.
 const TAG: u8 = CACHE | 1 << 7;
-static LIMIT: Limit = |_, tag| if tag == TAG { 6 } else { 0 };
+const LIMIT: Limit = |_, tag| if tag == TAG { 6 } else { 0 };
 
 /// What marks an object that is in the sheaf, in its first word.
 const KEY: usize = 77;
@@ -84,11 +84,11 @@ fn set_up(call: Call) {
 }
 
 fn take_row() -> usize {
-    let mut word = no_sheaf();
-    if !Linux.drain_row(0, &mut |words| word = std::mem::replace(&mut words[Word::Main(CACHE).index()], no_sheaf())) {
-        Linux.read(Word::Main(CACHE));
-    }
-    word
+    let mut word = None;
+    assert!(Linux.drain_row(0, &mut |words| {
+        word = Some(std::mem::replace(&mut words[Word::Main(CACHE).index()], no_sheaf()));
+    }));
+    word.or_else(|| Linux.read(Word::Main(CACHE))).unwrap_or(no_sheaf())
 }
 
 static mut OBJECT_MEMORY: [[usize; 2]; OBJECTS + 1] = [[0; 2]; OBJECTS + 1];
@@ -405,7 +405,7 @@ fn walk(call: Call, all: &[Section]) -> usize {
 #[test]
 fn every_instruction_of_every_section() {
     assert!(Linux.init());
-    Linux.set_limit(&LIMIT);
+    Linux.set_limit(LIMIT);
     if std::env::var_os("WITHOUT_RSEQ").is_some() {
         println!("told that there are no restartable sequences here: nothing was walked");
         return;

@@ -40,7 +40,7 @@ fn behind(own: usize, name: &CStr) -> usize {
 extern "C" fn registered_fork() -> c_int {
     fork::register();
     // SAFETY: a function of that type.
-    let next: Option<extern "C" fn() -> c_int> = unsafe { transmute(FORK.or_else(|| behind(own_fork(), c"fork"))) };
+    let next: Option<extern "C" fn() -> c_int> = unsafe { transmute(FORK.or_look_up(|| behind(own_fork(), c"fork"))) };
     next.map_or_else(|| refuse(libc::ENOSYS), |next| next())
 }
 
@@ -95,6 +95,6 @@ pub unsafe extern "C" fn __register_atfork(
     let own = __register_atfork as *const c_void;
     // SAFETY: a function of that type, or null.
     let next: Option<extern "C" fn(Handler, Handler, Handler, *mut c_void) -> c_int> =
-        unsafe { transmute(REGISTER.or_else(|| behind(own.addr(), c"__register_atfork"))) };
+        unsafe { transmute(REGISTER.or_look_up(|| behind(own.addr(), c"__register_atfork"))) };
     next.map_or(libc::ENOMEM, |next| next(prepare, parent, child, library))
 }

@@ -51,7 +51,7 @@ fn next(known: &Next, name: &CStr) -> *mut c_void {
             versions.map(|version| unsafe { libc::dlvsym(libc::RTLD_NEXT, name.as_ptr(), version.as_ptr()) });
         found.find(|found| !found.is_null()).unwrap_or_default().expose_provenance()
     };
-    core::ptr::with_exposed_provenance_mut(known.or_else(look_up))
+    core::ptr::with_exposed_provenance_mut(known.or_look_up(look_up))
 }
 
 /// Before `dlopen`: who is to do it; null for nobody.

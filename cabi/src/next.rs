@@ -11,7 +11,7 @@ impl Next {
     }
 
     /// What `look_up` finds; 0 where there is none.
-    pub(crate) fn or_else(&self, look_up: impl FnOnce() -> usize) -> usize {
+    pub(crate) fn or_look_up(&self, look_up: impl FnOnce() -> usize) -> usize {
         let known = self.0.load(Relaxed);
         if known != 0 {
             return known;

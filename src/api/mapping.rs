@@ -22,7 +22,8 @@ enum Backing {
 /// Adjacent addresses over memory that need not be adjacent; freed, or unmapped, when dropped.
 ///
 /// Safe because it alone owns its addresses. The bytes of an area over somebody else's frames are reached through raw
-/// pointers only: they are seen elsewhere, too. Freeing either behind its back is `unsafe`, in this layer and below:
+/// pointers only: they are seen elsewhere, too. Freeing either behind its back is `unsafe`, in this layer and in
+/// those below but the machine's own, which knows no owners:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::VmArea, machine::Machine};

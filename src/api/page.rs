@@ -86,7 +86,8 @@ impl<'m, M: Machine> Page<'m, M> {
 /// Pages of one's own, adjacent, freed when dropped.
 ///
 /// Safe because it alone owns them: it is neither copied nor are its parts handed out but by borrowing, and what was
-/// never written is `MaybeUninit`. Freeing them behind its back is `unsafe`, in this layer and below:
+/// never written is `MaybeUninit`. Freeing them behind its back is `unsafe`, in this layer and in those below but
+/// the machine's own, which knows no owners:
 ///
 /// ```compile_fail,E0133
 /// # use slabwright::{api::PageRun, machine::Machine};

@@ -214,13 +214,13 @@ pub unsafe trait PerCpu {
     /// Pushes `object` on the current CPU's main sheaf of `cache`; false where it is full or there is none.
     ///
     /// # Safety
-    /// As for [`PerCpu::pop`]; `object` is the caller's to give, from `cache`.
+    /// As for [`PerCpu::pop`]; `object` is the caller's to give, from `cache`, which is none of page runs.
     unsafe fn push(&self, cache: u8, object: *mut u8) -> bool;
 
     /// [`PerCpu::push`] of a page run.
     ///
     /// # Safety
-    /// As for [`PerCpu::push`].
+    /// As for [`PerCpu::push`], of a cache of page runs.
     unsafe fn push_run(&self, cache: u8, run: *mut u8) -> bool;
 
     /// [`PerCpu::pop`] that leaves the object, and answers null, where its first word is not `key`. Where there is one
@@ -252,7 +252,7 @@ pub unsafe trait PerCpu {
 
     /// Says what the limit of every [`PerCpu::push_tagged`] will be, for machines that keep those of a CPU in its row.
     /// Before rows are used.
-    fn set_limit(&self, _limit: &'static Limit) {}
+    fn set_limit(&self, _limit: Limit) {}
 
     /// [`PerCpu::pop`] for slow paths: tries again when disturbed, as often as is sensible.
     ///
@@ -275,7 +275,7 @@ pub unsafe trait PerCpu {
     /// [`PerCpu::push_run`] for slow paths.
     ///
     /// # Safety
-    /// As for [`PerCpu::push`].
+    /// As for [`PerCpu::push_run`].
     unsafe fn push_run_again(&self, cache: u8, run: *mut u8) -> bool {
         // SAFETY: the caller's condition.
         unsafe { self.push_run(cache, run) }
@@ -317,8 +317,8 @@ pub unsafe trait PerCpu {
     /// owns.
     unsafe fn replace(&self, word: Word, old: usize, new: usize) -> bool;
 
-    /// Takes CPU `cpu`'s row from it (its CPU meanwhile sees none), lets `f` at the words, and gives it back. False
-    /// where the CPU has no row. *Syscall.*
+    /// Takes CPU `cpu`'s row from it (its CPU meanwhile sees none), lets `f` at the words, and gives it back; where the
+    /// CPU has no row there is nothing to do. False where the row is not to be had. *Syscall.*
     fn drain_row(&self, cpu: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool;
 }
 

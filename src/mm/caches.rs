@@ -117,8 +117,8 @@ impl<M: Machine> Mm<M> {
     }
 
     /// Calls `f` for every name in use with its cache, without any lock: it may allocate, and make and destroy caches.
-    /// Names that share one were merged. Shows none where it may not wait for those who change them: in a handler that
-    /// interrupted the allocator, in a child that lost a lock.
+    /// Names that share one were merged. Where it may not wait (in a handler that interrupted the allocator, in a
+    /// child that lost a lock) it leaves out names whose lock is taken.
     pub fn for_each_name(&self, mut f: impl FnMut(&str, CacheId)) {
         for slot in 0..MAX_CACHES {
             let copy = self.bracket(Gfp::NOIO, |gfp| {

@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::page::Kind;
 use crate::types::{Order, Pfn};
 
-/// Bits of a name on the list that say of what; above them is an address, or the number of a frame.
+/// The lowest bits of a name, which say of what. The rest is an address, or, shifted, the number of a frame.
 const WHAT: usize = 3;
 /// A block of the page or vmalloc layer, linked through its first word.
 const BLOCK: usize = 0;
@@ -50,10 +50,16 @@ impl<M: Machine> Mm<M> {
         let mut next = self.deferred.take();
         while next != 0 {
             let name = next;
+            // Each link is read once, as what was deferred twice would be a ring.
             next = match name & WHAT {
-                PAGES => self.machine.page(deferred_pages(name)).word() as usize,
+                PAGES => {
+                    let page = self.machine.page(deferred_pages(name));
+                    let next = page.word();
+                    page.set_word(0);
+                    next as usize
+                }
                 // SAFETY: `push_deferred` wrote the link; what is named was nobody's since.
-                _ => unsafe { deferred_block(name).cast::<usize>().read() },
+                _ => unsafe { deferred_block(name).cast::<usize>().replace(0) },
             };
             match name & WHAT {
                 BLOCK => self.free_deferred(deferred_block(name)),
@@ -85,7 +91,8 @@ mod tests {
     use core::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::machine::sim::{Call, Flavour, Sim, SimBare, Simulated};
+    use crate::error::Defect;
+    use crate::machine::sim::{Call, Flavour, Hosted, Sim, SimBare, Simulated};
     use crate::machine::{Context, ZoneKind};
     use crate::sync::Fork;
 
@@ -101,7 +108,7 @@ mod tests {
 
     /// Runs `body` while another has the locks of the page layer.
     fn while_locked<F: Flavour>(mm: &Mm<Simulated<F>>, body: impl FnOnce()) {
-        let fork = Fork { token: 1, may_block: true };
+        let fork = Fork { token: 1, needs_all: true };
         assert!(mm.pages.lock_all(&mm.machine, fork));
         body();
         // SAFETY: taken before.
@@ -144,7 +151,7 @@ mod tests {
         let page = mm.alloc_movable(Gfp::KERNEL, owner, 1).unwrap();
         mm.pages.drain(&mm.machine);
         let before = mm.stats().pages_in_use;
-        let fork = Fork { token: 1, may_block: true };
+        let fork = Fork { token: 1, needs_all: true };
         let hook = |call| {
             // The page was copied.
             if call == Call::FlushCache && OWNER.0.swap(false, Ordering::Relaxed) {
@@ -161,6 +168,27 @@ mod tests {
         mm.drain_deferred();
         mm.pages.drain(&mm.machine);
         assert_eq!(mm.stats().pages_in_use, before);
+        mm.verify().unwrap();
+    }
+
+    /// Areas begin at slots, and what is deferred is written to.
+    #[test]
+    fn a_stray_pointer_into_an_area_is_not_deferred() {
+        let sim = Simulated::<Hosted>::builder().ram(0, ZoneKind::Normal, 1024, 1 << 12).window(64 << 21);
+        let mm = machine(sim.build());
+        mm.machine.set_aborts(false);
+        let area = mm.alloc(4 << 20);
+        assert!(mm.vmalloc.contains(&mm.machine, area));
+        let fork = Fork { token: 1, needs_all: true };
+        assert!(mm.vmalloc.lock_all(&mm.machine, fork));
+        for stray in [1, 2, 3, 8, 4096] {
+            assert_eq!(mm.free_large(area.wrapping_add(stray), Gfp::ATOMIC), Err(Defect::Interior));
+        }
+        assert_eq!(mm.free_large(area, Gfp::ATOMIC), Ok(()));
+        // SAFETY: taken above.
+        unsafe { mm.vmalloc.unlock_all(&mm.machine, fork) };
+        mm.drain_deferred();
+        assert!(mm.deferred.is_empty());
         mm.verify().unwrap();
     }
 

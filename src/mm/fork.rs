@@ -50,12 +50,17 @@ impl<M: Machine> Mm<M> {
     /// µs more than the 58 that a small program's fork takes.)
     ///
     /// False: not all were to be had, and all are given back
-    /// ([`Lock::lock_for_fork`](crate::sync::Lock::lock_for_fork)).
+    /// ([`Lock::lock_for_fork`](crate::sync::Lock::lock_for_fork)); only where it `needs_all`, which it does not where
+    /// they were not to be had for too long.
     #[must_use]
-    pub fn fork_prepare(&self) -> bool {
+    pub fn fork_prepare(&self, needs_all: bool) -> bool {
         let m = &self.machine;
-        m.enter();
+        // As in any slow path: locks whose holder this process has not got are not to be had ever.
+        if m.enter() == 0 && m.generation() != self.generation.load(Ordering::Relaxed) {
+            self.after_raw_fork();
+        }
         let fork = self.fork();
+        let fork = Fork { needs_all: fork.needs_all && needs_all, ..fork };
         if m.is_alone() {
             self.unlocked.store(fork.token, Ordering::Relaxed);
             return true;
@@ -103,7 +108,8 @@ impl<M: Machine> Mm<M> {
         let m = &self.machine;
         let fork = self.fork();
         self.vmalloc.note_fork();
-        if self.unlocked.load(Ordering::Relaxed) == fork.token {
+        let alone = self.unlocked.load(Ordering::Relaxed) == fork.token;
+        if alone {
             self.unlocked.store(0, Ordering::Relaxed);
         } else {
             // SAFETY: the caller's condition.
@@ -111,8 +117,13 @@ impl<M: Machine> Mm<M> {
         }
         // Where a child's fork came from a handler that interrupted a slow path, what that one holds is its own, and
         // locks that were not to be had may be those of threads that there are no more: the next slow path looks.
-        if fork.may_block && self.generation.load(Ordering::Relaxed) != m.generation() {
-            self.begin_child();
+        if fork.needs_all && self.generation.load(Ordering::Relaxed) != m.generation() {
+            if alone {
+                self.begin_child();
+            } else {
+                // The fork may have gone on without some.
+                self.after_raw_fork();
+            }
         }
         m.leave();
     }
@@ -121,7 +132,7 @@ impl<M: Machine> Mm<M> {
     fn fork(&self) -> Fork {
         let depth = self.machine.enter() as usize;
         self.machine.leave();
-        Fork { token: self.machine.thread() + depth % 32, may_block: depth == 1 && !self.is_crippled() }
+        Fork { token: self.machine.thread() + depth % 32, needs_all: depth == 1 && !self.is_crippled() }
     }
 }
 

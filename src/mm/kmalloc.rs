@@ -43,8 +43,9 @@ impl<M: Machine> Mm<M> {
             };
         }
         if gfp.has(Gfp::ZERO) && size <= MAX_SMALL && !block.is_null() {
-            // SAFETY: the block is ours and at least `size` bytes long.
-            unsafe { ptr::write_bytes(block, 0, size) };
+            // All of it, as `krealloc` may grow it in place.
+            // SAFETY: the block is ours, and as long as that.
+            unsafe { ptr::write_bytes(block, 0, self.usable_size(block)) };
         }
         block
     }
@@ -79,13 +80,14 @@ impl<M: Machine> Mm<M> {
         });
         if gfp.has(Gfp::ZERO) && size <= MAX_SMALL && !block.is_null() {
             // SAFETY: as in `kmalloc`.
-            unsafe { ptr::write_bytes(block, 0, size) };
+            unsafe { ptr::write_bytes(block, 0, self.usable_size(block)) };
         }
         block
     }
 
     /// Gives a block another size (`krealloc`): null is an allocation, size 0 a free (null is returned then).
-    /// `__GFP_ZERO` zeroes what is new. Null without memory, and then the block is as it was. May copy where
+    /// With `__GFP_ZERO` what lies behind the old contents, or behind the new size, reads zero, if that was so before
+    /// (each call for the block had the flag). Null without memory, and then the block is as it was. May copy where
     /// [`Mm::realloc`] would not: if the word asks for low addresses, or does not allow to enter the system.
     ///
     /// # Safety
@@ -102,10 +104,10 @@ impl<M: Machine> Mm<M> {
             }
             let old = self.usable_size(block);
             let adjacent = M::OWNS_FRAMES && size > MAX_SMALL;
-            let new = if adjacent || gfp.is_low() || gfp.no_fault() || !gfp.may_io() || !gfp.may_block() {
-                if size <= old && !gfp.is_low() {
-                    return block;
-                }
+            let copies = adjacent || gfp.is_low() || gfp.no_fault() || !gfp.may_io() || !gfp.may_block();
+            let new = if copies && size <= old && !gfp.is_low() {
+                block
+            } else if copies {
                 let new = self.kmalloc(size, gfp.without(Gfp::ZERO));
                 if !new.is_null() {
                     ptr::copy_nonoverlapping(block, new, old.min(size));
@@ -115,8 +117,9 @@ impl<M: Machine> Mm<M> {
             } else {
                 self.realloc(block, size)
             };
-            if gfp.has(Gfp::ZERO) && !new.is_null() && size > old {
-                ptr::write_bytes(new.add(old), 0, size - old);
+            if gfp.has(Gfp::ZERO) && !new.is_null() {
+                let kept = old.min(size);
+                ptr::write_bytes(new.add(kept), 0, self.usable_size(new) - kept);
             }
             new
         }

@@ -53,7 +53,7 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::slab::classes::MAX_SMALL;
 use crate::slab::slob::Slob;
-use crate::slab::{LIMIT, Slab};
+use crate::slab::{Slab, limit};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Lock, Phase, Startup};
 use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
@@ -229,7 +229,7 @@ impl<M: Machine> Mm<M> {
                 self.vmalloc.set_retained(usize::try_from(options.retain_bytes).unwrap_or(usize::MAX));
                 // Odd, so that it is no address and no small number that a program might store.
                 self.slab.set_key(m.random() as usize | 1);
-                m.set_limit(&LIMIT);
+                m.set_limit(limit);
                 self.age.start(m.now_ms(), options.decay_ms);
                 self.generation.store(m.generation(), Ordering::Relaxed);
                 // Release, pairs with the Acquire in `alloc`: who finds the fast path open sees the machine prepared.

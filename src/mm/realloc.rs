@@ -4,8 +4,8 @@
 //! each call took a tenth of what `strings` spends in the allocator (72.3 in place of 74.7 ms). The whole of it inlined
 //! in C's `realloc`: no faster.
 //!
-//! A run keeps its pages until less than half of them is wanted, and an area stays one down to half the size from which
-//! on blocks are areas. Blocks that are given sizes at random again and again (ns a call, MiB resident at most; of what
+//! A run keeps its pages while more than half of them is wanted, and an area stays one down to 512 KiB, half of what a
+//! block has to exceed to become one by growing. Blocks that are given sizes at random again and again (ns a call, MiB resident at most; of what
 //! is new the first byte is written, or all; medians of rounds in turn):
 //!
 //! | | 8–32 KiB, 10 live | 1000, all | 32–128 KiB, 100 | all | 512 KiB–2 MiB, 10 | all | 8 KiB–2 MiB, 30, all |
@@ -15,7 +15,7 @@
 //! | rpmalloc | 13, 3.4 | 93, 36 | 354, 13 | 570, 16 | 16 800, 47 | | |
 //! | jemalloc | 181, 7.7 | 497, 40 | 476, 17 | 600, 17 | 1 690, 37 | 6 720, 38 | 38 600, 76 |
 //!
-//! Rejected: a run that grows gets a quarter more (as long, 27.4 and 27.2 MiB); from 64 KiB on until less than three
+//! Rejected: a run that grows gets a quarter more (as long, and as much memory); from 64 KiB on until less than three
 //! quarters are wanted (8 KiB–2 MiB 85 MiB, but 32–128 KiB 28 in place of 26, and a third more time).
 
 #![allow(unsafe_code)]

@@ -38,7 +38,8 @@ pub enum Kind {
     Vmalloc = 8,
     /// Kept by the machine or the core for itself, never handed out.
     Reserved = 9,
-    /// Taken off the free lists for the moment, e.g. while it is given back to the system.
+    /// Taken off the free lists for the moment, e.g. while it is given back to the system; or freed while its zone was
+    /// locked (`mm::deferred`).
     Isolated = 10,
     /// Head of a freed page run that a CPU keeps for the next request of its size; `word` is its number of pages.
     Kept = 11,

@@ -163,13 +163,13 @@ impl<M: Machine> Slab<M> {
                 return Ok(());
             }
         }
-        let mut remain = 0;
+        let (mut remain, mut through) = (0, false);
         self.flush_alone(m, || {
-            self.shrink(m, pages, Some(cache.0));
+            through = self.shrink(m, pages, Some(cache.0));
             remain = self.objects_out(m, cache);
-            remain == 0
+            remain == 0 && through
         });
-        if remain > 0 {
+        if remain > 0 && through {
             descriptor.users.store(1, Relaxed);
             self.report_remaining(m, pages, cache, remain);
             return Err(remain);
@@ -182,9 +182,13 @@ impl<M: Machine> Slab<M> {
         // of this id changes. Changed, not read: who is counted in later sees that it ends (Release, pairs with the
         // Acquire in `InHand::new`), who was before is waited for.
         self.flushes[0].fetch_add(0, AcqRel);
-        self.wait_for_hands(m);
-        let _registry = self.registry.lock(m);
-        descriptor.set_state(State::Vacant);
+        // A sheaf that is left in a row would be taken for one of the next cache of this id, and who waited for too long
+        // for a hand that goes on with its slabs: the id is not given to another one then. (Rows are out of reach where
+        // the program confined itself.)
+        if through && self.wait_for_hands(m) {
+            let _registry = self.registry.lock(m);
+            descriptor.set_state(State::Vacant);
+        }
         Ok(())
     }
 

@@ -20,9 +20,9 @@ const SHORT: u16 = 32;
 /// Objects of a cache's first refill, and their bytes.
 pub(super) const FIRST_REFILL: u16 = 8;
 const FIRST_REFILL_BYTES: u32 = 4096;
-/// So many objects of a size class come straight from slabs, and as many go straight back, before a CPU gets a sheaf:
-/// that takes a page and its fault, and small programs want most sizes once or twice (one of ten blocks: 9 pages less,
-/// and 6 of 290 µs).
+/// The first slow requests of a size class, on all CPUs together, are served straight from slabs where the CPU has no
+/// sheaf yet, and as many frees go straight back. A sheaf takes a page and its fault, and small programs want most
+/// sizes once or twice (a program of ten blocks: 9 pages less, and 6 of 290 µs).
 pub(super) const FIRST_DIRECT: usize = 4;
 /// As the first ones of a slab share a set of the CPU's cache, one of so many is taken then, which the cache's number
 /// says.
@@ -185,7 +185,7 @@ impl<M: Machine> Slab<M> {
         self.free_one(m, pages, object.expose_provenance(), gfp);
     }
 
-    /// Objects that a sheaf of cache `id` holds, if all hold as many.
+    /// Objects that a sheaf of cache `id` holds; `sheaf::OF_RUNS` for page runs, whose sheaves differ.
     #[inline]
     pub(super) fn capacity(&self, id: u8) -> u16 {
         if runs::is_run(id) { sheaf::OF_RUNS } else { self.layout(id).capacity }
@@ -303,7 +303,7 @@ impl<M: Machine> Slab<M> {
     /// Makes `own` what `which` of the current CPU's row is, in place of `old`, which was read from there or is "no
     /// sheaf"; `stow` gets the one that lost.
     pub(super) fn put_in_row(&self, m: &M, which: Word, old: usize, own: Sheaf, stow: impl FnOnce(Sheaf)) {
-        let capacity = own.said();
+        let capacity = own.kind();
         let word = own.into_word();
         // SAFETY: `old` is as said; `word` names a sheaf of this cache that we own.
         let lost = if unsafe { m.replace(which, old, word) } { old } else { word };

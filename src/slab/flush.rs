@@ -35,16 +35,17 @@ impl<M: Machine> Slab<M> {
         }
     }
 
-    /// Waits until what others took out of caches before this is where it belongs.
-    pub(super) fn wait_for_hands(&self, m: &M) {
-        for _ in 0..FLUSH_TRIES {
+    /// Waits until what others took out of caches before this is where it belongs. False where that took too long.
+    pub(super) fn wait_for_hands(&self, m: &M) -> bool {
+        (0..FLUSH_TRIES).any(|_| {
             // In this order: who begins and ends in between is not taken for one who began earlier.
             let done = self.flushes[1].load(Ordering::Acquire);
-            if self.flushes[0].load(Ordering::Acquire) == done {
-                break;
+            let alone = self.flushes[0].load(Ordering::Acquire) == done;
+            if !alone {
+                m.nap(&self.flushes[1], done);
             }
-            m.nap(&self.flushes[1], done);
-        }
+            alone
+        })
     }
 
     /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.
@@ -65,7 +66,7 @@ impl<M: Machine> Slab<M> {
         let _in_hand = InHand::new(&self.flushes);
         for id in self.ids() {
             let (cache, layout) = (self.cache(id), self.layout(id));
-            if cache.slow_allocs.load(Ordering::Relaxed) == 0 && !sheaf::is_cache(id) {
+            if cache.slow_allocs.load(Ordering::Relaxed) == 0 && !sheaf::holds_sheaves(id) {
                 continue;
             }
             for node in self.nodes_of(m, id) {
@@ -95,7 +96,7 @@ impl<M: Machine> Slab<M> {
     /// 43.3 of `random-100k`. A quarter, and more, it is where one CPU frees what the other allocates: node, whose
     /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time. Where runs cost only
     /// addresses it would gain none, and what comes next would begin other pages: `large` took 1.5 times as long and
-    /// 5.5 MiB in place of 4.1, `pages` 1.07 times and 7.6 in place of 6.3. Rejected: more seldom, by a sixteenth or an
+    /// 5.5 MiB in place of 4.1, `pages` 1.07 times and 7.6 in place of 6.3. Rejected where there is one thread: more seldom, by a sixteenth or an
     /// eighth of all memory, or by the objects that the last time moved (1 to 3 % of `random-100k`; perl 104 MiB);
     /// caches alone of which no slow path was taken since (the same). Where there are threads, which refill at once
     /// what another one emptied, it took a tenth and more of the CPU time of `threads-8` to `threads-64`, and none of
@@ -145,11 +146,12 @@ impl<M: Machine> Slab<M> {
         pages.drain_lists(m);
     }
 
-    /// [`Slab::flush`], then gives every empty slab back to the page allocator.
-    pub fn shrink(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
+    /// [`Slab::flush`], then gives every empty slab back to the page allocator. Whether it got at all rows.
+    pub fn shrink(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) -> bool {
         let _in_hand = InHand::new(&self.flushes);
-        self.empty_sheaves(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
+        let through = self.empty_sheaves(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
         self.ids().filter(|id| only.is_none_or(|o| o == *id)).for_each(|id| self.shrink_slabs(m, pages, id));
+        through
     }
 
     /// Gives the empty slabs of a cache back. The caller is counted in: they are still the cache's when no list has

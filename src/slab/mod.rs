@@ -60,7 +60,7 @@ use node::slab_of;
 pub use report::{CacheStats, SlabStats};
 pub use runs::run_of_tag;
 use sheaf::Sheaf;
-pub use tag::{LIMIT, class_of_tag, is_dense, place, starts_object};
+pub use tag::{class_of_tag, is_dense, limit, place, starts_object};
 
 use crate::error::Defect;
 use crate::gfp::Gfp;
@@ -232,7 +232,7 @@ impl<M: Machine> Slab<M> {
                 let mut taken = [(0u8, 0usize); 64];
                 let mut n = 0;
                 let start = from;
-                m.drain_row(cpu, &mut |row| {
+                through &= m.drain_row(cpu, &mut |row| {
                     n = 0;
                     from = start;
                     while from < MAX_CACHES && n + Word::OF_CACHE <= taken.len() {
@@ -332,7 +332,8 @@ impl<M: Machine> Slab<M> {
     /// # Safety
     /// The caller (or the process it is the fork of) took them by [`Slab::lock_all`].
     pub unsafe fn unlock_all(&self, m: &M, fork: Fork) {
-        for node in self.nodes(m) {
+        // All, as one may have ended since.
+        for node in self.ids_in(|_| true).flat_map(|id| self.nodes_of(m, id)) {
             // SAFETY: the caller's condition.
             unsafe {
                 node.barn.unlock_after_fork(m, fork);

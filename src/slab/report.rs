@@ -91,8 +91,7 @@ impl<M: Machine> Slab<M> {
 
     /// Objects in the CPUs' sheaves, by cache.
     pub fn objects_in_rows(&self, m: &M) -> [u32; MAX_CACHES] {
-        // (Also so that who destroys a cache, and does not find in the rows what lies in one that is drained here,
-        // tries again.)
+        // Counted, as who destroys a cache does not find what a drained row holds, and has to try again.
         let _in_hand = InHand::new(&self.flushes);
         let mut in_rows = [0u32; MAX_CACHES];
         for cpu in 0..m.rows_end() {

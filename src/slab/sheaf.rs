@@ -26,8 +26,8 @@ pub const OF_RUNS: u16 = 0;
 pub struct Sheaf {
     top: usize,
     capacity: u16,
-    /// [`OF_RUNS`], or the capacity.
-    said: u16,
+    /// [`OF_RUNS`] for a sheaf of page runs, else its capacity.
+    kind: u16,
 }
 
 impl Sheaf {
@@ -38,13 +38,14 @@ impl Sheaf {
     #[inline]
     pub unsafe fn from_word(word: usize, capacity: u16) -> Option<Sheaf> {
         // SAFETY: the caller's condition.
-        (word != no_sheaf()).then(|| Sheaf { top: word, capacity: unsafe { resolved(word, capacity) }, said: capacity })
+        (word != no_sheaf()).then(|| Sheaf { top: word, capacity: unsafe { resolved(word, capacity) }, kind: capacity })
     }
 
     /// Makes an empty sheaf of `memory`.
     ///
     /// # Safety
-    /// `memory` is [`SHEAF_BYTES`] long, aligned to as much, writable and the caller's.
+    /// `memory` is [`SHEAF_BYTES`] long, aligned to as much, writable and the caller's; `capacity` is less than the slots
+    /// that it has.
     pub unsafe fn new(memory: *mut u8, capacity: u16) -> Sheaf {
         // SAFETY: the caller's condition.
         unsafe { Sheaf::within(memory, capacity, capacity) }
@@ -60,9 +61,9 @@ impl Sheaf {
     }
 
     /// # Safety
-    /// As for [`Sheaf::new`], with as many bytes as sheaves of which that is `said` have.
-    unsafe fn within(memory: *mut u8, capacity: u16, said: u16) -> Sheaf {
-        let sheaf = Sheaf { top: memory.expose_provenance() + sentinel(capacity, said), capacity, said };
+    /// As for [`Sheaf::new`], with as many bytes as sheaves of that `kind` have.
+    unsafe fn within(memory: *mut u8, capacity: u16, kind: u16) -> Sheaf {
+        let sheaf = Sheaf { top: memory.expose_provenance() + sentinel(capacity, kind), capacity, kind };
         // SAFETY: the sentinel slot lies in `memory`.
         unsafe { sheaf.write(sheaf.top, 0) };
         sheaf
@@ -83,9 +84,9 @@ impl Sheaf {
         self.top
     }
 
-    /// What is said of it in place of a capacity, or that.
-    pub fn said(&self) -> u16 {
-        self.said
+    /// [`OF_RUNS`] for a sheaf of page runs, else its capacity.
+    pub fn kind(&self) -> u16 {
+        self.kind
     }
 
     /// Objects that it holds at most.
@@ -105,7 +106,7 @@ impl Sheaf {
 
     /// Whether it holds as many as it can.
     pub fn is_full(&self) -> bool {
-        is_full(self.top, self.said)
+        is_full(self.top, self.kind)
     }
 
     /// Takes the top object out.
@@ -197,11 +198,11 @@ impl Sheaf {
     }
 
     fn base(&self) -> usize {
-        self.top & !(bytes(self.said) - 1)
+        self.top & !(bytes(self.kind) - 1)
     }
 
     fn bottom(&self) -> usize {
-        self.base() + sentinel(self.capacity, self.said)
+        self.base() + sentinel(self.capacity, self.kind)
     }
 
     /// # Safety
@@ -219,19 +220,19 @@ impl Sheaf {
     }
 }
 
-/// Bytes of a sheaf of that capacity.
-const fn bytes(capacity: u16) -> usize {
-    if capacity == OF_RUNS { RUN_SHEAF_BYTES } else { SHEAF_BYTES }
+/// Bytes of a sheaf of that kind.
+const fn bytes(kind: u16) -> usize {
+    if kind == OF_RUNS { RUN_SHEAF_BYTES } else { SHEAF_BYTES }
 }
 
 /// Whether cache `id` is that of sheaves' memory.
-pub const fn is_cache(id: u8) -> bool {
+pub const fn holds_sheaves(id: u8) -> bool {
     id == SHEAF_CACHE || id == RUN_SHEAF_CACHE
 }
 
-/// Offset of the sentinel slot in a sheaf of that capacity, of which that is `said`.
-const fn sentinel(capacity: u16, said: u16) -> usize {
-    bytes(said) - (1 + capacity as usize) * SLOT
+/// Offset of the sentinel slot in a sheaf of that capacity and `kind`.
+const fn sentinel(capacity: u16, kind: u16) -> usize {
+    bytes(kind) - (1 + capacity as usize) * SLOT
 }
 
 /// Whether the sheaf named `word`, whose capacity is `capacity`, is full ([`no_sheaf`] is).
@@ -310,7 +311,7 @@ mod tests {
     fn halves_keep_their_order(sheaf: &mut Sheaf) {
         let (mut memory, capacity) = (Memory([0; SHEAF_BYTES]), sheaf.capacity as usize);
         // SAFETY: as below.
-        let mut other = unsafe { Sheaf::within(memory.0.as_mut_ptr(), sheaf.capacity, sheaf.said) };
+        let mut other = unsafe { Sheaf::within(memory.0.as_mut_ptr(), sheaf.capacity, sheaf.kind) };
         let numbers = |range: core::ops::RangeInclusive<usize>| range.map(|i| i * 8).collect::<std::vec::Vec<_>>();
         for i in 1..=capacity {
             sheaf.push(ptr::without_provenance_mut(i * 8)).unwrap();
@@ -320,8 +321,8 @@ mod tests {
         assert_eq!((sheaf.len(), other.len()), (capacity - half, half));
         // SAFETY: both are ours.
         unsafe {
-            assert_eq!(objects(sheaf.word(), sheaf.said()), numbers(half + 1..=capacity));
-            assert_eq!(objects(other.word(), sheaf.said()), numbers(1..=half));
+            assert_eq!(objects(sheaf.word(), sheaf.kind()), numbers(half + 1..=capacity));
+            assert_eq!(objects(other.word(), sheaf.kind()), numbers(1..=half));
         }
         sheaf.move_bottom(capacity, &mut other);
         assert!(sheaf.is_empty() && other.is_full());
@@ -335,21 +336,21 @@ mod tests {
     fn holds_its_capacity_last_in_first_out() {
         let of_objects = [1, 2, 4, 100, 255, SHEAF_SLOTS as u16 - 1].map(|capacity| (capacity, capacity));
         let of_runs = [1, 2, 16, (RUN_SHEAF_BYTES / SLOT - 1) as u16].map(|capacity| (capacity, OF_RUNS));
-        for (capacity, said) in of_objects.into_iter().chain(of_runs) {
+        for (capacity, kind) in of_objects.into_iter().chain(of_runs) {
             let mut memory = Memory([0xa5; SHEAF_BYTES]);
             // SAFETY: the memory is a sheaf's size and alignment and ours.
-            let mut sheaf = unsafe { Sheaf::within(memory.0.as_mut_ptr(), capacity, said) };
+            let mut sheaf = unsafe { Sheaf::within(memory.0.as_mut_ptr(), capacity, kind) };
             assert!(sheaf.is_empty());
             for i in 1..=capacity as usize {
                 assert!(!sheaf.is_full());
                 sheaf.push(ptr::without_provenance_mut(i * 8)).unwrap();
                 assert_eq!(sheaf.len(), i);
             }
-            assert!(sheaf.is_full() && is_full(sheaf.word(), said));
-            assert!(sheaf.word() - memory.0.as_ptr().addr() < bytes(said));
+            assert!(sheaf.is_full() && is_full(sheaf.word(), kind));
+            assert!(sheaf.word() - memory.0.as_ptr().addr() < bytes(kind));
             assert!(sheaf.push(ptr::without_provenance_mut(8)).is_err());
             // SAFETY: the sheaf is ours.
-            let found = unsafe { objects(sheaf.word(), said) };
+            let found = unsafe { objects(sheaf.word(), kind) };
             assert_eq!((found.len(), found[0]), (capacity.into(), 8));
             for i in (1..=capacity as usize).rev() {
                 assert_eq!(sheaf.pop().map(|p| p.addr()), Some(i * 8));

@@ -9,7 +9,7 @@
 use super::cache::STATIC_LAYOUTS;
 use super::classes::{NR_CLASSES, class_size};
 use super::layout::LINE;
-use crate::machine::{Limit, MAX_DENSE, OWNERS, TAG_CACHE_BITS, owner};
+use crate::machine::{MAX_DENSE, OWNERS, TAG_CACHE_BITS, owner};
 
 /// Colours of a size class's slabs.
 pub(super) const CLASS_COLOURS: usize = 4;
@@ -113,12 +113,9 @@ static CHECKS: Checks = checks();
 /// The limit of `tag` for a CPU: 0, too, where the slab is another one's. (As a table by CPU it would be another page
 /// of constants.)
 #[inline(always)]
-pub fn limit(cpu: usize, tag: u8) -> u32 {
-    if is_foreign(tag, cpu) { 0 } else { CHECKS.limit[usize::from(tag)] }
+pub fn limit(owner: usize, tag: u8) -> u32 {
+    if is_foreign(tag, owner) { 0 } else { CHECKS.limit[usize::from(tag)] }
 }
-
-/// For machines that fill in tables of their own.
-pub static LIMIT: Limit = |cpu, tag| limit(cpu, tag);
 
 /// Where `address` is in a page of `tag`, as a number that is below the tag's limit where an object starts there;
 /// `None` for a tag that no slab has, which saves `free` of those a section.

@@ -2,7 +2,7 @@
 
 use super::atomic::{AtomicUsize, Ordering};
 
-/// The list. Blocks are named by an address that is not 0 and linked through memory of their own.
+/// The list. Blocks are named by a number that is not 0, and linked through memory of their own or their descriptor.
 pub struct Deferred {
     head: AtomicUsize,
 }

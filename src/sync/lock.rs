@@ -45,11 +45,12 @@ pub trait Park {
 pub struct Fork {
     /// Not 0, and no other fork's: made of thread and depth of nesting.
     pub token: usize,
-    /// Whether all locks are to be had.
-    pub may_block: bool,
+    /// Whether it needs all locks; else one that is not to be had is left to its holder.
+    pub needs_all: bool,
 }
 
-/// A value guarded by a sleeping lock. The word comes first, and with it the beginning of the value.
+/// A value guarded by a sleeping lock. The word comes first, so that it shares a cache line with the beginning of the
+/// value.
 #[repr(C)]
 pub struct Lock<T> {
     word: AtomicU32,
@@ -120,7 +121,7 @@ impl<T> Lock<T> {
             got
         };
         if !(0..FORK_TRIES).any(|_| tried()) {
-            return !fork.may_block;
+            return !fork.needs_all;
         }
         self.fork.store(fork.token, Ordering::Relaxed);
         true

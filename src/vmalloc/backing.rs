@@ -343,6 +343,9 @@ impl<M: Machine> Vmalloc<M> {
             let mut space = self.space.lock(m);
             if cleaned {
                 space.index.update(m, from, part, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
+                let gone = source.charged.get().min(part >> PAGE_SHIFT);
+                space.charge(source, -(gone as isize));
+                pages.uncharge(gone as u64);
             }
             space.retain(source);
             return None;

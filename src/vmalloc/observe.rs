@@ -100,8 +100,10 @@ impl<M: Machine> Vmalloc<M> {
     /// Takes note, where `area` of `size` bytes and in transit is freed and its probe said nothing, that it was hardly
     /// used.
     pub(super) fn judge_last(&self, m: &M, area: Ref, size: usize) {
-        if self.judge(m, area, size) == Usage::Unknown && area.probe.get() != (0, 0) {
-            let (pages, _) = m.backed_pages(area.start.get() + area.probe.get().0);
+        let (first, end) = area.probe.get();
+        // There is none left where the area was cut in front of it.
+        if self.judge(m, area, size) == Usage::Unknown && first < end {
+            let (pages, _) = m.backed_pages(area.start.get() + first);
             if pages < Self::SLOT / PAGE_SIZE / 4 {
                 self.space.lock(m).history.learn_unused(size);
             }

@@ -7,8 +7,11 @@ use crate::types::{Order, Pfn};
 use crate::zone::PageAllocator;
 
 /// The part of [`PageAllocator`] that vmalloc uses; see there.
+///
+/// # Safety
+/// Frames are nobody else's when they are handed out, until they are given back.
 #[allow(missing_docs, clippy::missing_safety_doc)]
-pub trait FrameSource<M: Machine> {
+pub unsafe trait FrameSource<M: Machine> {
     fn alloc_pages(&self, m: &M, gfp: Gfp, order: Order, node: Option<usize>) -> Option<Pfn>;
     unsafe fn free_pages(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool;
     unsafe fn free_clean(&self, m: &M, pfn: Pfn, order: Order, may_block: bool) -> bool;
@@ -24,7 +27,8 @@ pub trait FrameSource<M: Machine> {
     fn learn_pressure(&self, _m: &M) {}
 }
 
-impl<M: Machine> FrameSource<M> for PageAllocator<M> {
+// SAFETY: they were free, or the CPU's that asks.
+unsafe impl<M: Machine> FrameSource<M> for PageAllocator<M> {
     fn alloc_pages(&self, m: &M, gfp: Gfp, order: Order, node: Option<usize>) -> Option<Pfn> {
         PageAllocator::alloc_pages(self, m, gfp, order, node)
     }

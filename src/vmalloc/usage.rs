@@ -12,8 +12,8 @@
 //! * A dense area that grows gets huge pages from there on. An area of a size (to a power of two) that was dense of
 //!   late gets them at once, also where it is the first of its size and the nearest known one, up to eight times
 //!   smaller or larger, was dense. Sparse use weighs more.
-//! * Where two areas of a size in turn were freed with less than a quarter of their probe written to, and none was
-//!   dense since, those of that size get small pages.
+//! * Where two areas of a size (to a power of two) were freed with less than a quarter of their first probed slot
+//!   written to, and none was dense meanwhile or since, those of that size get small pages.
 //! * Whether zeroed areas are written to throughout is learned when they are freed, from four slots of what the system
 //!   gave for them, by size, too. Where they are, zeroes are written to old memory, which takes a third of the time of
 //!   fresh pages, but for a slot in 64 to 256 that shows whether that is still right. Where they are not, one area in

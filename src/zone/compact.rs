@@ -44,7 +44,7 @@ impl<M: Machine> PageAllocator<M> {
     /// Moves pages of a zone until it has a free block of `order`. `migrate` moves what a page holds, and everybody's
     /// reference to it, to another one, which is allocated then, with the same [`Page::cache`] and [`Page::word`];
     /// false where that was not possible. It is called without locks.
-    pub fn compact(
+    pub(crate) fn compact(
         &self,
         m: &M,
         node: usize,

@@ -235,7 +235,8 @@ impl<M: Machine> PageAllocator<M> {
         self.emergency.set_goal((all - goal) / part);
         if self.emergency.is_low() {
             self.fill_emergency(m, node, (all - goal) / part);
-        } else if self.emergency.overflows() {
+        }
+        if self.emergency.overflows() {
             self.empty_emergency(m);
         }
         let (goal, has) = (goal / part, cell.reserve.load(Relaxed));
@@ -266,7 +267,7 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Keeps `pages` pages for atomic requests from now on, and populates as many on the caller's node now. Returns how
-    /// many it has. Called with leave to enter the system.
+    /// many it has. What was kept beyond that is ordinary free memory. Called with leave to enter the system.
     pub fn keep_reserve(&self, m: &M, pages: u32) -> u32 {
         let less = pages < self.reserve_goal.swap(pages, Relaxed);
         self.atomic_seen.store(true, Relaxed);

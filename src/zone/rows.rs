@@ -4,7 +4,7 @@
 //! piece of a *row*: a maximal sequence of free pages, with its length in the descriptors at both ends (Knuth's
 //! boundary tags), on the list of its length. A run takes the tightest row and leaves what is over; a freed run joins
 //! its neighbours. What makes up a whole pageblock again goes back to the buddy system at once, from which new rows are
-//! cut by the pageblock.
+//! cut: by the pageblock, or by 64 pages in a small heap (`run`).
 //!
 //! Guard: as for [`super::buddy`], the zone lock's holder. Rows do not cross the borders of the largest blocks, beyond
 //! which a frame may have no descriptor.
@@ -28,7 +28,7 @@ const EXACT: u32 = 64;
 const BINS: usize = EXACT as usize + 8 * 4 + 1;
 /// Rows of a list of several lengths that are looked at for a tight one.
 const LOOK: usize = 8;
-/// The same for one that has a place at a multiple, for want of which a pageblock is opened.
+/// More of them for an aligned run: without a place, a pageblock is opened.
 const LOOK_ALIGNED: usize = 32;
 
 /// The list of rows of `pages` pages.
@@ -201,8 +201,8 @@ impl Rows {
         self.find_at(map, pages, LOOK_ALIGNED, pages + align - 1, |row| row.0.next_multiple_of(align))
     }
 
-    /// A tight row in which `pages` pages fit from `place` on, the first that suits behind the row's beginning, of
-    /// `looks` rows. Rows of `sure` pages have one.
+    /// A row with room for `pages` pages from `place(row)` on, the first of `looks` rows that has it; else one of `sure`
+    /// pages, which always has.
     fn find_at(&self, map: &impl Map, pages: u32, looks: usize, sure: u32, place: impl Fn(Pfn) -> u32) -> Option<Fit> {
         let fit = |bins: &Bins| {
             let mut looks = looks;

@@ -34,7 +34,7 @@ impl<M: Machine> PageAllocator<M> {
         self.alloc_aligned_run(m, gfp, pages, 1, node)
     }
 
-    /// [`PageAllocator::alloc_run`] from a multiple of `align` on, a power of two up to 1024.
+    /// [`PageAllocator::alloc_run`] from a multiple of `align` pages on, a power of two up to 1024.
     pub fn alloc_aligned_run(&self, m: &M, gfp: Gfp, pages: u32, align: u32, node: Option<usize>) -> Option<Pfn> {
         let order = Order::holding(pages.max(align) as usize).filter(|_| pages > 0)?;
         let fixed = gfp.has(Gfp::DMA) || gfp.has(Gfp::RECLAIMABLE) || gfp.has(Gfp::HIGHMEM);
@@ -281,7 +281,7 @@ impl Zone {
     }
 
     /// A new row, off the lists, and the pageblocks opened for it: a pageblock where there are enough of them (`whole`)
-    /// and one is free, at least what the request needs. Where there are not it is memory that is there, or else
+    /// and one is free, at least what the request needs. Where there are too few it is a free block that holds memory, else
     /// [`APART`] of what is fresh.
     fn new_row(&mut self, map: &impl Map, request: &Request, whole: bool) -> Option<(Row, PfnRange)> {
         let there = Need::block(request.order, request.list, Want::Backed);

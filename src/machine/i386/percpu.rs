@@ -82,6 +82,8 @@ crate::per_cpu! {
     static ROW: [usize; ROW_WORDS] = [0; ROW_WORDS];
     /// The row is being drained, or not made yet.
     static AWAY: AtomicBool = AtomicBool::new(true);
+    /// Whether the CPU has run.
+    static RAN: AtomicBool = AtomicBool::new(false);
 }
 
 /// What an interrupt adds to the depth.
@@ -198,6 +200,7 @@ pub unsafe fn enter(cpu: usize) {
     unsafe {
         Segments::load(SEGMENTS.of(cpu), OFFSETS[cpu].load(Ordering::Relaxed), fault::double_fault);
         (*AWAY.of(cpu)).store(false, Ordering::Release);
+        (*RAN.of(cpu)).store(true, Ordering::Release);
     }
 }
 
@@ -285,13 +288,14 @@ unsafe impl PerCpu for I386 {
 
     fn drain_row(&self, target: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool {
         if target >= cpus() {
-            return false;
+            return true;
         }
         // SAFETY: areas are for ever.
         let away = unsafe { &*AWAY.of(target) };
         // One that is away already is another drainer's, or belongs to a CPU that never ran.
         if away.swap(true, Ordering::AcqRel) {
-            return false;
+            // SAFETY: as above.
+            return !unsafe { &*RAN.of(target) }.load(Ordering::Acquire);
         }
         if target != cpu() {
             smp::wait_for_section(target);

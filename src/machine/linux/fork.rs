@@ -99,10 +99,10 @@ fn begin() {
 pub(super) use streams::is_single;
 
 /// The handler before the fork; its answer.
-fn run_before() -> bool {
+fn run_before(needs_all: bool) -> bool {
     let handler = HANDLERS[0].load(Acquire);
     // SAFETY: only `install` stores there, and it stores a function of this type.
-    handler == 0 || unsafe { core::mem::transmute::<usize, fn() -> bool>(handler) }()
+    handler == 0 || unsafe { core::mem::transmute::<usize, fn(bool) -> bool>(handler) }(needs_all)
 }
 
 /// The handler after the fork, in the parent or in the child.
@@ -157,9 +157,9 @@ mod streams {
         }
     }
 
-    /// In the child, where `fork` has reset it once already.
+    /// In the child, where `fork` has reset it once already. A fork that this one interrupted has it no more.
     pub(super) fn reset() {
-        if HELD.load(Relaxed) {
+        if HELD.swap(false, Relaxed) {
             // SAFETY: this thread is the only one, and its copy of the lock was taken by `lock`.
             unsafe { _IO_list_resetlock() };
         }
@@ -184,14 +184,20 @@ mod streams {
 /// The fork that this thread is at, which was counted in for it.
 fn this_fork() -> Fork {
     let depth = tls::get(tls::DEPTH);
-    Fork { token: tls::base() + depth as usize % 32, may_block: depth <= 1 }
+    Fork { token: tls::base() + depth as usize % 32, needs_all: depth <= 1 }
 }
 
+/// Rounds of a fork for all locks, each some milliseconds. Who is in the way for longer waits for something that this
+/// fork has and cannot give back (before glibc 2.36 the C library's lock of the handlers), or is not there any more.
+const ROUNDS: u32 = 100;
+
 extern "C" fn prepare() {
-    loop {
+    for round in 0.. {
+        let needs_all = round < ROUNDS;
         streams::lock();
-        if run_before() {
-            if is_single() || lock_all(this_fork()) {
+        if run_before(needs_all) {
+            let fork = this_fork();
+            if is_single() || lock_all(Fork { needs_all: fork.needs_all && needs_all, ..fork }) {
                 return;
             }
             done();
@@ -239,9 +245,10 @@ extern "C" fn child() {
     proc::after_fork();
 }
 
-/// Has `fork` call these: before it (false: not yet, to be called again), after it in the parent, after it in the child
-/// (where rows are in order again by then). The first call counts. It may allocate, so it comes after initialisation.
-pub fn install(before: fn() -> bool, in_parent: fn(), in_child: fn()) {
+/// Has `fork` call these: before it (told whether it needs all locks; false: it has not, and is to be called again),
+/// after it in the parent, after it in the child (where rows are in order again by then). The first call counts. It may
+/// allocate, so it comes after initialisation.
+pub fn install(before: fn(bool) -> bool, in_parent: fn(), in_child: fn()) {
     if INSTALLED.swap(true, Relaxed) {
         return;
     }

@@ -29,6 +29,7 @@
 //! row, which is only ever tried: its holder may be the very thread that a signal handler interrupted.
 
 use core::arch::asm;
+use core::mem::transmute;
 use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -111,7 +112,7 @@ static DUMMY: Seen =
     Seen { words: [const { AtomicUsize::new(0) }; ROW_WORDS], limits: [const { AtomicU32::new(0) }; 256] };
 
 /// What [`PerCpu::set_limit`] said.
-static LIMIT: AtomicPtr<Limit> = AtomicPtr::new(core::ptr::null_mut());
+static LIMIT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// What each section reads, on one line where there are few CPUs.
 #[repr(C, align(64))]
@@ -222,8 +223,8 @@ fn live_row(cpu: usize) -> Option<&'static Row> {
     for word in &row.seen.words {
         word.store(no_sheaf(), Relaxed);
     }
-    // SAFETY: null, or a static.
-    if let Some(limit) = unsafe { LIMIT.load(Acquire).as_ref() } {
+    // SAFETY: null, or a function of this type.
+    if let Some(limit) = unsafe { transmute::<*mut (), Option<Limit>>(LIMIT.load(Acquire)) } {
         row.seen.limits.iter().zip(0..=u8::MAX).for_each(|(to, tag)| to.store(limit(owner(cpu), tag), Relaxed));
     }
     // Published before it is live: a drain that takes a live row out of the table must not find it put in again.
@@ -727,9 +728,9 @@ unsafe impl PerCpu for Linux {
         unsafe { push_tagged_section(tag, place, object, key) }
     }
 
-    fn set_limit(&self, limit: &'static Limit) {
+    fn set_limit(&self, limit: Limit) {
         // Release, pairs with the Acquire in `live_row`.
-        LIMIT.store(core::ptr::from_ref(limit).cast_mut(), Release);
+        LIMIT.store(limit as *mut (), Release);
     }
 
     unsafe fn push_again(&self, cache: u8, object: *mut u8) -> bool {
@@ -801,7 +802,7 @@ unsafe impl PerCpu for Linux {
     }
 
     fn drain_row(&self, cpu: usize, f: &mut dyn FnMut(&mut [usize; ROW_WORDS])) -> bool {
-        let Some(row) = (cpu < self.rows_end()).then(|| row(cpu)).flatten() else { return false };
+        let Some(row) = (cpu < self.rows_end()).then(|| row(cpu)).flatten() else { return true };
         // Somebody else may be draining it. They are soon done, unless a handler interrupted them on this thread.
         let mut tries = 0;
         loop {
@@ -811,7 +812,7 @@ unsafe impl PerCpu for Linux {
                     tries += 1;
                     sys::pause();
                 }
-                Err(_) => return false,
+                Err(state) => return state & ROW_BITS != ROW_DRAINED,
             }
         }
         let taken = if rseq::mode() == Mode::Lock {

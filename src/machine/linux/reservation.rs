@@ -231,7 +231,7 @@ mod tests {
     fn a_fork_that_has_to_leave_the_gate_to_another_thread_does_not_lock_the_child_out() {
         let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let held = is_held_after(gate, || {
-            fork_prepare(Fork { token: tls::base() + 2, may_block: false });
+            fork_prepare(Fork { token: tls::base() + 2, needs_all: false });
             after_fork();
         });
         assert!(!held);
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_fork_that_has_the_gate_keeps_it_in_the_child() {
         let _one = TESTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let fork = Fork { token: tls::base() + 1, may_block: true };
+        let fork = Fork { token: tls::base() + 1, needs_all: true };
         fork_prepare(fork);
         after_fork();
         assert!(GATE.is_held_for(fork));

@@ -107,7 +107,7 @@ unsafe impl<F: Flavour> PerCpu for Simulated<F> {
                 Row::Here(words) => words,
                 other => {
                     *row = other;
-                    return false;
+                    return matches!(*row, Row::None);
                 }
             }
         };

@@ -252,10 +252,11 @@ fn rows_belong_to_cpus() {
         assert_eq!(sim.pop(1), object);
         assert_eq!(sim.read(Word::Main(1)), Some(empty + 8));
 
-        assert!(!sim.drain_row(0, &mut |_| panic!("CPU 0 has no row")));
+        assert!(sim.drain_row(0, &mut |_| panic!("CPU 0 has no row")));
         let seen = Cell::new(0);
         assert!(sim.drain_row(2, &mut |row| {
             assert!(sim.pop(1).is_null() && sim.read(Word::Main(1)).is_none());
+            assert!(!sim.drain_row(2, &mut |_| panic!("it is away")));
             seen.set(row[1]);
             row[1] = empty;
         }));

@@ -118,7 +118,7 @@ impl<M: Machine> Mm<M> {
     /// The copies are the caller's and not used any more. (Violations that are noticed are reported; not all can be.)
     ///
     /// # Errors
-    /// What is wrong with the address; it was reported.
+    /// What is wrong with the address; it was reported. (What was deferred is reported later, and no error.)
     pub unsafe fn free_percpu(&self, address: *mut u8) -> Result<(), Defect> {
         if address.is_null() {
             return Ok(());

@@ -238,8 +238,6 @@ fn ranges_with_rests_of_slots_are_kept() {
     w.end(areas.into_iter().map(|at| Live { at, size: 0, seed: 0 }).collect());
 }
 
-// rows: H2
-/// Lazy, bounded, aged.
 /// An area of a slot that shrinks to less than half of it gives memory back, but not each time.
 #[test]
 fn a_tail_goes_back_now_and_then() {
@@ -267,6 +265,8 @@ fn a_tail_goes_back_now_and_then() {
     w.end(vec![area]);
 }
 
+// rows: H2
+/// Lazy, bounded, aged.
 #[test]
 fn retained_ranges_age() {
     let w = World::<Hosted>::new(1024, 512, u64::MAX);

@@ -10,7 +10,7 @@ use crate::sync::Fork;
 use crate::types::PAGE_SIZE;
 use crate::vmalloc::FreeError;
 
-const FORK: Fork = Fork { token: 1, may_block: true };
+const FORK: Fork = Fork { token: 1, needs_all: true };
 
 /// One step; indices are taken modulo what there is.
 #[derive(Clone, Copy, Debug)]

@@ -387,7 +387,7 @@ fn the_pool_of_atomic_requests_does_not_grow() {
     let z = boot(&m);
     z.expect_atomic(&m);
     let goal = z.verify(&m).unwrap().emergency_pages;
-    let fork = Fork { token: 1, may_block: true };
+    let fork = Fork { token: 1, needs_all: true };
     for _ in 0..200 {
         let taken: Vec<Pfn> = (0..8).map(|_| z.alloc_page(&m, Gfp::ATOMIC).unwrap()).collect();
         assert!(z.lock_all(&m, fork));

@@ -16,25 +16,27 @@
 //! One that allocates ten blocks, with the library preloaded: about 256 KiB of resident memory and 31 page faults
 //! beyond glibc's, and a third as much CPU time again (300 µs from start to end, glibc 222, an empty library beside it
 //! 230, mimalloc 2 346). Of the memory 128 KiB are the library's code and constants, 12 what the loader writes, 32
-//! words of this module and the machine, 40 arena, 28 descriptors, classes and rows, the rest the C library, whose pages
-//! the kernel maps by 64 KiB. What was found to cost, and is
-//! gone: tables in `.data` (112 KiB more), code in the order of its modules (160), `dlsym` (140), what is used rarely
-//! between what every program uses (40 KiB and ten faults), a look at caches that nobody created (14 faults in all that
-//! live 10 ms), code that other programs run next to that of all (44 KiB; `tests/c/small.c` fails where a function is
-//! missing in `cabi/order.ld`), tables for unwinding behind the constants (12 to 24), words that the start writes to on
-//! pages of their own (20 KiB and six faults), the file of the CPUs that are possible (7 to 10 µs), a page that forks
-//! wipe in programs of one thread (4), handlers of `fork` before anybody forks (2.5 µs, 100 KiB of the C library's
-//! pages), start files of the compiler, for which the loader looks for five names and which have the C library look for
-//! handlers of `fork` at the end (2), a sixth mapping of the file (2), a request that cannot be served before the first
-//! growth but looked at every zone (4 faults), advice about rows among which no huge page finds room (1.5), clearing a
-//! sheaf's room for each class at the end (3), words that are read before they are written to (a fault each), a sheaf for a
-//! size of which a few blocks are wanted (a page and its fault each: the first four come straight from slabs; a write to
-//! one of these after its free is seen when it is handed out again), lists of pages for a CPU of a program that holds
-//! less than 64 of them, names of caches that the loader relocates. What the loader writes to takes two pages less 96 bytes (a place that can panic takes 24).
+//! words of this module and the machine, 40 arena, 28 descriptors, classes and rows, the rest the C library, whose
+//! pages the kernel maps by 64 KiB. What was found to cost, and is gone: tables in `.data` (112 KiB more), code in the
+//! order of its modules (160), `dlsym` (140), what is used rarely between what every program uses (40 KiB and ten
+//! faults), a look at caches that nobody created (14 faults in all that live 10 ms), code that other programs run next
+//! to that of all (44 KiB; `tests/c/small.c` fails where a function is missing in `cabi/order.ld`), tables for
+//! unwinding behind the constants (12 to 24), words that the start writes to on pages of their own (20 KiB and six
+//! faults), the file of the CPUs that are possible (7 to 10 µs), a page that forks wipe in programs of one thread (4),
+//! handlers of `fork` before anybody forks (2.5 µs, 100 KiB of the C library's pages), start files of the compiler, for
+//! which the loader looks for five names and which have the C library look for handlers of `fork` at the end (2), a
+//! sixth mapping of the file (2), a request that cannot be served before the first growth but looked at every zone (4
+//! faults), advice about rows among which no huge page finds room (1.5), clearing a sheaf's room for each class at the
+//! end (3), words that are read before they are written to (a fault each), a sheaf for a size of which a few blocks are
+//! wanted (a page and its fault each: the first four come straight from slabs; a write to one of these after its free
+//! is seen when it is handed out again), lists of pages for a CPU of a program that holds less than 64 of them, names
+//! of caches that the loader relocates. What the loader writes to takes two pages less 96 bytes (a place that can panic
+//! takes 24).
 //!
-//! What is left of the faults: one for each class whose first block is taken, four of descriptors, since the heads of the free blocks of 512 KiB and more lie on other pages than the first ones.
-//! That descriptors, classes and arena lie far apart costs 6 to 9 µs of page tables; descriptors that go downwards from
-//! the classes would spare a third of it, but programs count on those of a block to follow each other.
+//! What is left of the faults: one for each class whose first block is taken, four of descriptors, since the heads of
+//! the free blocks of 512 KiB and more lie on other pages than the first ones. That descriptors, classes and arena lie
+//! far apart costs 6 to 9 µs of page tables; descriptors that go downwards from the classes would spare a third of it,
+//! but programs count on those of a block to follow each other.
 //!
 //! Rejected: code and constants in one mapping (4 µs less, 70 KiB more); strings behind the code (the start reads one
 //! of them: 60 KiB more); pages populated in one call (as long); tables of runs between the two parts of the code (40
@@ -42,9 +44,9 @@
 //!
 //! Rejected: registering the handlers of `fork` when a second thread comes. They would run before those that the
 //! program registered earlier, which then would allocate under every lock. (The shared library does, where there were
-//! none before, as it has `fork` and `__register_atfork` itself.) Short sheaves at first: the end of a sheaf is told by its alignment, so that a short one takes as much room.
-//! Descriptors and classes that can be written to from the start would spare two calls of `mprotect` of 1.6 µs, but be
-//! 66 GiB of a core dump, and of what `mlockall` locks.
+//! none before, as it has `fork` and `__register_atfork` itself.) Short sheaves at first: the end of a sheaf is told by
+//! its alignment, so that a short one takes as much room. Descriptors and classes that can be written to from the start
+//! would spare two calls of `mprotect` of 1.6 µs, but be 66 GiB of a core dump, and of what `mlockall` locks.
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};

@@ -118,8 +118,8 @@ impl<M: Machine> Mm<M> {
     }
 
     /// An element: a new one if that is easy, else a kept one, else a new one the hard way. A request that may block
-    /// then waits until somebody gives one back (of a pool that keeps none: tries again until there is memory), and so never
-    /// fails; others get null.
+    /// then waits until somebody gives one back (of a pool that keeps none: tries again until there is memory), and so
+    /// never fails; others get null.
     pub fn mempool_alloc(&self, pool: &Mempool, gfp: Gfp) -> *mut u8 {
         if self.admit_address(gfp).is_err() {
             return ptr::null_mut();

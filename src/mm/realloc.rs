@@ -5,8 +5,8 @@
 //! in C's `realloc`: no faster.
 //!
 //! A run keeps its pages while more than half of them is wanted, and an area stays one down to 512 KiB, half of what a
-//! block has to exceed to become one by growing. Blocks that are given sizes at random again and again (ns a call, MiB resident at most; of what
-//! is new the first byte is written, or all; medians of rounds in turn):
+//! block has to exceed to become one by growing. Blocks that are given sizes at random again and again (ns a call, MiB
+//! resident at most; of what is new the first byte is written, or all; medians of rounds in turn):
 //!
 //! | | 8–32 KiB, 10 live | 1000, all | 32–128 KiB, 100 | all | 512 KiB–2 MiB, 10 | all | 8 KiB–2 MiB, 30, all |
 //! |---|---|---|---|---|---|---|---|

@@ -182,9 +182,9 @@ impl<M: Machine> Slab<M> {
         // of this id changes. Changed, not read: who is counted in later sees that it ends (Release, pairs with the
         // Acquire in `InHand::new`), who was before is waited for.
         self.flushes[0].fetch_add(0, AcqRel);
-        // A sheaf that is left in a row would be taken for one of the next cache of this id, and who waited for too long
-        // for a hand that goes on with its slabs: the id is not given to another one then. (Rows are out of reach where
-        // the program confined itself.)
+        // A sheaf that is left in a row would be taken for one of the next cache of this id, and who waited for too
+        // long for a hand that goes on with its slabs: the id is not given to another one then. (Rows are out of reach
+        // where the program confined itself.)
         if through && self.wait_for_hands(m) {
             let _registry = self.registry.lock(m);
             descriptor.set_state(State::Vacant);

@@ -96,13 +96,13 @@ impl<M: Machine> Slab<M> {
     /// 43.3 of `random-100k`. A quarter, and more, it is where one CPU frees what the other allocates: node, whose
     /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time. Where runs cost only
     /// addresses it would gain none, and what comes next would begin other pages: `large` took 1.5 times as long and
-    /// 5.5 MiB in place of 4.1, `pages` 1.07 times and 7.6 in place of 6.3. Rejected where there is one thread: more seldom, by a sixteenth or an
-    /// eighth of all memory, or by the objects that the last time moved (1 to 3 % of `random-100k`; perl 104 MiB);
-    /// caches alone of which no slow path was taken since (the same). Where there are threads, which refill at once
-    /// what another one emptied, it took a tenth and more of the CPU time of `threads-8` to `threads-64`, and none of
-    /// their memory less. CPU ms of `threads-32` and `threads-64`, and MiB of perl with a thread that sleeps: every
-    /// 64th of all memory 138, 175, 102; that, but only caches of which no slow path was taken since, 129, 164, 104; an
-    /// eighth 126, 153, 104; never 120, 151, 110.)
+    /// 5.5 MiB in place of 4.1, `pages` 1.07 times and 7.6 in place of 6.3. Rejected where there is one thread: more
+    /// seldom, by a sixteenth or an eighth of all memory, or by the objects that the last time moved (1 to 3 % of
+    /// `random-100k`; perl 104 MiB); caches alone of which no slow path was taken since (the same). Where there are
+    /// threads, which refill at once what another one emptied, it took a tenth and more of the CPU time of `threads-8`
+    /// to `threads-64`, and none of their memory less. CPU ms of `threads-32` and `threads-64`, and MiB of perl with a
+    /// thread that sleeps: every 64th of all memory 138, 175, 102; that, but only caches of which no slow path was
+    /// taken since, 129, 164, 104; an eighth 126, 153, 104; never 120, 151, 110.)
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
         let committed = pages.committed();

@@ -44,8 +44,8 @@ impl Sheaf {
     /// Makes an empty sheaf of `memory`.
     ///
     /// # Safety
-    /// `memory` is [`SHEAF_BYTES`] long, aligned to as much, writable and the caller's; `capacity` is less than the slots
-    /// that it has.
+    /// `memory` is [`SHEAF_BYTES`] long, aligned to as much, writable and the caller's; `capacity` is less than the
+    /// slots that it has.
     pub unsafe fn new(memory: *mut u8, capacity: u16) -> Sheaf {
         // SAFETY: the caller's condition.
         unsafe { Sheaf::within(memory, capacity, capacity) }

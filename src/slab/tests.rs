@@ -410,7 +410,7 @@ fn an_id_is_kept_where_a_row_was_not_looked_at() {
     while w.slab.objects_in_rows(&w.m)[usize::from(cache.get())] > 0 {
         objects.push(w.alloc(cache.get()));
     }
-    let _ = w.m.set_cpu(1);
+    w.m.set_cpu(1);
     objects.into_iter().for_each(|object| w.free(cache.get(), object));
     assert!(w.m.drain_row(0, &mut |_| {
         assert_eq!(unsafe { w.slab.destroy(&w.m, &w.pages, cache) }, Ok(()));

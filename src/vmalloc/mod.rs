@@ -1,11 +1,13 @@
-//! vmalloc: requests above 2 MiB, and blocks that grow beyond 1 MiB, get contiguous addresses over memory that need not be adjacent.
+//! vmalloc: requests above 2 MiB, and blocks that grow beyond 1 MiB, get contiguous addresses over memory that need not
+//! be adjacent.
 //!
 //! * Addresses come from an augmented free tree (`tree`); an explicit page table (`index`) says what each slot holds.
 //! * `free` is lazy: the range stays mapped (*retained*) and serves a later request of its size without any system
 //!   call, until it is too old, or there is too much of it; then it is purged in batches (`purge`).
 //! * A request that no retained range fits gets the longest of those that have free addresses behind them, and as many
-//!   of these as it lacks, else fresh addresses only. Old memory is *moved* there where there is some that is more than hardly backed (retained ranges,
-//!   free pageblocks of the buddy system): that costs 1–3 µs per 2 MiB against 250–350 µs for fresh pages.
+//!   of these as it lacks, else fresh addresses only. Old memory is *moved* there where there is some that is more than
+//!   hardly backed (retained ranges, free pageblocks of the buddy system): that costs 1–3 µs per 2 MiB against 250–350
+//!   µs for fresh pages.
 //! * Freed ranges stay as long as they may be wanted again ([`crate::zone::Demand`]). Where such zeroed areas were
 //!   filled before a calloc takes old memory, too, and writes zeroes to it; what is fresh of one has as much old memory
 //!   given up, so that no more is resident than was in use at the peak.

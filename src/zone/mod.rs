@@ -153,7 +153,8 @@ pub struct PageAllocator<M: Machine> {
     not_retained: AtomicU64,
     /// More lies idle than may if nothing is wanted from now on.
     idles: AtomicBool,
-    /// Pages of pageblocks opened since [`PageAllocator::take_opened`]; an eighth of them where hardly any is written to.
+    /// Pages of pageblocks opened since [`PageAllocator::take_opened`]; an eighth of them where hardly any is written
+    /// to.
     opened: AtomicU32,
     /// The system does not take back what is idle (it is locked, or the like).
     refused: AtomicBool,

@@ -201,8 +201,8 @@ impl Rows {
         self.find_at(map, pages, LOOK_ALIGNED, pages + align - 1, |row| row.0.next_multiple_of(align))
     }
 
-    /// A row with room for `pages` pages from `place(row)` on, the first of `looks` rows that has it; else one of `sure`
-    /// pages, which always has.
+    /// A row with room for `pages` pages from `place(row)` on, the first of `looks` rows that has it; else one of
+    /// `sure` pages, which always has.
     fn find_at(&self, map: &impl Map, pages: u32, looks: usize, sure: u32, place: impl Fn(Pfn) -> u32) -> Option<Fit> {
         let fit = |bins: &Bins| {
             let mut looks = looks;

@@ -281,8 +281,8 @@ impl Zone {
     }
 
     /// A new row, off the lists, and the pageblocks opened for it: a pageblock where there are enough of them (`whole`)
-    /// and one is free, at least what the request needs. Where there are too few it is a free block that holds memory, else
-    /// [`APART`] of what is fresh.
+    /// and one is free, at least what the request needs. Where there are too few it is a free block that holds memory,
+    /// else [`APART`] of what is fresh.
     fn new_row(&mut self, map: &impl Map, request: &Request, whole: bool) -> Option<(Row, PfnRange)> {
         let there = Need::block(request.order, request.list, Want::Backed);
         let there = if whole { None } else { self.buddy.find(map, there) };

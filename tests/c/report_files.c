@@ -75,11 +75,12 @@ static void reads_on(void) {
 // Says that it is there, and ends when told.
 static int child(const char *how) {
     free(malloc(100));
-    pthread_t thread;
-    CHECK(!pthread_create(&thread, NULL, busy, NULL));
-    // Descriptors are the program's: the lowest is free, and closing all disturbs nobody.
+    // Descriptors are the program's: the lowest is free, and closing all disturbs nobody. (Before the other thread,
+    // whose heap may grow, for which it reads limits.)
     int lowest = dup(0);
     CHECK(lowest == 3);
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, busy, NULL));
     for (int fd = 3; fd < 100; fd++)
         close(fd);
     // A child of a fork leaves its parent's files alone, and does not hang, whatever the thread that it has not was at.

@@ -21,6 +21,17 @@ impl<M: Machine> Mm<M> {
         self.shrinkers.begin_child(self.machine.thread());
     }
 
+    /// Counts this thread in for a slow path, which looks first whether this process is another one by now. Whether it
+    /// interrupted one.
+    #[inline(always)]
+    pub(super) fn count_in(&self) -> bool {
+        let nested = self.machine.enter() > 0;
+        if !nested && self.machine.generation() != self.generation.load(Ordering::Relaxed) {
+            self.after_raw_fork();
+        }
+        nested
+    }
+
     /// This process is the child of a `clone` that ran no handlers, or of a `fork` whose handlers may not have had all
     /// locks, and this thread its only one. A lock that is held now was held by a thread that the child does not have:
     /// it will never be given back, and what it guards may be half changed. From then on locks are only tried; what
@@ -55,10 +66,7 @@ impl<M: Machine> Mm<M> {
     #[must_use]
     pub fn fork_prepare(&self, needs_all: bool) -> bool {
         let m = &self.machine;
-        // As in any slow path: locks whose holder this process has not got are not to be had ever.
-        if m.enter() == 0 && m.generation() != self.generation.load(Ordering::Relaxed) {
-            self.after_raw_fork();
-        }
+        self.count_in();
         let fork = self.fork();
         let fork = Fork { needs_all: fork.needs_all && needs_all, ..fork };
         if m.is_alone() {

@@ -260,10 +260,7 @@ impl<M: Machine> Mm<M> {
         if !self.is_up() && gfp.may_io() {
             self.start();
         }
-        let nested = self.machine.enter() > 0;
-        if !nested && self.machine.generation() != self.generation.load(Ordering::Relaxed) {
-            self.after_raw_fork();
-        }
+        let nested = self.count_in();
         // A nested call may enter the system, but not wait for what the one it interrupted may hold.
         let gfp = if nested || self.is_crippled() { gfp.without(Gfp::DIRECT_RECLAIM) } else { gfp };
         let may_enter = gfp.may_block() && gfp.may_io();

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use core::ptr;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::cache::{RUN_SHEAF_CACHE, SHEAF_CACHE};
 use super::classes::NR_CLASSES;
@@ -32,13 +32,18 @@ const QUICK_MS: usize = 10;
 /// So many full sheaves hold the objects of a cache that has few.
 const FEW_SHEAVES: usize = 8;
 
+/// Counts a slow call for cache `id`; whether it is one of a size class's first ([`FIRST_DIRECT`]).
+#[inline(always)]
+fn is_first(id: u8, calls: &AtomicUsize) -> bool {
+    calls.fetch_add(1, Ordering::Relaxed) < FIRST_DIRECT && id as usize <= NR_CLASSES
+}
+
 impl<M: Machine> Slab<M> {
     /// An object of cache `id` when the current CPU's main sheaf had none. Null where there is no memory.
     #[cold]
     #[inline(never)]
     pub fn alloc_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, gfp: Gfp) -> *mut u8 {
-        let few =
-            self.cache(id).slow_allocs.fetch_add(1, Ordering::Relaxed) < FIRST_DIRECT && id as usize <= NR_CLASSES;
+        let few = is_first(id, &self.cache(id).slow_allocs);
         if gfp.may_block() {
             self.drain_deferred(m, pages);
         }
@@ -136,7 +141,7 @@ impl<M: Machine> Slab<M> {
     #[cold]
     #[inline(never)]
     pub unsafe fn free_slow(&self, m: &M, pages: &PageAllocator<M>, id: u8, object: *mut u8, gfp: Gfp) {
-        let few = self.cache(id).slow_frees.fetch_add(1, Ordering::Relaxed) < FIRST_DIRECT && id as usize <= NR_CLASSES;
+        let few = is_first(id, &self.cache(id).slow_frees);
         if gfp.may_block() {
             self.drain_deferred(m, pages);
         }

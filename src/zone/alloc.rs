@@ -254,7 +254,7 @@ impl<M: Machine> PageAllocator<M> {
             // While the system makes a huge page of small ones they are away, and an atomic request would fault.
             let may = !self.expects_atomic();
             let huge = phase.open(at, used, may);
-            let gather = if may && !self.pressed() { phase.gather(full, used) } else { None };
+            let gather = if may && !self.pressed() { phase.gather(full, used, !m.looks_below()) } else { None };
             drop(zone);
             m.advise_frames(PfnRange::block(at, Order::PAGEBLOCK), huge);
             let Some(block) = gather else { continue };

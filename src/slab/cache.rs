@@ -238,7 +238,7 @@ impl Far {
 
 // SAFETY: `shape` is written only in state Changing by the one thread that made that transition, and read only by who
 // has the cache, or saw it in state Live, which is published with Release and read with Acquire, and is counted in
-// (`InHand`) or holds the registry lock: `destroy` waits for both between Live and Vacant. Everything else is atomics
+// (`Hands`) or holds the registry lock: `destroy` waits for both between Live and Vacant. Everything else is atomics
 // and locks.
 unsafe impl Sync for Cache {}
 

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use core::fmt::Write;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::Slab;
 use super::cache::{Constructor, FIRST_CREATED, Shape, SlabFlags, State};
@@ -164,7 +164,7 @@ impl<M: Machine> Slab<M> {
             }
         }
         let (mut remain, mut through) = (0, false);
-        self.flush_alone(m, || {
+        self.hands.repeat_alone(m, || {
             through = self.shrink(m, pages, Some(cache.0));
             remain = self.objects_out(m, cache);
             remain == 0 && through
@@ -179,13 +179,12 @@ impl<M: Machine> Slab<M> {
             descriptor.set_state(State::Ending);
         }
         // Who shrinks all caches may still have its last slabs, or be looking at it: by its shape, which the next one
-        // of this id changes. Changed, not read: who is counted in later sees that it ends (Release, pairs with the
-        // Acquire in `InHand::new`), who was before is waited for.
-        self.flushes[0].fetch_add(0, AcqRel);
+        // of this id changes.
+        self.hands.announce();
         // A sheaf that is left in a row would be taken for one of the next cache of this id, and who waited for too
         // long for a hand that goes on with its slabs: the id is not given to another one then. (Rows are out of reach
         // where the program confined itself.)
-        if through && self.wait_for_hands(m) {
+        if through && self.hands.wait(m) {
             let _registry = self.registry.lock(m);
             descriptor.set_state(State::Vacant);
         }

@@ -5,15 +5,13 @@ use core::sync::atomic::Ordering;
 
 use super::classes::NR_CLASSES;
 use super::sheaf;
-use super::{COLD_MS, InHand, Slab, runs};
+use super::{COLD_MS, Slab, runs};
 use crate::gfp::Gfp;
 use crate::machine::{MAX_CACHES, Machine};
 use crate::page::PageList;
 use crate::types::Order;
 use crate::zone::{Cost, PageAllocator};
 
-/// How often who has to know of every object waits for others to put down what they took out of sheaves.
-const FLUSH_TRIES: u32 = 10_000;
 /// Sheaves are gathered once so much of all memory was begun, and so many pages for each CPU, whose row takes
 /// microseconds to empty.
 const GATHER_PART: u64 = 64;
@@ -24,30 +22,6 @@ const GATHER_THREADS: u64 = 8;
 const GATHER_MS: u64 = 4;
 
 impl<M: Machine> Slab<M> {
-    /// Flushes until that was enough, or nobody else had sheaves in hand meanwhile.
-    pub(super) fn flush_alone(&self, m: &M, mut flush: impl FnMut() -> bool) {
-        for _ in 0..FLUSH_TRIES {
-            let [began, done] = [0, 1].map(|at| self.flushes[at].load(Ordering::Acquire));
-            if flush() || began == done && self.flushes[0].load(Ordering::Acquire) == began.wrapping_add(1) {
-                break;
-            }
-            m.nap(&self.flushes[1], done);
-        }
-    }
-
-    /// Waits until what others took out of caches before this is where it belongs. False where that took too long.
-    pub(super) fn wait_for_hands(&self, m: &M) -> bool {
-        (0..FLUSH_TRIES).any(|_| {
-            // In this order: who begins and ends in between is not taken for one who began earlier.
-            let done = self.flushes[1].load(Ordering::Acquire);
-            let alone = self.flushes[0].load(Ordering::Acquire) == done;
-            if !alone {
-                m.nap(&self.flushes[1], done);
-            }
-            alone
-        })
-    }
-
     /// Empties the sheaves of cache `only`, or of all, on every CPU and in the barns, back into the slabs.
     pub fn flush(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) {
         self.flush_where(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
@@ -56,14 +30,14 @@ impl<M: Machine> Slab<M> {
     /// [`Slab::flush`] for the caches that `wanted` names, or for as many CPUs as there is time for until then. Whether
     /// it got through.
     pub(super) fn flush_where(&self, m: &M, pages: &PageAllocator<M>, until: u64, wanted: impl Fn(u8) -> bool) -> bool {
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         self.empty_sheaves(m, pages, until, wanted)
     }
 
     /// Gives back what was not needed since the last call: sheaves that lay in the barns all the time, kept empties.
     pub fn age(&self, m: &M, pages: &PageAllocator<M>) {
         self.age_runs(m, pages);
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         for id in self.ids() {
             let (cache, layout) = (self.cache(id), self.layout(id));
             if cache.slow_allocs.load(Ordering::Relaxed) == 0 && !sheaf::holds_sheaves(id) {
@@ -134,7 +108,7 @@ impl<M: Machine> Slab<M> {
         let runs = pages.cost() != Cost::Little && self.keeps_much(m, committed);
         let kept = self.kept.load(Ordering::Relaxed);
         let wanted = |id: &u8| if runs::is_run(*id) { runs } else { used(id) };
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         self.ids().filter(wanted).for_each(|id| full[id as usize] = true);
         if full.contains(&true) && self.empty_sheaves(m, pages, m.now_ms() + GATHER_MS, |id| full[id as usize]) && runs
         {
@@ -148,7 +122,7 @@ impl<M: Machine> Slab<M> {
 
     /// [`Slab::flush`], then gives every empty slab back to the page allocator. Whether it got at all rows.
     pub fn shrink(&self, m: &M, pages: &PageAllocator<M>, only: Option<u8>) -> bool {
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         let through = self.empty_sheaves(m, pages, u64::MAX, |id| only.is_none_or(|only| only == id));
         self.ids().filter(|id| only.is_none_or(|o| o == *id)).for_each(|id| self.shrink_slabs(m, pages, id));
         through
@@ -197,7 +171,7 @@ impl<M: Machine> Slab<M> {
     pub fn is_free(&self, m: &M, pages: &PageAllocator<M>, id: u8, address: *const u8) -> bool {
         self.drain_deferred(m, pages);
         let mut free = false;
-        self.flush_alone(m, || {
+        self.hands.repeat_alone(m, || {
             self.flush(m, pages, Some(id));
             // Where the flush gave back its whole slab there is nothing left to find it in.
             free = self.cache_of(m, address, true).is_err();

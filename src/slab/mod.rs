@@ -66,7 +66,7 @@ use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{MAX_CACHES, Machine, Word, no_sheaf};
 use crate::page::Page;
-use crate::sync::{Deferred, Fork, Lock};
+use crate::sync::{Deferred, Fork, Hands, Lock};
 use crate::zone::PageAllocator;
 
 /// Attempts at the rows before a request goes past them.
@@ -92,33 +92,14 @@ pub struct Slab<M> {
     kept: AtomicU32,
     /// The value of `kept` when little was in them at the end of a window of time; 0 where there was more.
     calm: AtomicU32,
-    /// How often somebody began to empty sheaves of others, and was done with it: what is in between is nowhere to be
-    /// found.
-    flushes: [AtomicU32; 2],
+    /// Those who empty sheaves of others, as what they took is nowhere to be found, or look at caches that are not
+    /// theirs: neither is gone before they are done.
+    hands: Hands,
     /// Serialises making and destroying caches.
     registry: Lock<()>,
     caches: [Cache; MAX_CACHES],
     far: Far,
     machine: PhantomData<fn(&M)>,
-}
-
-/// Lasts as long as somebody has sheaves of others in hand, or looks at caches that are not his: neither is gone before
-/// he is done.
-struct InHand<'a>(&'a [AtomicU32; 2]);
-
-impl<'a> InHand<'a> {
-    fn new(flushes: &'a [AtomicU32; 2]) -> InHand<'a> {
-        // Acquire, pairs with the Release in `destroy`: a cache that ends is not live any more.
-        flushes[0].fetch_add(1, Ordering::AcqRel);
-        InHand(flushes)
-    }
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        // Release, pairs with the Acquire in `destroy`: what was taken is where it belongs.
-        self.0[1].fetch_add(1, Ordering::AcqRel);
-    }
 }
 
 impl<M: Machine> Slab<M> {
@@ -133,7 +114,7 @@ impl<M: Machine> Slab<M> {
             opened: AtomicU32::new(0),
             kept: AtomicU32::new(0),
             calm: AtomicU32::new(0),
-            flushes: [const { AtomicU32::new(0) }; 2],
+            hands: Hands::new(),
             registry: Lock::new(()),
             far: Far::new(),
             machine: PhantomData,
@@ -279,7 +260,7 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Ids of the caches in use: the boot-static ones, and the live ones among those made later. To look at their
-    /// shapes takes an [`InHand`], made before, or the registry.
+    /// shapes takes that the caller is counted in before ([`Hands::begin`]), or the registry.
     fn ids(&self) -> impl Iterator<Item = u8> {
         self.ids_in(|state| state == State::Live)
     }
@@ -309,7 +290,7 @@ impl<M: Machine> Slab<M> {
     /// In a child, whose only thread the caller is, with no sheaves in hand: what others had is lost, and not waited
     /// for.
     pub fn begin_child(&self) {
-        self.flushes[1].store(self.flushes[0].load(Ordering::Relaxed), Ordering::Relaxed);
+        self.hands.forget();
         if M::LENT {
             window::begin_child();
         }

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use super::exchange::FIRST_REFILL;
 use super::node::slab_of;
-use super::{CacheNode, FIRST_CREATED, InHand, Slab, SlabFlags};
+use super::{CacheNode, FIRST_CREATED, Slab, SlabFlags};
 use super::{runs, sheaf};
 use crate::machine::{MAX_CACHES, Machine, Word};
 use crate::types::Line;
@@ -92,7 +92,7 @@ impl<M: Machine> Slab<M> {
     /// Objects in the CPUs' sheaves, by cache.
     pub fn objects_in_rows(&self, m: &M) -> [u32; MAX_CACHES] {
         // Counted, as who destroys a cache does not find what a drained row holds, and has to try again.
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         let mut in_rows = [0u32; MAX_CACHES];
         for cpu in 0..m.rows_end() {
             m.drain_row(cpu, &mut |row| {
@@ -145,7 +145,7 @@ impl<M: Machine> Slab<M> {
 
     /// Pages of a node's slabs: of those that a shrinker may empty, and of the others.
     pub fn node_pages(&self, m: &M, node: usize) -> (u64, u64) {
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         let (mut reclaimable, mut unreclaimable) = (0, 0);
         for id in self.ids() {
             let cache = self.cache(id);
@@ -182,7 +182,7 @@ impl<M: Machine> Slab<M> {
     /// # Errors
     /// The cache and what contradicts what.
     pub fn verify(&self, m: &M) -> Result<(), (u8, &'static str)> {
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         for id in self.ids() {
             for node in self.nodes_of(m, id) {
                 let barn = node.barn.lock(m);

@@ -342,11 +342,11 @@ fn a_cache_ends_though_another_thread_has_its_sheaves_in_hand() {
     let object = w.alloc(id);
     w.free(id, object);
     // As `flush_where` does it, in the middle.
-    let in_hand = InHand::new(&w.slab.flushes);
+    let in_hand = w.slab.hands.begin();
     let sheaf = w.slab.take_sheaf(&w.m, id, Word::Main(id), |_, _| true).unwrap();
     std::thread::scope(|threads| {
         threads.spawn(|| {
-            while w.slab.flushes[0].load(Ordering::Acquire) < 2 {
+            while w.slab.hands.begun() < 2 {
                 std::thread::yield_now();
             }
             w.slab.dissolve(&w.m, &w.pages, sheaf, Gfp::KERNEL);
@@ -434,7 +434,7 @@ fn a_cache_that_ends_is_shared_by_nobody_and_waits_for_its_slabs() {
     w.free(cache.get(), object);
     w.slab.flush(&w.m, &w.pages, Some(cache.get()));
     // As `age` does it, in the middle: its empty slabs are on no list, and not back yet.
-    let in_hand = InHand::new(&w.slab.flushes);
+    let in_hand = w.slab.hands.begin();
     let mut release = PageList::new();
     w.slab.node(cache.get(), 0).locked(&w.m).shrink(&w.m, w.slab.layout(cache.get()), &mut release);
     assert!(!release.is_empty());
@@ -469,7 +469,7 @@ fn a_cache_ends_though_another_thread_frees_what_was_deferred() {
             std::thread::yield_now();
         }
         let end = threads.spawn(|| unsafe { w.slab.destroy(&w.m, &w.pages, cache) });
-        while !end.is_finished() && w.slab.flushes[0].load(Ordering::Acquire) < 3 {
+        while !end.is_finished() && w.slab.hands.begun() < 3 {
             std::thread::yield_now();
         }
         drop(list);
@@ -482,10 +482,10 @@ fn a_cache_ends_though_another_thread_frees_what_was_deferred() {
 #[test]
 fn a_child_does_not_wait_for_what_its_parents_threads_had_in_hand() {
     let w = world(1, Hostile::default());
-    std::mem::forget(InHand::new(&w.slab.flushes));
+    std::mem::forget(w.slab.hands.begin());
     w.slab.begin_child();
     let mut tries = 0;
-    w.slab.flush_alone(&w.m, || {
+    w.slab.hands.repeat_alone(&w.m, || {
         tries += 1;
         w.slab.flush(&w.m, &w.pages, None);
         false

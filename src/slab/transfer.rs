@@ -11,7 +11,7 @@ use super::layout::{MapPlace, SlabLayout};
 use super::mark::mark_of;
 use super::node::{Fresh, slab_of};
 use super::sheaf::Sheaf;
-use super::{InHand, Slab, classes, node, window};
+use super::{Slab, classes, node, window};
 use crate::error::Defect;
 use crate::gfp::Gfp;
 use crate::machine::{Machine, misuse};
@@ -288,7 +288,7 @@ impl<M: Machine> Slab<M> {
     /// Gives the objects of `sheaf`, and in a flood those of the barn's full sheaves, back to their slabs.
     pub(super) fn put_flood(&self, m: &M, pages: &PageAllocator<M>, id: u8, mut sheaf: Option<Sheaf>, gfp: Gfp) {
         let (node, capacity) = (self.node(id, m.node()), self.capacity(id));
-        let _in_hand = InHand::new(&self.flushes);
+        let _in_hand = self.hands.begin();
         // Slabs go back at the end: of an object that was freed twice the other copy may be in one of the next sheaves.
         let mut release = PageList::new();
         loop {
@@ -491,7 +491,7 @@ impl<M: Machine> Slab<M> {
     /// Frees what was deferred. The caller may block.
     pub(super) fn drain_deferred(&self, m: &M, pages: &PageAllocator<M>) {
         if !self.deferred.is_empty() || !self.orphans.is_empty() {
-            let _in_hand = InHand::new(&self.flushes);
+            let _in_hand = self.hands.begin();
             self.free_deferred(m, pages);
         }
     }

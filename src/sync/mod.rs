@@ -2,6 +2,7 @@
 
 mod cell;
 mod deferred;
+mod hands;
 mod lock;
 mod stack;
 mod startup;
@@ -9,6 +10,7 @@ pub mod wide;
 
 pub use crossbeam_utils::CachePadded;
 pub use deferred::Deferred;
+pub use hands::{Hands, InHand};
 pub use lock::{Fork, Guard, Lock, Park};
 pub use stack::Stack;
 pub use startup::{Phase, Startup};

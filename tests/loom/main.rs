@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `lock` | [`slabwright::sync::Lock`] itself | weakened orderings, a holder that forgets its sleepers |
 //! | `deferred` | [`slabwright::sync::Deferred`] itself | weakened orderings, a list put back without a look |
+//! | `hands` | [`slabwright::sync::Hands`] itself | weakened orderings, who takes without being counted |
 //! | `stack` | [`slabwright::sync::Stack`] itself | weakened orderings, a head without its tag |
 //! | `startup` | [`slabwright::sync::Startup`] itself | weakened orderings, a chain of wakes that is cut |
 //! | `sheaf` | a small model of the slab layer's sheaf exchange over restartable sections | commit before payload, exchange without comparing |
@@ -24,6 +25,7 @@
 mod areas;
 mod deferred;
 mod drain;
+mod hands;
 mod lists;
 mod lock;
 mod mutated;

@@ -48,6 +48,8 @@ pub mod atomic {
     fn weaken(ordering: Ordering) -> Ordering {
         match (MUTANT.get(), ordering) {
             (Mutant::NoAcquire, Ordering::Acquire) | (Mutant::NoRelease, Ordering::Release) => Ordering::Relaxed,
+            (Mutant::NoAcquire, Ordering::AcqRel) => Ordering::Release,
+            (Mutant::NoRelease, Ordering::AcqRel) => Ordering::Acquire,
             _ => ordering,
         }
     }
@@ -65,6 +67,9 @@ pub mod atomic {
                 }
                 pub fn store(&self, value: $value, ordering: Ordering) {
                     self.0.store(value, weaken(ordering));
+                }
+                pub fn fetch_add(&self, value: $value, ordering: Ordering) -> $value {
+                    self.0.fetch_add(value, weaken(ordering))
                 }
                 pub fn fetch_or(&self, value: $value, ordering: Ordering) -> $value {
                     self.0.fetch_or(value, weaken(ordering))
@@ -108,6 +113,8 @@ pub mod atomic {
 pub mod cell;
 #[path = "../../src/sync/deferred.rs"]
 pub mod deferred;
+#[path = "../../src/sync/hands.rs"]
+pub mod hands;
 #[path = "../../src/sync/lock.rs"]
 pub mod lock;
 #[path = "../../src/sync/stack.rs"]

@@ -363,6 +363,8 @@ impl<M: Machine> Slab<M> {
             };
             let (id, home) = (m.page(head).cache() as u8, m.page(head).node());
             let layout = self.layout(id);
+            // At once: nobody fetched those of the first ones ahead of them.
+            others.iter().take(AHEAD).for_each(|ahead| Self::fetch_slab(m, layout, *ahead));
             let Some(mut slabs) = self.node(id, home).list(m, gfp.may_block()) else {
                 rest = others;
                 if self.cache(id).atomic.load(Ordering::Relaxed) && Self::is_populated(m, head) {

@@ -3,6 +3,7 @@
  */
 #include <new>
 #include <stdlib.h>
+#include <string.h>
 
 /* Stops for whoever traces this: what follows is `name`, up to the next mark, which has none. */
 static inline void mark(const char *name) { __asm__ volatile("int3" : : "a"(name) : "memory"); }
@@ -28,6 +29,13 @@ int main()
         COUNTED("aligned_alloc-40k-64", block = aligned_alloc(64, 40 << 10));
         free(block);
         COUNTED("aligned_alloc-40k-4096", block = aligned_alloc(4096, 40 << 10));
+        free(block);
+    }
+    // While much lies idle.
+    block = memset(malloc(64 << 20), 1, 64 << 20);
+    free(block);
+    for (int i = 0; i < 20; i++) {
+        COUNTED("malloc-64-while-much-idles", block = malloc(64));
         free(block);
     }
 }

@@ -47,10 +47,16 @@ impl<M: Machine> Mm<M> {
     #[cold]
     #[inline(never)]
     pub fn alloc_slow(&self, size: usize, gfp: Gfp) -> *mut u8 {
-        let small = if gfp.no_fault() || !self.is_open(gfp) { 0 } else { MAX_SMALL + 1 };
+        let closed = self.small.load(Ordering::Acquire) == 0;
+        let small = if gfp.no_fault() || closed && !self.answers(gfp) { 0 } else { MAX_SMALL + 1 };
         if size < small {
             let id = class_of(size);
-            // A disturbed section, or a machine whose sections are locks: no need for more than another attempt.
+            // What a knock kept from the fast path; else a disturbed section, or a machine whose sections are locks: no
+            // need for more than another attempt.
+            let object = if closed { self.slab.pop(&self.machine, id) } else { ptr::null_mut() };
+            if !object.is_null() {
+                return object;
+            }
             let object = self.slab.pop_again(&self.machine, id);
             if !object.is_null() {
                 return object;

@@ -110,6 +110,26 @@ fn a_peak_goes_back_though_calls_are_many() {
     assert!(left <= 6, "{left} MiB are left");
 }
 
+/// Who looks at the clock seldom while calls are many looks each time once they are few. First fit has no fast path.
+#[test]
+#[cfg(not(feature = "slob"))]
+fn a_busy_program_that_slows_down_looks_at_the_clock() {
+    let mm = heap(&machine());
+    peak(&mm, 50);
+    peak(&mm, 5 << 20);
+    let pair = || {
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(50)) };
+    };
+    (0..100).for_each(|_| pair());
+    for _ in 0..22 {
+        mm.machine().advance(1000);
+        pair();
+    }
+    let left = mm.machine().backed() >> 8;
+    assert!(left <= 6, "{left} MiB are left");
+}
+
 /// What goes within milliseconds of a knock that is over by then. First fit has no fast path.
 #[test]
 #[cfg(not(feature = "slob"))]

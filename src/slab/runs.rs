@@ -394,11 +394,14 @@ fn start(head: Pfn, mask: u32) -> usize {
     ((hash(head) >> HASH_SHIFT) | PAGE_SIZE as u32) as usize & (mask as usize & (2 * PAGE_SIZE - 1))
 }
 
-/// Of a page's number; bits from [`HASH_SHIFT`] on count.
+/// Of the lower 20 bits of a page's number; bits from [`HASH_SHIFT`] on count. So what machines begin their numbers at
+/// need not be added first.
 #[inline(always)]
 fn hash(head: Pfn) -> u32 {
-    head.0.wrapping_mul(0x9e37_79b1)
+    head.0.wrapping_mul(0x9e37_79b1u32.wrapping_shl(HASH_BITS))
 }
+
+const HASH_BITS: u32 = 12;
 
 const HASH_SHIFT: u32 = 20;
 

@@ -389,6 +389,16 @@ fn advise(m: &Linux, block: PfnRange, say: impl Fn(usize, u32)) {
     }
 }
 
+/// The page at `offset` in the arena.
+#[inline(always)]
+fn arena_pfn(offset: usize) -> Pfn {
+    let nth = offset >> PAGE_SHIFT;
+    // So that the addition becomes a displacement.
+    // SAFETY: no arena has so many pages that numbers would wrap.
+    unsafe { core::hint::assert_unchecked(nth < (u32::MAX - LOW_PAGES) as usize) };
+    Pfn(LOW_PAGES + nth as u32)
+}
+
 // SAFETY: 1. descriptors are opened before a range is returned and never closed; an anonymous mapping reads zero at
 // first;
 // 2. a range is claimed by one caller and opened by it; 3. both are the same linear map, by halves.
@@ -466,12 +476,12 @@ unsafe impl Frames for Linux {
             // So that it is not extended once more.
             core::hint::assert_unchecked(class <= u8::MAX as u64);
         }
-        Some((Pfn(LOW_PAGES + (offset >> PAGE_SHIFT) as u32), class as u8))
+        Some((arena_pfn(offset), class as u8))
     }
 
     #[inline(always)]
     fn known_pfn(&self, address: *const u8) -> Pfn {
-        Pfn(LOW_PAGES + (address.addr().wrapping_sub(MAP.arena.load(Relaxed)) >> PAGE_SHIFT) as u32)
+        arena_pfn(address.addr().wrapping_sub(MAP.arena.load(Relaxed)))
     }
 
     #[inline(always)]

@@ -149,18 +149,20 @@ pub(crate) fn loosely_aligned(align: usize, size: usize) -> Ptr {
     }
 }
 
+/// POSIX leaves `errno` open; a lack of memory says so there as in glibc, as callers look (glibc's own tests do).
+///
 /// # Safety
 /// `out` can be written.
 unsafe fn posix_aligned(out: *mut Ptr, align: usize, size: usize) -> c_int {
     if !align.is_power_of_two() || align < size_of::<Ptr>() {
         return libc::EINVAL;
     }
-    let p = aligned(align, size);
+    let p = or_no_memory(aligned(align, size));
     if p.is_null() {
         return libc::ENOMEM;
     }
     // SAFETY: by contract.
-    unsafe { *out = p.cast() };
+    unsafe { *out = p };
     0
 }
 
@@ -237,9 +239,10 @@ unsafe fn resize_with_flags(p: Ptr, size: usize, flags: c_int) -> Ptr {
     if p.is_null() || flags & (0x3f | ZERO) != 0 {
         let new = alloc_with_flags(size, flags);
         if !p.is_null() && !new.is_null() {
-            // SAFETY: both are live, and no shorter than said.
+            // All that the old block could be used for, as in jemalloc: only what is beyond it reads zero.
+            // SAFETY: both are live, and as long as said.
             unsafe {
-                new.copy_from_nonoverlapping(p, size.min(usable(p)));
+                new.copy_from_nonoverlapping(p, usable(new).min(usable(p)));
                 dealloc(p);
             }
         }

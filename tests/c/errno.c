@@ -26,7 +26,11 @@ int main(void) {
     FAILS(valloc(TOO_MUCH), ENOMEM);
     FAILS(pvalloc(TOO_MUCH), ENOMEM);
     FAILS(pvalloc(SIZE_MAX), ENOMEM);
-    void *p = malloc(10);
+    // Its result says it; glibc's errno does, too.
+    void *p = NULL;
+    errno = 0;
+    CHECK(posix_memalign(&p, 64, TOO_MUCH) == ENOMEM && errno == ENOMEM && !p);
+    p = malloc(10);
     FAILS(realloc(p, TOO_MUCH), ENOMEM);
     FAILS(realloc(p, BEYOND_PTRDIFF), ENOMEM);
     FAILS(reallocarray(p, SIZE_MAX, 16), ENOMEM);

@@ -389,6 +389,23 @@ pub unsafe trait Frames {
     /// contents may remain. *Syscall.*
     fn discard(&self, range: PfnRange) -> bool;
 
+    /// Gives up the addresses of `range` as well, which is nobody's, where the system counts them: it is unusable then.
+    /// False where it stays as it is. *Syscall.*
+    fn offline(&self, _range: PfnRange) -> bool {
+        false
+    }
+
+    /// Makes what went offline usable again, reading zero. False where the system counts too much already. *Syscall.*
+    fn online(&self, _range: PfnRange, _node: usize) -> bool {
+        false
+    }
+
+    /// Whether `bytes` more may be had once as much has gone offline: the system counts addresses, and its limit is not
+    /// less. *Syscall.*
+    fn is_rationed(&self, _bytes: usize) -> bool {
+        false
+    }
+
     /// Makes sure that `range` is backed, so that touching it takes no page fault. Best effort. *Syscall.*
     fn populate(&self, range: PfnRange);
 
@@ -487,6 +504,13 @@ pub unsafe trait Mapping {
     /// unmapped. False where it could not: nothing is lost, but a prefix of whole slots may have moved (its length in
     /// bytes is returned). *Syscall.*
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize>;
+
+    /// [`Mapping::move_mapping`] of all or nothing that asks for nothing, not even for a moment, where the system counts
+    /// what is mapped: `to` is not mapped, and `from` is not afterwards. `None`: nothing changed. False: it moved, but
+    /// others sit at `from` by now. *Syscall.*
+    fn move_addresses(&self, _from: usize, _to: usize, _len: usize) -> Option<bool> {
+        None
+    }
 
     /// The `nth` mapping of device memory that lies outside of the window; for reports.
     fn device_mapping(&self, _nth: usize) -> Option<DeviceMapping> {

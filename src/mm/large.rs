@@ -14,7 +14,7 @@ use crate::slab::runs::{
     pages_of, run_class, run_pages, starts_run, tag_run, tagged_block, tagged_start,
 };
 use crate::slab::slob::Slob;
-use crate::types::{Order, PAGE_SIZE, Pfn, PfnRange};
+use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use crate::vmalloc::FreeError;
 use crate::zone::Cost;
 
@@ -42,7 +42,20 @@ impl<M: Machine> Mm<M> {
             return ptr::null_mut();
         }
         let block = self.try_large(size, align, gfp);
-        if block.is_null() && gfp.may_block() && self.reclaim(gfp) { self.try_large(size, align, gfp) } else { block }
+        if !block.is_null() || !gfp.may_block() || !self.reclaim(gfp) {
+            return block;
+        }
+        let block = self.try_large(size, align, gfp);
+        let more = block.is_null() && self.make_room(size, gfp);
+        if more { self.try_large(size, align, gfp) } else { block }
+    }
+
+    /// Where the system counts addresses, gives up those of free memory, so that an area may have `bytes`. Whether it
+    /// gave up any.
+    pub(super) fn make_room(&self, bytes: usize, gfp: Gfp) -> bool {
+        let (m, pages) = (&self.machine, &self.pages);
+        let wanted = (bytes.div_ceil(PAGE_SIZE) as u64).next_multiple_of(PAGEBLOCK_PAGES.into());
+        gfp.may_block() && gfp.may_io() && m.is_rationed(bytes) && pages.take_offline(m, wanted) > 0
     }
 
     fn try_large(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {

@@ -158,7 +158,18 @@ impl<M: Machine> Mm<M> {
                 }
                 Block::Area if size > AREA_LIMIT => {
                     // SAFETY: the block is the caller's, who gives its old addresses up.
-                    if let Some(moved) = unsafe { self.vmalloc.realloc(m, pages, block, size, gfp) } {
+                    let again = || unsafe { self.vmalloc.realloc(m, pages, block, size, gfp) };
+                    let mut moved = again();
+                    if moved.is_none() && gfp.may_block() && gfp.may_io() && m.is_rationed(size) && self.reclaim(gfp) {
+                        // Where it is, it needs little more.
+                        moved = again();
+                        for wanted in [size.saturating_sub(old), size] {
+                            if moved.is_none() && self.make_room(wanted, gfp) {
+                                moved = again();
+                            }
+                        }
+                    }
+                    if let Some(moved) = moved {
                         pages.set_idles(true);
                         return Next::Done(moved.as_ptr());
                     }

@@ -425,7 +425,13 @@ impl<M: Machine> Vmalloc<M> {
         };
         let start = area.start.get();
         // Mapped before the tables are made: an absurd length fails here, and cheaply.
-        let done = M::OWNS_FRAMES || m.map_fresh(start, mapped);
+        let mut done = M::OWNS_FRAMES || m.map_fresh(start, mapped);
+        let least = size.next_multiple_of(TAIL_UNIT.min(Self::SLOT));
+        if !done && least < mapped {
+            // The system may count addresses.
+            area.mapped.set(least);
+            done = m.map_fresh(start, least);
+        }
         if done && self.tables(m, pages, gfp, start, len - Self::GUARD) {
             return Some(area);
         }

@@ -164,14 +164,17 @@ impl<M: Machine> Vmalloc<M> {
             self.grow_frames(m, pages, area, len, gfp)
         } else {
             // The rest of the last slot first: all else works on whole slots.
-            self.complete(m, area) && (len <= area.len.get() || self.grow_behind(m, pages, area, size, len, gfp))
+            let ahead = (area.len.get() / 4).min(AHEAD) & !(Self::SLOT - 1);
+            let grow = |ahead: usize| self.grow_behind(m, pages, area, size, len, ahead, gfp);
+            self.complete(m, area) && (len <= area.len.get() || grow(ahead) || ahead > 0 && grow(0))
         };
         let (grown, copied) = if in_place {
             (area, 0)
         } else if let Some(moved) = if M::OWNS_FRAMES {
             self.move_frames(m, pages, area, size, gfp).map(|to| (to, 0))
         } else {
-            self.move_memory(m, pages, area, old, size, gfp)
+            let moved = self.move_memory(m, pages, area, old, size, gfp);
+            moved.or_else(|| Some((self.relocate(m, pages, area, size, gfp)?, 0)))
         } {
             moved
         } else {
@@ -207,13 +210,22 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Lengthens `area`, mapped to its end, by what lies behind it: retained ranges, and holes, which are mapped. If a
     /// hole is the last of it more of it is taken where there is room, so that growing by small steps is seldom a
-    /// system call. False: nothing changed, but that retained ranges may have gone.
-    fn grow_behind<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, len: usize, gfp: Gfp) -> bool {
+    /// system call: `ahead` bytes. False: nothing changed, but that retained ranges may have gone.
+    #[allow(clippy::too_many_arguments)]
+    fn grow_behind<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        area: Ref,
+        size: usize,
+        len: usize,
+        ahead: usize,
+        gfp: Gfp,
+    ) -> bool {
         let Some(mut space) = self.prepare(m, pages, gfp, 2) else { return false };
         let (had, end, charged) = (area.len.get(), area.end(), area.charged.get());
         let Some(parts) = space.parts_behind(area, len - had).filter(|parts| *parts <= PARTS) else { return false };
         let Some(spare) = space.pool.take() else { return false };
-        let ahead = (had / 4).min(AHEAD) & !(Self::SLOT - 1);
         // Holes, and the rest of last slots of what was absorbed.
         let mut fresh = [(0, 0); PARTS];
         for place in &mut fresh[..parts] {
@@ -390,6 +402,51 @@ impl<M: Machine> Vmalloc<M> {
         drop(space);
         self.vacate(m, pages, area, area.len.get());
         Some((to, copied))
+    }
+
+    /// The same where the system counts what is mapped and does not let both be: with its mapping. An area that grew and
+    /// grew could be half of the limit at most otherwise.
+    fn relocate<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> Option<Ref> {
+        let (from, had, len) = (area.start.get(), area.mapped.get(), size.next_multiple_of(Self::SLOT));
+        if had & (Self::SLOT - 1) != 0 || had >= len {
+            return None;
+        }
+        let to = {
+            let mut space = self.prepare(m, pages, gfp, 2)?;
+            let start = space.find(len, Self::SLOT, 0)?;
+            space.carve(start, len)?
+        };
+        let target = to.start.get();
+        let mapped = size.next_multiple_of(TAIL_UNIT.min(Self::SLOT));
+        to.mapped.set(mapped);
+        let opened = m.map_fresh(target + had, mapped - had);
+        let ready = opened && self.tables(m, pages, gfp, target, len);
+        let Some(whole) = ready.then(|| m.move_addresses(from, target, had)).flatten() else {
+            if opened {
+                m.unmap(target + had, mapped - had);
+            }
+            self.close(m, to);
+            return None;
+        };
+        if area.is_dense() {
+            m.advise(target + had, mapped - had, true);
+        }
+        to.usage.set(area.usage.get());
+        to.probe.set(area.probe.get());
+        to.caller.set(area.caller.get());
+        let mut space = self.space.lock(m);
+        let since = if self.survey(m, &mut space, from, had).shared { Since::Before } else { Since::Then };
+        space.index.update(m, target, len, false, |_, _| Slot::zero(Self::LEVEL, Pfn(0)));
+        self.mark(m, &mut space, target, target + had, since);
+        let charged = area.charged.get() as isize;
+        space.charge(area, -charged);
+        space.charge(to, charged);
+        drop(space);
+        // Where others sit it stays in transit.
+        if whole {
+            self.vacate_unmapped(m, pages, area, had);
+        }
+        Some(to)
     }
 
     /// The same where frames are owned: they are mapped at the new addresses as well, which can be undone at any step,

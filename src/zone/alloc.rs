@@ -544,6 +544,10 @@ impl<M: Machine> PageAllocator<M> {
         }
         let marks = Watermarks::of(u64::from(managed) + 2 * u64::from(request.pages) + u64::from(PAGEBLOCK_PAGES));
         let pages = (request.order.pages() + marks.high).next_multiple_of(PAGEBLOCK_PAGES);
+        // A block beyond a pageblock is not had of single ones.
+        if request.order <= Order::PAGEBLOCK && self.bring_online(m, node, kind, pages) {
+            return true;
+        }
         match m.grow(node, kind, pages).or_else(|| m.grow(node, kind, PAGEBLOCK_PAGES)) {
             Some(range) => {
                 cell.exhausted.store(false, Relaxed);
@@ -551,8 +555,9 @@ impl<M: Machine> PageAllocator<M> {
                 true
             }
             None => {
-                cell.exhausted.store(true, Relaxed);
-                false
+                let online = self.bring_online(m, node, kind, pages);
+                cell.exhausted.store(!online, Relaxed);
+                online
             }
         }
     }

@@ -19,6 +19,7 @@ mod demand;
 mod emergency;
 mod extent;
 mod fallback;
+mod hotplug;
 mod lists;
 mod percpu;
 mod phase;
@@ -49,7 +50,7 @@ use self::raw::{BlockMap, Owner, PcpTable};
 use self::rows::Rows;
 use crate::config::Options;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
-use crate::page::{Kind, Page, flag};
+use crate::page::{Kind, Page, PageList, flag};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{CachePadded, Fork, Guard, Lock};
 use crate::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn, PfnRange};
@@ -82,6 +83,8 @@ struct Zone {
     quiet: u64,
     /// Pages that are on their way back to the system: neither free nor in use.
     away: u32,
+    /// Blocks of whole pageblocks that went offline: none of the zone's pages.
+    offline: PageList,
     buddy: Buddy,
     /// What is free for page runs.
     rows: Rows,
@@ -114,6 +117,7 @@ impl Cell {
             phases: Phases::new(),
             quiet: 0,
             away: 0,
+            offline: PageList::new(),
         };
         Cell {
             lock: Lock::new(zone),

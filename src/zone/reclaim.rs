@@ -156,7 +156,7 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// The zones with memory.
-    fn used_cells(&self) -> impl Iterator<Item = &Cell> {
+    pub(super) fn used_cells(&self) -> impl Iterator<Item = &Cell> {
         // Of nodes without memory nothing is looked at: each zone lies in a page of its own.
         let nodes = &self.zones[..self.nodes.load(Relaxed) as usize];
         nodes.as_flattened().iter().map(|cell| &**cell).filter(|cell| cell.managed.load(Relaxed) != 0)

@@ -42,23 +42,38 @@ pub(super) fn say(address: usize, nth: u32, huge: bool) {
     if nth >= BLOCKS || old == new {
         return;
     }
-    let unlike = |of: u32| {
-        let before = nth > 0 && said(nth - 1) != of;
-        u32::from(before) + u32::from(said(nth + 1) != of)
-    };
-    let (more, less) = (unlike(new), unlike(old));
+    let (more, less) = (unlike(nth, new), unlike(nth, old));
     let made = MADE.load(Relaxed);
     if made + more > BORDERS + less {
         return;
     }
     SPOKEN.store(true, Relaxed);
     let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+    if sys::madvise(address, PAGEBLOCK_SIZE, advice).is_ok() {
+        note(nth, old, new);
+    }
+}
+
+/// How many of the neighbours of the `nth` pageblock something else was said of.
+fn unlike(nth: u32, of: u32) -> u32 {
+    let before = nth > 0 && said(nth - 1) != of;
+    u32::from(before) + u32::from(said(nth + 1) != of)
+}
+
+/// The mapping of the `nth` pageblock is gone, and what was said of it.
+pub(super) fn forget(nth: u32) {
+    let old = said(nth);
+    if old != 0 {
+        note(nth, old, 0);
+    }
+}
+
+fn note(nth: u32, old: u32, new: u32) {
+    let (more, less) = (unlike(nth, new), unlike(nth, old));
     let shift = nth % 16 * 2;
     let say = |word: u32| (word >> shift & 3 == old).then_some(word ^ (old ^ new) << shift);
     // Who says the same at the same time is not counted.
-    if sys::madvise(address, PAGEBLOCK_SIZE, advice).is_ok()
-        && SAID[nth as usize / 16].fetch_update(Relaxed, Relaxed, say).is_ok()
-    {
+    if SAID[nth as usize / 16].fetch_update(Relaxed, Relaxed, say).is_ok() {
         let _ = MADE.fetch_update(Relaxed, Relaxed, |made| Some((made + more).saturating_sub(less)));
     }
 }

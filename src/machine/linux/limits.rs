@@ -159,6 +159,16 @@ pub(super) fn pressure() -> u64 {
     }
 }
 
+/// Whether the system counts addresses that may be written to, and as much as `bytes` of them may be had at all.
+pub(super) fn is_rationed(bytes: usize) -> bool {
+    match sys::rlimit(libc::RLIMIT_DATA).min(sys::rlimit(libc::RLIMIT_AS)) {
+        u64::MAX => {
+            sys::read_file(c"/proc/sys/vm/overcommit_memory", &mut [0; 4]).is_some_and(|mode| mode[..1] == *b"2")
+        }
+        limit => bytes as u64 <= limit,
+    }
+}
+
 /// Pages that there are at most: of the machine, or within the limits.
 pub(super) fn memory() -> u64 {
     let installed = once(&INSTALLED, || usize::try_from(sys::installed()).unwrap_or(usize::MAX));

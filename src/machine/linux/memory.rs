@@ -29,6 +29,8 @@ const DMA_BYTES: usize = 16 << 20;
 const CHUNK: usize = PAGE_SIZE << MAX_ORDER;
 /// Largest step of the geometric growth.
 const STEP_MAX: usize = 64 << 20;
+/// The part of a limit on what is mapped that a step takes at most.
+const LIMIT_PART: u64 = 64;
 /// Sizes of each of the two windows that are tried: 16 TiB, 1 TiB, 64 GiB and 8 GiB altogether.
 const WINDOWS: [usize; 4] = [8 << 40, 512 << 30, 32 << 30, 4 << 30];
 /// Places for a sparse map, for lack of a reservation that finds one: far from where the kernel maps on its own (the
@@ -277,7 +279,7 @@ fn claim(bytes: usize) -> Option<usize> {
     NEXT.fetch_update(Relaxed, Relaxed, |next| (bytes <= window - next).then_some(next + bytes)).ok()
 }
 
-/// Opens `bytes` more of the arena; their offset.
+/// Opens `bytes` more of the arena, claimed by whole chunks; their offset.
 fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
     // The start has looked just before it grows.
     if NEXT.load(Relaxed) > 0 {
@@ -286,8 +288,8 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
     let _gate = gate()?;
     // Chunks that something else sits in (sparse only) are passed by, not too many.
     for _ in 0..64 {
-        let start = claim(bytes)?;
-        let end = start + bytes;
+        let start = claim(round_up(bytes, CHUNK))?;
+        let end = start + round_up(bytes, CHUNK);
         let at = MAP.arena.load(Relaxed) + start;
         let opened = if open_arena_meta(end) { open(at, bytes) } else { Err(sys::Errno(libc::ENOMEM)) };
         match opened {
@@ -310,12 +312,20 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
 
 /// Size of the next step of growth: half of what is there, within bounds.
 fn step() -> usize {
-    let most = match sparse() {
-        _ if locks() => CHUNK,
-        true => STEP_MAX / 8,
-        false => STEP_MAX,
+    let most = if locks() {
+        CHUNK
+    } else if sparse() {
+        STEP_MAX / 8
+    } else {
+        STEP_MAX
     };
-    (NEXT.load(Relaxed) / 2 / CHUNK * CHUNK).clamp(CHUNK, most)
+    let step = (NEXT.load(Relaxed) / 2 / CHUNK * CHUNK).clamp(CHUNK, most);
+    if step == CHUNK {
+        return step;
+    }
+    // What the heap has open the program cannot map.
+    let limit = sys::rlimit(libc::RLIMIT_DATA).min(if sparse() { sys::rlimit(libc::RLIMIT_AS) } else { u64::MAX });
+    usize::try_from(limit / LIMIT_PART).map_or(step, |part| step.min((part / CHUNK * CHUNK).max(CHUNK)))
 }
 
 /// Opens descriptors and class bytes of low memory, which is claimed already.
@@ -414,7 +424,9 @@ unsafe impl Frames for Linux {
                 Some(PfnRange::new(Pfn((at >> PAGE_SHIFT) as u32), (need >> PAGE_SHIFT) as u32))
             }
             ZoneKind::Normal | ZoneKind::Movable => {
-                let (start, bytes) = [need.max(step()), need]
+                // Where the system has no whole chunk left, half of one.
+                let least = round_up((pages.max(1) as usize) << PAGE_SHIFT, PAGEBLOCK_SIZE);
+                let (start, bytes) = [need.max(step()), need, least]
                     .into_iter()
                     .find_map(|bytes| grow_arena(bytes, node).map(|start| (start, bytes)))?;
                 let first = LOW_PAGES + (start >> PAGE_SHIFT) as u32;
@@ -537,6 +549,33 @@ unsafe impl Frames for Linux {
             }
         }
         sys::madvise(self.virt(range.start).expose_provenance(), range.bytes(), libc::MADV_DONTNEED).is_ok()
+    }
+
+    fn offline(&self, range: PfnRange) -> bool {
+        if range.start.0 < LOW_PAGES || locks() {
+            return false;
+        }
+        let Some(_gate) = gate() else { return false };
+        let closed = reservation::close(self.virt(range.start).expose_provenance(), range.bytes());
+        if closed {
+            let first = (range.start.0 - LOW_PAGES) / PAGEBLOCK_PAGES;
+            (first..first + range.pages / PAGEBLOCK_PAGES).for_each(advice::forget);
+        }
+        closed
+    }
+
+    fn online(&self, range: PfnRange, node: usize) -> bool {
+        let Some(_gate) = gate() else { return false };
+        let at = self.virt(range.start).expose_provenance();
+        let opened = open(at, range.bytes()).is_ok();
+        if opened {
+            limits::bind(at, range.bytes(), node);
+        }
+        opened
+    }
+
+    fn is_rationed(&self, bytes: usize) -> bool {
+        limits::is_rationed(bytes)
     }
 
     fn populate(&self, range: PfnRange) {

@@ -367,6 +367,24 @@ unsafe impl Mapping for Linux {
         if done == len { Ok(()) } else { Err(done) }
     }
 
+    fn move_addresses(&self, from: usize, to: usize, len: usize) -> Option<bool> {
+        const MAYMOVE_FIXED: usize = 1 | 2;
+        let _gate = reservation::gate()?;
+        // Addresses that are not reserved may be somebody else's.
+        if reservation::sparse() || !Moved::reserve(to, len) {
+            return None;
+        }
+        // SAFETY: both ranges are ours; at `to` nothing is mapped but the reservation.
+        if unsafe { sys::call(libc::SYS_mremap, [from, len, len, MAYMOVE_FIXED, to, 0]) }.is_err() {
+            Moved::forget(to, len);
+            // Some failures come after what was there was unmapped.
+            let _ = reservation::map_at(to, len, libc::PROT_NONE);
+            return None;
+        }
+        Moved::forget(from, len);
+        Some(reservation::map_at(from, len, libc::PROT_NONE).is_ok())
+    }
+
     fn device_mapping(&self, nth: usize) -> Option<DeviceMapping> {
         super::device::mapping(nth)
     }
@@ -382,16 +400,9 @@ unsafe impl Mapping for Linux {
             let _ = sys::madvise(start, len, libc::MADV_DONTNEED);
         }
         let _gate = reservation::gate();
-        if reservation::sparse() {
-            sys::munmap(start, len);
-            return;
-        }
-        // A new mapping merges with its neighbours whatever was here and however it was advised, is not accounted for,
-        // and does away with pages that are locked (`mlock`), which advice does not. Accounting matters where it is
-        // strict (`vm.overcommit_memory` = 2, measured on Linux 6.18): reservations are not accounted for; a freed area
-        // of 300 MiB, purged, is not any more; arena memory that went back stays accounted for until it is used again,
-        // as the C library's heap does (281 MiB of 300).
-        if sys::mmap(start, len, libc::PROT_NONE, libc::MAP_FIXED).is_err() && sys::mprotect(start, len, RW) {
+        // Accounting matters where it is strict (`vm.overcommit_memory` = 2, measured on Linux 6.18): reservations are
+        // not accounted for; a freed area of 300 MiB, purged, is not any more.
+        if !reservation::close(start, len) && sys::mprotect(start, len, RW) {
             // Too many mappings. Contents that stayed would be taken for zero later.
             if sys::madvise(start, len, libc::MADV_DONTNEED).is_err() {
                 // SAFETY: the range is the caller's to give up, and it is mapped: changing the protection of a hole

@@ -125,6 +125,16 @@ pub(super) fn open(at: usize, len: usize) -> Result<(), sys::Errno> {
     }
 }
 
+/// Does away with what is open, so that nothing of it is counted. A new mapping merges with its neighbours whatever was
+/// there, and does away with pages that are locked. False: nothing changed. The caller holds the [`gate`].
+pub(super) fn close(at: usize, len: usize) -> bool {
+    if sparse() {
+        sys::munmap(at, len);
+        return true;
+    }
+    sys::mmap(at, len, libc::PROT_NONE, libc::MAP_FIXED).is_ok()
+}
+
 /// Makes the map sparse if addresses have become rationed. To be called before growth: a system call.
 pub(super) fn check_ration() {
     if !sparse() {

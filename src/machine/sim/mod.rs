@@ -392,6 +392,19 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
         true
     }
 
+    fn offline(&self, range: PfnRange) -> bool {
+        // What lies there is lost, though it can be touched.
+        self.discard(range)
+    }
+
+    fn online(&self, _range: PfnRange, _node: usize) -> bool {
+        !self.call(Call::Grow)
+    }
+
+    fn is_rationed(&self, _bytes: usize) -> bool {
+        true
+    }
+
     fn populate(&self, range: PfnRange) {
         if self.call(Call::Populate) {
             return;

@@ -361,6 +361,7 @@ programs! {
     info: "info.c";
     limits: "limits.c";
     limits_late: "limits_late.c";
+    limits_patterns: "limits_patterns.c";
     group: "group.c";
     locked: "locked.c";
     given_back: "given_back.c";

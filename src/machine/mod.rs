@@ -329,8 +329,8 @@ pub unsafe trait PerCpu {
 /// zones at start) is valid for ever, and was zero at first; 2. the memory at [`Frames::virt`] of such a frame is
 /// readable and writable and nobody else's; 3. `virt` and `pfn` are inverse.
 pub unsafe trait Frames {
-    /// Brings at least `pages` more frames of `zone` on `node` online, whole pageblocks aligned to the largest order,
-    /// adjacent, reading zero; `None` where there are none. *Syscall.*
+    /// Brings at least `pages` more frames of `zone` on `node` online, adjacent whole pageblocks (aligned to the
+    /// largest order, but for the last there is of a limit), reading zero; `None` where there are none. *Syscall.*
     fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange>;
 
     /// The descriptor of an online frame. Also of an offline one in the same largest buddy block as an online one, as
@@ -401,7 +401,7 @@ pub unsafe trait Frames {
     }
 
     /// Whether `bytes` more may be had once as much has gone offline: the system counts addresses, and its limit is not
-    /// less. *Syscall.*
+    /// less. What the machine itself has to spare goes back then. *Syscall.*
     fn is_rationed(&self, _bytes: usize) -> bool {
         false
     }

@@ -544,8 +544,7 @@ impl<M: Machine> PageAllocator<M> {
         }
         let marks = Watermarks::of(u64::from(managed) + 2 * u64::from(request.pages) + u64::from(PAGEBLOCK_PAGES));
         let pages = (request.order.pages() + marks.high).next_multiple_of(PAGEBLOCK_PAGES);
-        // A block beyond a pageblock is not had of single ones.
-        if request.order <= Order::PAGEBLOCK && self.bring_online(m, node, kind, pages) {
+        if self.bring_online(m, node, kind, request.order, pages) {
             return true;
         }
         match m.grow(node, kind, pages).or_else(|| m.grow(node, kind, PAGEBLOCK_PAGES)) {
@@ -555,7 +554,7 @@ impl<M: Machine> PageAllocator<M> {
                 true
             }
             None => {
-                let online = self.bring_online(m, node, kind, pages);
+                let online = self.bring_online(m, node, kind, Order::ZERO, pages);
                 cell.exhausted.store(!online, Relaxed);
                 online
             }

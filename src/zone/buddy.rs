@@ -655,22 +655,15 @@ impl Buddy {
         Ok(())
     }
 
-    /// Takes a free block of whole pageblocks, one that holds no memory if there is one.
-    pub fn take_whole(&mut self, map: &impl Map) -> Option<(Pfn, Order, Contents)> {
-        for clean in [true, false] {
-            for (order, list) in [Order::PAGEBLOCK, Order::MAX].into_iter().flat_map(|order| {
-                MigrateType::ALL.into_iter().filter(|list| list.mixes()).map(move |list| (order, list))
-            }) {
-                let area = &self.areas[order.index()];
-                let blocks = if clean { &area.clean } else { &area.backed };
-                if let Some(pfn) = blocks[list.index()].last() {
-                    let contents = self.remove(map, pfn);
-                    map.page(pfn).set_kind(Kind::Isolated, order);
-                    return Some((pfn, order, contents));
-                }
-            }
-        }
-        None
+    /// Takes a free block of `order` off the lists of ordinary requests, one that holds no memory if there is one.
+    pub fn take_free(&mut self, map: &impl Map, order: Order) -> Option<(Pfn, Contents)> {
+        let area = &self.areas[order.index()];
+        let mixing = || MigrateType::ALL.into_iter().filter(|list| list.mixes());
+        let last = |lists: &[PageList; MIGRATE_TYPES]| mixing().find_map(|list| lists[list.index()].last());
+        let pfn = last(&area.clean).or_else(|| last(&area.backed))?;
+        let contents = self.remove(map, pfn);
+        map.page(pfn).set_kind(Kind::Isolated, order);
+        Some((pfn, contents))
     }
 
     /// Takes the least recently freed block of `order` that holds memory, whole, off any list but the reserve's.

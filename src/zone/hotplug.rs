@@ -1,19 +1,56 @@
 //! Free memory whose addresses go back to the system, too (the kernel's memory hotplug).
 //!
 //! Where a system counts addresses that may be written to (`RLIMIT_DATA`, `RLIMIT_AS`, `vm.overcommit_memory` = 2) what
-//! a zone has free is counted, and a large block may be refused for it. So, when one is, whole pageblocks go *offline*:
-//! out of the buddy system and of the zone's figures, with nothing mapped there. A zone that grows takes them first.
+//! a zone has free is counted, and a large block may be refused for it. So, when one is, free blocks go *offline*: out of
+//! the buddy system and of the zone's figures, with nothing mapped there, large ones first. A zone that grows takes them
+//! first.
+//!
+//! The least limits in MiB with which programs ran:
+//!
+//! TABLE
 
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::buddy::STATE;
 use super::{Cell, PageAllocator, Watermarks, Zone};
 use crate::machine::{Machine, ZoneKind};
-use crate::page::Kind;
-use crate::types::{Order, PAGEBLOCK_PAGES, PfnRange};
+use crate::page::{Kind, PageList};
+use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
+
+/// Smallest block that goes offline: each is a mapping of its own, and a call of the system.
+const SMALLEST: u8 = 4;
+/// Blocks of less than a pageblock that may be offline at a time, for a process may have 65530 mappings.
+const SMALL_BLOCKS: u32 = 2048;
+
+/// What is offline, by order.
+pub(super) struct Offline([PageList; NR_ORDERS]);
+
+impl Offline {
+    pub const fn new() -> Offline {
+        Offline([const { PageList::new() }; NR_ORDERS])
+    }
+
+    fn put<M: Machine>(&mut self, m: &M, pfn: Pfn, order: Order) {
+        m.page(pfn).set_kind(Kind::Isolated, order);
+        self.0[order.index()].push_back(pfn, |pfn| m.page(pfn));
+    }
+
+    /// The smallest block of at least `order`.
+    fn take<M: Machine>(&mut self, m: &M, order: Order) -> Option<PfnRange> {
+        let list = self.0[order.index()..].iter_mut().find(|list| !list.is_empty())?;
+        let pfn = list.first()?;
+        list.remove(pfn, |pfn| m.page(pfn));
+        Some(PfnRange::block(pfn, m.page(pfn).order()))
+    }
+
+    fn has_room(&self, order: Order) -> bool {
+        order >= Order::PAGEBLOCK
+            || self.0[..Order::PAGEBLOCK.index()].iter().map(PageList::len).sum::<u32>() < SMALL_BLOCKS
+    }
+}
 
 impl<M: Machine> PageAllocator<M> {
-    /// Takes free pageblocks offline until `pages` pages are, if there are as many. Returns pages. Called without locks.
+    /// Takes free memory offline until `pages` pages are, if there is as much. Returns pages. Called without locks.
     pub fn take_offline(&self, m: &M, pages: u64) -> u64 {
         if !M::LENT {
             return 0;
@@ -21,30 +58,40 @@ impl<M: Machine> PageAllocator<M> {
         // A fork waits for it, so that the child knows where all of them are.
         let _growing = self.growing.lock(m);
         let mut gone = 0;
-        for cell in self.used_cells() {
-            while gone < pages {
-                let mut zone = cell.lock.lock(m);
-                let Some((pfn, order, contents)) = zone.buddy.take_whole(&self.view(m)) else { break };
-                zone.away += order.pages();
-                drop(zone);
-                let done = m.offline(PfnRange::block(pfn, order));
-                let mut zone = cell.lock.lock(m);
-                zone.away -= order.pages();
-                let backed = contents.extent.len();
-                if !done {
-                    let clean = zone.clean_pages() + order.pages() - backed;
-                    zone.buddy.free_known(&self.view(m), pfn, order, contents);
-                    self.settle(clean, zone.clean_pages());
-                    break;
+        for order in (SMALLEST..NR_ORDERS as u8).rev().filter_map(Order::new) {
+            for cell in self.used_cells() {
+                while gone < pages && self.take_block_offline(m, cell, order) {
+                    gone += u64::from(order.pages());
                 }
-                zone.offline.push_front(pfn, |pfn| m.page(pfn));
-                self.shrink_zone(cell, &mut zone, order.pages());
-                self.budget.uncharge(backed.into());
-                self.discarded.fetch_add(backed.into(), Relaxed);
-                gone += u64::from(order.pages());
             }
         }
         gone
+    }
+
+    /// Takes a free block of `order` offline, if there is one.
+    fn take_block_offline(&self, m: &M, cell: &Cell, order: Order) -> bool {
+        let mut zone = cell.lock.lock(m);
+        if !zone.offline.has_room(order) {
+            return false;
+        }
+        let Some((pfn, contents)) = zone.buddy.take_free(&self.view(m), order) else { return false };
+        zone.away += order.pages();
+        drop(zone);
+        let done = m.offline(PfnRange::block(pfn, order));
+        let mut zone = cell.lock.lock(m);
+        zone.away -= order.pages();
+        let backed = contents.extent.len();
+        if done {
+            zone.offline.put(m, pfn, order);
+            self.shrink_zone(cell, &mut zone, order.pages());
+            self.budget.uncharge(backed.into());
+            self.discarded.fetch_add(backed.into(), Relaxed);
+        } else {
+            let clean = zone.clean_pages() + order.pages() - backed;
+            zone.buddy.free_known(&self.view(m), pfn, order, contents);
+            self.settle(clean, zone.clean_pages());
+        }
+        done
     }
 
     /// A zone has `pages` pages less.
@@ -56,31 +103,28 @@ impl<M: Machine> PageAllocator<M> {
         self.managed.fetch_sub(pages.into(), Relaxed);
     }
 
-    /// Brings pageblocks of a zone that went offline back, about `pages` pages. False where there is none, or the system
-    /// refuses. Called without the zone's lock.
-    pub(super) fn bring_online(&self, m: &M, node: usize, kind: ZoneKind, pages: u32) -> bool {
+    /// Brings blocks of a zone that went offline back, of `order` at least, about `pages` pages. False where there is
+    /// none, or the system refuses. Called without the zone's lock.
+    pub(super) fn bring_online(&self, m: &M, node: usize, kind: ZoneKind, order: Order, pages: u32) -> bool {
         let cell = &self.zones[node][kind as usize];
         let mut come = 0;
         while come < pages {
-            let mut zone = cell.lock.lock(m);
-            let Some(pfn) = zone.offline.first() else { break };
-            zone.offline.remove(pfn, |pfn| m.page(pfn));
-            drop(zone);
-            let mut range = PfnRange::block(pfn, m.page(pfn).order());
-            let mut online = m.online(range, node);
-            if !online && range.pages > PAGEBLOCK_PAGES {
+            let Some(mut range) = cell.lock.lock(m).offline.take(m, order) else { break };
+            let mut half = m.page(range.start).order();
+            while !m.online(range, node) {
                 // There may be room for half of it.
-                let half = pfn.add(PAGEBLOCK_PAGES);
-                m.page(half).set_kind(Kind::Isolated, Order::PAGEBLOCK);
-                cell.lock.lock(m).offline.push_back(half, |pfn| m.page(pfn));
-                m.page(pfn).set_kind(Kind::Isolated, Order::PAGEBLOCK);
-                range = PfnRange::block(pfn, Order::PAGEBLOCK);
-                online = m.online(range, node);
-            }
-            if !online {
-                // Another one may be had, where somebody else sits in this.
-                cell.lock.lock(m).offline.push_back(pfn, |pfn| m.page(pfn));
-                break;
+                match half.down().filter(|half| *half >= order && half.get() >= SMALLEST) {
+                    Some(less) => {
+                        half = less;
+                        range.pages = less.pages();
+                        cell.lock.lock(m).offline.put(m, range.end(), less);
+                    }
+                    None => {
+                        // Another one may be had, where somebody else sits in this.
+                        cell.lock.lock(m).offline.put(m, range.start, half);
+                        return come > 0;
+                    }
+                }
             }
             self.add_range(m, node, kind, range, STATE);
             come += range.pages;

@@ -45,12 +45,13 @@ pub use watermark::Watermarks;
 use self::buddy::{Buddy, Event, Map, STATE};
 use self::budget::Budget;
 use self::emergency::Emergency;
+use self::hotplug::Offline;
 use self::phase::Phases;
 use self::raw::{BlockMap, Owner, PcpTable};
 use self::rows::Rows;
 use crate::config::Options;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
-use crate::page::{Kind, Page, PageList, flag};
+use crate::page::{Kind, Page, flag};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{CachePadded, Fork, Guard, Lock};
 use crate::types::{Order, PAGE_SHIFT, PAGEBLOCK_PAGES, Pfn, PfnRange};
@@ -83,11 +84,11 @@ struct Zone {
     quiet: u64,
     /// Pages that are on their way back to the system: neither free nor in use.
     away: u32,
-    /// Blocks of whole pageblocks that went offline: none of the zone's pages.
-    offline: PageList,
     buddy: Buddy,
     /// What is free for page runs.
     rows: Rows,
+    /// What went offline: none of the zone's pages.
+    offline: Offline,
 }
 
 /// One zone of one node.
@@ -117,7 +118,7 @@ impl Cell {
             phases: Phases::new(),
             quiet: 0,
             away: 0,
-            offline: PageList::new(),
+            offline: Offline::new(),
         };
         Cell {
             lock: Lock::new(zone),

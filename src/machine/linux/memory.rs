@@ -273,13 +273,15 @@ fn open_arena_meta(bytes: usize) -> bool {
         && open_meta(memmap, layout.memmap, reserved * page, &MEMMAP_OPEN, pages * page)
 }
 
-/// Claims `bytes` at the frontier of the arena; their offset.
+/// Claims `bytes` at the frontier of the arena, whole chunks on their grid; their offset.
 fn claim(bytes: usize) -> Option<usize> {
     let window = MAP.window.load(Acquire);
-    NEXT.fetch_update(Relaxed, Relaxed, |next| (bytes <= window - next).then_some(next + bytes)).ok()
+    let start = |next: usize| if bytes.is_multiple_of(CHUNK) { round_up(next, CHUNK) } else { next };
+    let end = |next: usize| start(next).checked_add(bytes).filter(|end| *end <= window);
+    NEXT.fetch_update(Relaxed, Relaxed, end).ok().map(start)
 }
 
-/// Opens `bytes` more of the arena, claimed by whole chunks; their offset.
+/// Opens `bytes` more of the arena; their offset.
 fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
     // The start has looked just before it grows.
     if NEXT.load(Relaxed) > 0 {
@@ -288,8 +290,8 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
     let _gate = gate()?;
     // Chunks that something else sits in (sparse only) are passed by, not too many.
     for _ in 0..64 {
-        let start = claim(round_up(bytes, CHUNK))?;
-        let end = start + round_up(bytes, CHUNK);
+        let start = claim(bytes)?;
+        let end = start + bytes;
         let at = MAP.arena.load(Relaxed) + start;
         let opened = if open_arena_meta(end) { open(at, bytes) } else { Err(sys::Errno(libc::ENOMEM)) };
         match opened {
@@ -310,8 +312,11 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
     None
 }
 
-/// Size of the next step of growth: half of what is there, within bounds.
-fn step() -> usize {
+/// Sizes that the next step of growth is tried with, for a need of `pages`: half of what is there, within bounds; a
+/// chunk; half of one, where the system has no more.
+fn steps(pages: u32) -> [usize; 3] {
+    let bytes = (pages.max(1) as usize) << PAGE_SHIFT;
+    let (need, least) = (round_up(bytes, CHUNK), round_up(bytes, PAGEBLOCK_SIZE));
     let most = if locks() {
         CHUNK
     } else if sparse() {
@@ -319,13 +324,19 @@ fn step() -> usize {
     } else {
         STEP_MAX
     };
-    let step = (NEXT.load(Relaxed) / 2 / CHUNK * CHUNK).clamp(CHUNK, most);
-    if step == CHUNK {
-        return step;
+    let next = NEXT.load(Relaxed);
+    let step = (next / 2 / CHUNK * CHUNK).clamp(CHUNK, most).max(need);
+    // Not at the start.
+    let limit = if next == 0 { u64::MAX } else { sys::rlimit(libc::RLIMIT_DATA) };
+    match limit.min(if sparse() { sys::rlimit(libc::RLIMIT_AS) } else { u64::MAX }) {
+        u64::MAX => [step, need, least],
+        // What the heap has open the program cannot map.
+        limit => {
+            percpu::trim_rows();
+            let part = usize::try_from(limit / LIMIT_PART).unwrap_or(step) / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
+            [step.min(part).max(least), least, least]
+        }
     }
-    // What the heap has open the program cannot map.
-    let limit = sys::rlimit(libc::RLIMIT_DATA).min(if sparse() { sys::rlimit(libc::RLIMIT_AS) } else { u64::MAX });
-    usize::try_from(limit / LIMIT_PART).map_or(step, |part| step.min((part / CHUNK * CHUNK).max(CHUNK)))
 }
 
 /// Opens descriptors and class bytes of low memory, which is claimed already.
@@ -416,19 +427,16 @@ unsafe impl Frames for Linux {
     const LENT: bool = true;
 
     fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange> {
-        let need = round_up((pages.max(1) as usize) << PAGE_SHIFT, CHUNK);
         match zone {
             ZoneKind::Dma | ZoneKind::Dma32 => {
+                let need = round_up((pages.max(1) as usize) << PAGE_SHIFT, CHUNK);
                 let at = grow_low(zone, need)?;
                 limits::bind(at, need, node);
                 Some(PfnRange::new(Pfn((at >> PAGE_SHIFT) as u32), (need >> PAGE_SHIFT) as u32))
             }
             ZoneKind::Normal | ZoneKind::Movable => {
-                // Where the system has no whole chunk left, half of one.
-                let least = round_up((pages.max(1) as usize) << PAGE_SHIFT, PAGEBLOCK_SIZE);
-                let (start, bytes) = [need.max(step()), need, least]
-                    .into_iter()
-                    .find_map(|bytes| grow_arena(bytes, node).map(|start| (start, bytes)))?;
+                let (start, bytes) =
+                    steps(pages).into_iter().find_map(|bytes| Some((grow_arena(bytes, node)?, bytes)))?;
                 let first = LOW_PAGES + (start >> PAGE_SHIFT) as u32;
                 Some(PfnRange::new(Pfn(first), (bytes >> PAGE_SHIFT) as u32))
             }
@@ -575,7 +583,11 @@ unsafe impl Frames for Linux {
     }
 
     fn is_rationed(&self, bytes: usize) -> bool {
-        limits::is_rationed(bytes)
+        let is = limits::is_rationed(bytes);
+        if is {
+            percpu::trim_rows();
+        }
+        is
     }
 
     fn populate(&self, range: PfnRange) {

@@ -189,7 +189,7 @@ pub(super) fn init() {
 }
 
 /// Gives the addresses of rows back that no CPU will have: before the program locks its memory, and would have them
-/// backed.
+/// backed, or where the system counts them.
 pub(super) fn trim_rows() {
     let rows = ROWS.load(Relaxed);
     let unused = limits::cpus(MAX_CPUS) * size_of::<Row>()..table_cpus() * size_of::<Row>() + PAGE_SIZE;
@@ -208,6 +208,10 @@ fn row(cpu: usize) -> Option<&'static Row> {
 /// The row of `cpu`, made if it was not.
 fn live_row(cpu: usize) -> Option<&'static Row> {
     let row = row(cpu)?;
+    if TRIMMED.load(Relaxed) && cpu >= limits::cpus(MAX_CPUS) {
+        // The system did not say that there is such a CPU.
+        return None;
+    }
     if core::ptr::eq(ROWTAB.cpus[cpu].load(Acquire), &raw const row.seen) {
         return Some(row);
     }

@@ -698,3 +698,43 @@ fn fresh_pageblocks_are_opened_in_the_order_of_their_addresses() {
     let next = runs.windows(2).filter(|pair| pair[1] == pair[0].add(PAGEBLOCK_PAGES)).count();
     assert!(next > 30, "{next} of 39: {runs:?}");
 }
+
+/// What goes offline is none of the zone's any more, and comes back when the zone lacks something, or not at all where
+/// the system refuses.
+#[test]
+fn what_is_free_goes_offline_and_comes_back() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 13, 1 << 10).build();
+    let z = boot(&m);
+    let free = |pages: &[Pfn]| {
+        for pfn in pages {
+            assert!(unsafe { z.free_pages(&m, *pfn, Order::ZERO, true) });
+        }
+        z.drain(&m);
+    };
+    let all = exhaust(&m, &z, Gfp::KERNEL);
+    // One page of each second pageblock stays.
+    let (kept, freed): (Vec<Pfn>, Vec<Pfn>) = all.iter().partition(|pfn| pfn.0 % (2 * PAGEBLOCK_PAGES) == 0);
+    free(&freed);
+    let (managed, committed) = (z.managed(), z.committed());
+    let gone = z.take_offline(&m, 1 << 11);
+    assert!((1 << 11..(1 << 11) + 512).contains(&gone), "{gone} pages");
+    assert_eq!((z.managed(), z.committed()), (managed - gone, committed - gone));
+    z.verify(&m).unwrap();
+    // What is left of pageblocks as well.
+    let rest = z.take_offline(&m, u64::MAX);
+    assert!(gone + rest > managed - managed / 16 - kept.len() as u64 * 32, "{gone} and {rest} of {managed} pages");
+    z.verify(&m).unwrap();
+    m.fail_from(1);
+    let refused = exhaust(&m, &z, Gfp::KERNEL);
+    assert!(refused.len() as u64 <= managed - gone - rest);
+    m.fail_from(0);
+    let back = exhaust(&m, &z, Gfp::KERNEL);
+    assert_eq!(kept.len() + refused.len() + back.len(), all.len());
+    for pfn in &back {
+        assert!(unsafe { m.virt(*pfn).read() } == 0 || m.page(*pfn).flags() & flag::ZERO == 0);
+    }
+    z.verify(&m).unwrap();
+    free(&[kept, refused, back].concat());
+    assert_eq!(z.managed(), managed);
+    z.verify(&m).unwrap();
+}

@@ -363,6 +363,9 @@ programs! {
     limits_late: "limits_late.c";
     limits_patterns: "limits_patterns.c";
     group: "group.c";
+    moved_cpus: "moved_cpus.c";
+    registered: "registered.c";
+    refused: "refused.c";
     locked: "locked.c";
     given_back: "given_back.c";
     idle: "idle.c";

@@ -544,21 +544,23 @@ impl<M: Machine> PageAllocator<M> {
         }
         let marks = Watermarks::of(u64::from(managed) + 2 * u64::from(request.pages) + u64::from(PAGEBLOCK_PAGES));
         let pages = (request.order.pages() + marks.high).next_multiple_of(PAGEBLOCK_PAGES);
-        if self.bring_online(m, node, kind, request.order, pages) {
-            return true;
-        }
-        match m.grow(node, kind, pages).or_else(|| m.grow(node, kind, PAGEBLOCK_PAGES)) {
-            Some(range) => {
-                cell.exhausted.store(false, Relaxed);
-                self.add_range(m, node, kind, range, if M::LENT { STATE } else { flag::ZERO });
-                true
+        let online =
+            |order: Order| if cell.shrunk.load(Relaxed) { self.bring_online(m, node, cell, order) } else { None };
+        let new = || m.grow(node, kind, pages).or_else(|| m.grow(node, kind, PAGEBLOCK_PAGES));
+        let mut come = 0;
+        while come < pages {
+            let mut range = online(request.order);
+            let was = range.is_some();
+            if come == 0 {
+                range = range.or_else(new).or_else(|| online(Order::ZERO));
             }
-            None => {
-                let online = self.bring_online(m, node, kind, Order::ZERO, pages);
-                cell.exhausted.store(!online, Relaxed);
-                online
-            }
+            let Some(range) = range else { break };
+            self.add_range(m, node, kind, range, if M::LENT { STATE } else { flag::ZERO });
+            // What is new is enough.
+            come = if was { come + range.pages } else { pages };
         }
+        cell.exhausted.store(come == 0, Relaxed);
+        come > 0
     }
 }
 

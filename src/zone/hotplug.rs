@@ -11,9 +11,8 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::buddy::STATE;
 use super::{Cell, PageAllocator, Watermarks, Zone};
-use crate::machine::{Machine, ZoneKind};
+use crate::machine::Machine;
 use crate::page::{Kind, PageList};
 use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
 
@@ -51,6 +50,7 @@ impl Offline {
 
 impl<M: Machine> PageAllocator<M> {
     /// Takes free memory offline until `pages` pages are, if there is as much. Returns pages. Called without locks.
+    #[cold]
     pub fn take_offline(&self, m: &M, pages: u64) -> u64 {
         if !M::LENT {
             return 0;
@@ -83,6 +83,7 @@ impl<M: Machine> PageAllocator<M> {
         let backed = contents.extent.len();
         if done {
             zone.offline.put(m, pfn, order);
+            cell.shrunk.store(true, Relaxed);
             self.shrink_zone(cell, &mut zone, order.pages());
             self.budget.uncharge(backed.into());
             self.discarded.fetch_add(backed.into(), Relaxed);
@@ -103,32 +104,24 @@ impl<M: Machine> PageAllocator<M> {
         self.managed.fetch_sub(pages.into(), Relaxed);
     }
 
-    /// Brings blocks of a zone that went offline back, of `order` at least, about `pages` pages. False where there is
+    /// Opens a block of a zone that went offline again, of `order` at least; it is nobody's then. `None` where there is
     /// none, or the system refuses. Called without the zone's lock.
-    pub(super) fn bring_online(&self, m: &M, node: usize, kind: ZoneKind, order: Order, pages: u32) -> bool {
-        let cell = &self.zones[node][kind as usize];
-        let mut come = 0;
-        while come < pages {
-            let Some(mut range) = cell.lock.lock(m).offline.take(m, order) else { break };
-            let mut half = m.page(range.start).order();
-            while !m.online(range, node) {
-                // There may be room for half of it.
-                match half.down().filter(|half| *half >= order && half.get() >= SMALLEST) {
-                    Some(less) => {
-                        half = less;
-                        range.pages = less.pages();
-                        cell.lock.lock(m).offline.put(m, range.end(), less);
-                    }
-                    None => {
-                        // Another one may be had, where somebody else sits in this.
-                        cell.lock.lock(m).offline.put(m, range.start, half);
-                        return come > 0;
-                    }
-                }
-            }
-            self.add_range(m, node, kind, range, STATE);
-            come += range.pages;
+    #[cold]
+    #[inline(never)]
+    pub(super) fn bring_online(&self, m: &M, node: usize, cell: &Cell, order: Order) -> Option<PfnRange> {
+        let mut range = cell.lock.lock(m).offline.take(m, order)?;
+        let mut part = m.page(range.start).order();
+        while !m.online(range, node) {
+            // There may be room for half of it.
+            let Some(half) = part.down().filter(|half| *half >= order && half.get() >= SMALLEST) else {
+                // Another one may be had, where somebody else sits in this.
+                cell.lock.lock(m).offline.put(m, range.start, part);
+                return None;
+            };
+            part = half;
+            range.pages = half.pages();
+            cell.lock.lock(m).offline.put(m, range.end(), half);
         }
-        come > 0
+        Some(range)
     }
 }

@@ -98,6 +98,8 @@ struct Cell {
     managed: AtomicU32,
     /// The machine had no more frames when asked last.
     exhausted: AtomicBool,
+    /// Something went offline.
+    shrunk: AtomicBool,
     /// Pages in the reserve of atomic requests. Written under the lock.
     reserve: AtomicU32,
     lock: Lock<Zone>,
@@ -124,6 +126,7 @@ impl Cell {
             lock: Lock::new(zone),
             managed: AtomicU32::new(0),
             exhausted: AtomicBool::new(false),
+            shrunk: AtomicBool::new(false),
             reserve: AtomicU32::new(0),
         }
     }

@@ -312,11 +312,10 @@ fn grow_arena(bytes: usize, node: usize) -> Option<usize> {
     None
 }
 
-/// Sizes that the next step of growth is tried with, for a need of `pages`: half of what is there, within bounds; a
-/// chunk; half of one, where the system has no more.
-fn steps(pages: u32) -> [usize; 3] {
-    let bytes = (pages.max(1) as usize) << PAGE_SHIFT;
-    let (need, least) = (round_up(bytes, CHUNK), round_up(bytes, PAGEBLOCK_SIZE));
+/// Sizes that a step of growth after the first is tried with: half of what is there, within bounds; whole chunks; and
+/// half of one, where the system has no more.
+#[inline(never)] // As for `grow_low`.
+fn steps(chunks: usize, least: usize) -> [usize; 3] {
     let most = if locks() {
         CHUNK
     } else if sparse() {
@@ -324,12 +323,10 @@ fn steps(pages: u32) -> [usize; 3] {
     } else {
         STEP_MAX
     };
-    let next = NEXT.load(Relaxed);
-    let step = (next / 2 / CHUNK * CHUNK).clamp(CHUNK, most).max(need);
-    // Not at the start.
-    let limit = if next == 0 { u64::MAX } else { sys::rlimit(libc::RLIMIT_DATA) };
-    match limit.min(if sparse() { sys::rlimit(libc::RLIMIT_AS) } else { u64::MAX }) {
-        u64::MAX => [step, need, least],
+    let step = (NEXT.load(Relaxed) / 2 / CHUNK * CHUNK).clamp(CHUNK, most).max(chunks);
+    let addresses = if sparse() { sys::rlimit(libc::RLIMIT_AS) } else { u64::MAX };
+    match sys::rlimit(libc::RLIMIT_DATA).min(addresses) {
+        u64::MAX => [step, chunks, least],
         // What the heap has open the program cannot map.
         limit => {
             percpu::trim_rows();
@@ -371,6 +368,7 @@ fn probe_low(range: Range<usize>, bytes: usize) -> Option<usize> {
     None
 }
 
+#[inline(never)] // Not every program comes here.
 fn grow_low(zone: ZoneKind, bytes: usize) -> Option<usize> {
     reservation::check_ration();
     let _gate = gate()?;
@@ -435,8 +433,11 @@ unsafe impl Frames for Linux {
                 Some(PfnRange::new(Pfn((at >> PAGE_SHIFT) as u32), (need >> PAGE_SHIFT) as u32))
             }
             ZoneKind::Normal | ZoneKind::Movable => {
-                let (start, bytes) =
-                    steps(pages).into_iter().find_map(|bytes| Some((grow_arena(bytes, node)?, bytes)))?;
+                let bytes = (pages.max(1) as usize) << PAGE_SHIFT;
+                let (chunks, least) = (round_up(bytes, CHUNK), round_up(bytes, PAGEBLOCK_SIZE));
+                let first = NEXT.load(Relaxed) == 0;
+                let sizes = if first { [chunks, least, least] } else { steps(chunks, least) };
+                let (start, bytes) = sizes.into_iter().find_map(|bytes| Some((grow_arena(bytes, node)?, bytes)))?;
                 let first = LOW_PAGES + (start >> PAGE_SHIFT) as u32;
                 Some(PfnRange::new(Pfn(first), (bytes >> PAGE_SHIFT) as u32))
             }

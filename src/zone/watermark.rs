@@ -27,21 +27,17 @@ pub enum Mark {
 }
 
 /// Smallest and largest min mark in KiB, the kernel's.
-const MIN_KB: u64 = 128;
 const MAX_KB: u64 = 256 << 10;
 
 impl Watermarks {
     /// No marks.
     pub const NONE: Watermarks = Watermarks { min: 0, low: 0, high: 0 };
 
-    /// Marks for `pages` of memory: the kernel's `4 * sqrt(KiB)` KiB between 128 KiB and 256 MiB, but at most an
-    /// eighth.
+    /// Marks for `pages` of memory: the kernel's `4 * sqrt(KiB)` KiB up to 256 MiB, but at most an eighth. (Where that
+    /// is less than the kernel's least, 128 KiB, the eighth is less still.)
     pub const fn of(pages: u64) -> Watermarks {
         let kb = if pages > u64::MAX >> 8 { u64::MAX >> 6 } else { pages * 4 };
         let mut min = isqrt(kb * 16);
-        if min < MIN_KB {
-            min = MIN_KB;
-        }
         if min > MAX_KB {
             min = MAX_KB;
         }

@@ -23,9 +23,10 @@ fn sim<F: Flavour>() -> Simulated<F> {
 fn all<F: Flavour>() {
     let sim = sim::<F>();
     let range = sim.ram()[0].2;
-    machine::rows(&sim, 200);
-    sim.set_cpu(1);
-    machine::rows(&sim, 200);
+    for cpu in 0..2 {
+        sim.set_cpu(cpu);
+        assert!(machine::rows(&sim, 200), "nothing disturbs the sections here");
+    }
     machine::frames(&sim, PfnRange::new(range.start, 64));
     machine::contexts(&sim);
     if F::OWNS_FRAMES {

@@ -123,6 +123,7 @@ mod tests {
         assert_eq!(marks.mark(Mark::Min, Gfp::KERNEL | Gfp::HIGH), 40);
         assert_eq!(marks.mark(Mark::Min, Gfp::ATOMIC), 30);
         assert_eq!(marks.mark(Mark::Min, Gfp::NOWAIT), 80);
+        assert_eq!(marks.mark(Mark::Low, Gfp::ATOMIC), 100);
         assert_eq!(marks.mark(Mark::Low, Gfp::KERNEL | Gfp::MEMALLOC), 0);
         assert_eq!(marks.mark(Mark::Min, Gfp::ATOMIC | Gfp::NOMEMALLOC), 80);
     }

@@ -14,12 +14,14 @@ pub struct Slots([usize; SHEAF_SLOTS]);
 
 const _: () = assert!(align_of::<Slots>() >= SHEAF_BYTES);
 
-/// The words of an unused row, and each operation alone. The caller stays on its CPU; nobody uses `cache`.
-pub fn rows<M: Machine>(m: &M, cache: u8) {
+/// The words of an unused row, and each operation alone. The caller stays on its CPU; nobody uses `cache`. Whether a
+/// section got through, which may always be disturbed on some machines.
+pub fn rows<M: Machine>(m: &M, cache: u8) -> bool {
     let mut slots = Slots([0; SHEAF_SLOTS]);
     let object = |n: usize| pointer::<u8>((n + 1) * 16);
     let capacity = 5;
     let bottom = (&raw mut slots).expose_provenance() + (SHEAF_SLOTS - 1 - capacity) * size_of::<usize>();
+    let pushed;
     assert!(m.cpu() < m.nr_cpus() && m.node() < m.nr_nodes());
     assert_eq!(m.read(Word::Main(cache)), Some(no_sheaf()));
     assert_eq!(m.read(Word::Spare(cache)), Some(no_sheaf()));
@@ -41,7 +43,7 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
         }
         assert!(m.pop_again(cache).is_null());
         assert!(m.push_again(cache, object(7)));
-        marked(m, cache, object(7));
+        pushed = marked(m, cache, object(7));
         push_run(m, cache);
         let mut seen = 0;
         assert!(m.drain_row(m.cpu(), &mut |words| {
@@ -58,6 +60,7 @@ pub fn rows<M: Machine>(m: &M, cache: u8) {
     // Written behind the compiler's back.
     // SAFETY: a slot of the sheaf above.
     assert_eq!(unsafe { (&raw const slots.0[SHEAF_SLOTS - capacity]).read_volatile() }, object(7).addr());
+    pushed
 }
 
 /// A sheaf of runs is full at the end of fewer bytes. The main sheaf is back afterwards.
@@ -82,11 +85,11 @@ unsafe fn push_run<M: Machine>(m: &M, cache: u8) {
     }
 }
 
-/// The same operations with marks; `below` is in the sheaf, and stays there.
+/// The same operations with marks; `below` is in the sheaf, and stays there. Whether a section got through.
 ///
 /// # Safety
 /// The sheaf in the row is valid and has room for one.
-unsafe fn marked<M: Machine>(m: &M, cache: u8, below: *mut u8) {
+unsafe fn marked<M: Machine>(m: &M, cache: u8, below: *mut u8) -> bool {
     const KEY: usize = 77;
     let mut words = [0usize; 2];
     let object = (&raw mut words).cast::<u8>();
@@ -103,6 +106,7 @@ unsafe fn marked<M: Machine>(m: &M, cache: u8, below: *mut u8) {
         }
         assert!(m.push_again(cache, object) && m.pop_again(cache) == object && m.pop_again(cache) == below);
         assert!(m.push_again(cache, below));
+        pushed
     }
 }
 

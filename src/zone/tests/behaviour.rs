@@ -8,7 +8,7 @@ use super::model::Random;
 use crate::config::Options;
 use crate::gfp::Gfp;
 use crate::machine::sim::{Call, Flavour, Sim, SimBare, Simulated};
-use crate::machine::{Frames, ZoneKind};
+use crate::machine::{Frames, PerCpu, ZoneKind};
 use crate::page::{Kind, flag};
 use crate::sync::Fork;
 use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn, PfnRange};
@@ -17,9 +17,9 @@ use crate::zone::lists::RESERVE;
 use crate::zone::rows::on_grid;
 use crate::zone::{MigrateType, PageAllocator, View, ZoneInfo};
 
-type Zones<F> = Box<PageAllocator<Simulated<F>>>;
+pub type Zones<F> = Box<PageAllocator<Simulated<F>>>;
 
-fn boot<F: Flavour>(sim: &Simulated<F>) -> Zones<F> {
+pub fn boot<F: Flavour>(sim: &Simulated<F>) -> Zones<F> {
     let zones = Box::new(PageAllocator::new());
     zones.init(sim, &Options::DEFAULT);
     for (node, kind, range) in sim.ram() {
@@ -195,6 +195,31 @@ fn highmem_has_no_address_and_movable_is_asked_for() {
     for pfn in exhaust(&m, &z, Gfp::HIGHUSER) {
         assert_ne!(m.page(pfn).zone(), ZoneKind::Movable as usize, "unmovable in ZONE_MOVABLE");
     }
+    // Nor does one lie on the lists of a CPU for those who may not have it.
+    unsafe { z.free_pages(&m, movable, order(0), true) };
+    assert_eq!((z.alloc_page(&m, Gfp::HIGHUSER), z.alloc_page(&m, Gfp::HIGHUSER_MOVABLE)), (None, Some(movable)));
+}
+
+/// What is above that goes back, with a part of it so that the next frees find room, but not all.
+#[test]
+fn a_cpu_keeps_no_more_than_its_share() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 8192).build();
+    let z = boot(&m);
+    let kept = || z.pageset(&m, m.cpu(), 0, ZoneKind::Normal).unwrap();
+    let pages: Vec<_> = (0..6000).map(|_| z.alloc_page(&m, Gfp::KERNEL).unwrap()).collect();
+    let mut evictions = 0;
+    for pfn in pages {
+        let before = kept();
+        assert!(unsafe { z.free_pages(&m, pfn, order(0), true) });
+        let after = kept();
+        if after.count != before.count + 1 {
+            let least = before.high - before.high / 8;
+            assert!((least.saturating_sub(1)..=before.high).contains(&after.count), "{before:?}, {after:?}");
+            evictions += 1;
+        }
+    }
+    assert!(evictions > 10, "the lists were full");
+    z.verify(&m).unwrap();
 }
 
 // rows: B2 E3 C13

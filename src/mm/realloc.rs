@@ -190,8 +190,8 @@ impl<M: Machine> Mm<M> {
             if size > COPY_LIMIT && old <= COPY_LIMIT {
                 // From here on it grows by moving frames.
                 if let Some(area) = self.vmalloc.alloc(m, pages, size, 1, gfp) {
-                    // SAFETY: both blocks are live and distinct, and `old` bytes long at least.
-                    unsafe { ptr::copy_nonoverlapping(block, area.as_ptr(), old.min(size)) };
+                    // SAFETY: both blocks are live and distinct, and `old` bytes long at least: `size` is more.
+                    unsafe { ptr::copy_nonoverlapping(block, area.as_ptr(), old) };
                     let _ = self.free_large(block, gfp);
                     return Next::Done(area.as_ptr());
                 }

@@ -42,6 +42,33 @@ fn every_class_wastes_little() {
     }
 }
 
+/// A block moves only to one of another class, and shrinks where it stands unless that would waste half.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn small_blocks_stay_where_they_fit() {
+    let mm = heap(&sim());
+    for size in 1..=8192usize {
+        let block = mm.alloc(size);
+        // SAFETY: the block is live, and each call has its latest address.
+        unsafe {
+            let usable = mm.usable_size(block);
+            assert_eq!(mm.realloc(block, usable), block, "{size} to all of its {usable} bytes");
+            assert_eq!(mm.realloc(block, size), block, "{size} back");
+            let half = mm.realloc(block, usable / 2);
+            assert!(usable == 8 || mm.usable_size(half) < usable, "{size} to half of {usable}");
+            mm.free(half);
+        }
+    }
+}
+
+#[test]
+fn null_has_no_size() {
+    let mm = heap(&sim());
+    // SAFETY: null is allowed.
+    assert_eq!(unsafe { mm.usable_size(core::ptr::null()) }, 0);
+    assert_eq!(mm.machine().take_reports(), Vec::<String>::new());
+}
+
 // rows: F1 F3
 #[test]
 fn sizes_around_every_order() {

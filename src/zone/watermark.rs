@@ -26,7 +26,7 @@ pub enum Mark {
     Min,
 }
 
-/// Smallest and largest min mark in KiB, the kernel's.
+/// Largest min mark in KiB, the kernel's.
 const MAX_KB: u64 = 256 << 10;
 
 impl Watermarks {

@@ -108,6 +108,8 @@ const BARE_PART: u64 = 16;
 const KEPT_UNASKED: u64 = 4096;
 /// Such a part of all memory is much to keep where more is begun.
 const MUCH_PART: u64 = 4;
+/// The same where there are threads.
+const MUCH_PART_THREADS: u64 = 10;
 /// Pages in sheaves of runs, or such a part of all memory, that are not worth closing the fast path for, so that
 /// somebody looks at the clock.
 const KEPT_IDLE: u32 = 1024;
@@ -585,7 +587,8 @@ impl<M: Machine> Slab<M> {
 
     /// Whether a large part of `committed` pages lies in sheaves of runs.
     pub(super) fn keeps_much(&self, m: &M, committed: u64) -> bool {
-        let much = |pages: u64| pages >= committed / MUCH_PART;
+        let part = if m.looks_below() { MUCH_PART } else { MUCH_PART_THREADS };
+        let much = |pages: u64| pages >= committed / part;
         if !much(self.kept.load(Relaxed).into()) {
             return false;
         }

@@ -180,7 +180,7 @@ pub unsafe fn free(block: *mut u8) {
     unsafe {
         match MM.free_fast(block) {
             Left::Nothing => {}
-            Left::Run(head, tag) => free_run(block, head.index(), tag.into()),
+            Left::Run(tag) => free_run(block, tag.into()),
             Left::Rest => free_rest(block),
         }
     }
@@ -190,11 +190,11 @@ pub unsafe fn free(block: *mut u8) {
 /// As for [`Mm::free_run_at`].
 #[cold]
 #[inline(never)]
-unsafe fn free_run(block: *mut u8, head: usize, tag: usize) {
-    // SAFETY: the caller's condition. Whole registers are not cut to a smaller width again.
+unsafe fn free_run(block: *mut u8, tag: usize) {
+    // SAFETY: the caller's condition. A whole register is not cut to a byte's width again.
     unsafe {
-        core::hint::assert_unchecked(tag <= usize::from(u8::MAX) && head <= u32::MAX as usize);
-        MM.free_run_at(block, Pfn(head as u32), tag as u8);
+        core::hint::assert_unchecked(tag <= usize::from(u8::MAX));
+        MM.free_run_at(block, tag as u8);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::slab::classes::{
     MAX_SMALL, NR_CLASSES, class_align, class_aligned, class_of, class_of_layout, class_of_small, class_size,
 };
 use crate::slab::{class_of_tag, clear_mark, is_dense, mark_of, place, run_of_tag, slob, starts_object};
-use crate::types::{PAGE_SIZE, Pfn};
+use crate::types::PAGE_SIZE;
 
 impl<M: Machine> Mm<M> {
     /// `size` bytes (0 is served as 1), aligned to 16 from 16 bytes on, to 8 below; null where there is no memory.
@@ -199,7 +199,7 @@ impl<M: Machine> Mm<M> {
         unsafe {
             match self.free_fast(block) {
                 Left::Nothing => {}
-                Left::Run(head, tag) => self.free_run_at(block, head, tag),
+                Left::Run(tag) => self.free_run_at(block, tag),
                 Left::Rest => self.free_rest(block),
             }
         }
@@ -211,18 +211,19 @@ impl<M: Machine> Mm<M> {
     /// As for [`Mm::free`].
     #[inline(always)]
     pub unsafe fn free_fast(&self, block: *mut u8) -> Left {
-        let Some((head, tag)) = self.machine.mapped_page_at(block) else { return Left::Rest };
-        let Some(place) = place(tag, block.addr()) else { return Left::Run(head, tag) };
+        let Some(tag) = self.machine.mapped_class_at(block) else { return Left::Rest };
+        let Some(place) = place(tag, block.addr()) else { return Left::Run(tag) };
         // SAFETY: the caller's condition.
         if unsafe { self.slab.push_tagged(&self.machine, tag, place, block) } { Left::Nothing } else { Left::Rest }
     }
 
-    /// [`Mm::free`] of a block in the page `head`, of which the map says `tag`: that of no slab.
+    /// [`Mm::free`] of a block in a page of which the map says `tag`: that of no slab.
     ///
     /// # Safety
     /// As for [`Mm::free`].
     #[inline(always)]
-    pub unsafe fn free_run_at(&self, block: *mut u8, head: Pfn, tag: u8) {
+    pub unsafe fn free_run_at(&self, block: *mut u8, tag: u8) {
+        let head = self.machine.known_pfn(block);
         if !self.free_tagged_at(block, head, tag, Gfp::MALLOC) {
             // SAFETY: the caller's condition.
             unsafe { self.free_rest(block) }

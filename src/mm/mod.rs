@@ -56,7 +56,7 @@ use crate::slab::slob::Slob;
 use crate::slab::{Slab, limit};
 use crate::sync::wide::AtomicU64;
 use crate::sync::{Deferred, Lock, Phase, Startup};
-use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
+use crate::types::{PAGE_SIZE, PAGEBLOCK_SIZE};
 use crate::vmalloc::Vmalloc;
 use crate::zone::PageAllocator;
 
@@ -106,8 +106,8 @@ pub struct Mm<M: Machine> {
 pub enum Left {
     /// Nothing.
     Nothing,
-    /// [`Mm::free_run_at`], of what lies in that page with that tag.
-    Run(Pfn, u8),
+    /// [`Mm::free_run_at`], of what lies in a page with that tag.
+    Run(u8),
     /// [`Mm::free_rest`].
     Rest,
 }

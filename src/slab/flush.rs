@@ -100,7 +100,7 @@ impl<M: Machine> Slab<M> {
             return;
         }
         // Where there are threads somebody wants soon what was taken out of a sheaf.
-        let objects = m.looks_below() || self.gathers.fetch_add(1, Ordering::Relaxed) % GATHER_THREADS == 0;
+        let objects = m.looks_below() || self.gathers.fetch_add(1, Ordering::Relaxed).is_multiple_of(GATHER_THREADS);
         let runs = pages.cost() != Cost::Little && self.keeps_much(m, committed);
         if !objects && !runs {
             return;

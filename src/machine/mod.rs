@@ -505,9 +505,9 @@ pub unsafe trait Mapping {
     /// bytes is returned). *Syscall.*
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize>;
 
-    /// [`Mapping::move_mapping`] of all or nothing that asks for nothing, not even for a moment, where the system counts
-    /// what is mapped: `to` is not mapped, and `from` is not afterwards. `None`: nothing changed. False: it moved, but
-    /// others sit at `from` by now. *Syscall.*
+    /// [`Mapping::move_mapping`] of all or nothing that asks for nothing, not even for a moment, where the system
+    /// counts what is mapped: `to` is not mapped, and `from` is not afterwards. `None`: nothing changed. False: it
+    /// moved, but others sit at `from` by now. *Syscall.*
     fn move_addresses(&self, _from: usize, _to: usize, _len: usize) -> Option<bool> {
         None
     }

@@ -404,8 +404,8 @@ impl<M: Machine> Vmalloc<M> {
         Some((to, copied))
     }
 
-    /// The same where the system counts what is mapped and does not let both be: with its mapping. An area that grew and
-    /// grew could be half of the limit at most otherwise.
+    /// The same where the system counts what is mapped and does not let both be: with its mapping. An area that grew
+    /// and grew could be half of the limit at most otherwise.
     fn relocate<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, size: usize, gfp: Gfp) -> Option<Ref> {
         let (from, had, len) = (area.start.get(), area.mapped.get(), size.next_multiple_of(Self::SLOT));
         if had & (Self::SLOT - 1) != 0 || had >= len {

@@ -1,9 +1,9 @@
 //! Free memory whose addresses go back to the system, too (the kernel's memory hotplug).
 //!
 //! Where a system counts addresses that may be written to (`RLIMIT_DATA`, `RLIMIT_AS`, `vm.overcommit_memory` = 2) what
-//! a zone has free is counted, and a large block may be refused for it. So, when one is, free blocks go *offline*: out of
-//! the buddy system and of the zone's figures, with nothing mapped there, large ones first. A zone that grows takes them
-//! first.
+//! a zone has free is counted, and a large block may be refused for it. So, when one is, free blocks go *offline*: out
+//! of the buddy system and of the zone's figures, with nothing mapped there, large ones first. A zone that grows takes
+//! them first.
 //!
 //! The least limits in MiB with which programs ran, of `RLIMIT_DATA` and of `RLIMIT_AS`:
 //!

@@ -75,6 +75,9 @@ impl World {
     }
 }
 
+/// What `verify` says, and what is done that it says so of.
+type Damage = (&'static str, fn(&World));
+
 #[test]
 fn verify_sees_damage() {
     const ENDS: &str = "the ends of a row disagree";
@@ -84,7 +87,7 @@ fn verify_sees_damage() {
     const KEPT_SIZE: &str = "block on a per-CPU list of another size";
     const NO_BLOCK: &str = "block on a free list that is not its own";
     const STATE: &str = "state of a free block disagrees with its list";
-    let damages: &[(&str, fn(&World))] = &[
+    let damages: &[Damage] = &[
         (ENDS, |w| w.page(w.row().add(8)).set_kind(Kind::Tail, Order::ZERO)),
         (ENDS, |w| w.page(w.row().add(8)).set_word(8)),
         ("interior page of a row heads something", |w| w.page(w.row().add(3)).set_kind(Kind::Run, Order::ZERO)),

@@ -18,7 +18,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::{Cell, PageAllocator, Watermarks, Zone};
 use crate::machine::Machine;
-use crate::page::{Kind, PageList};
+use crate::page::{Kind, PageList, flag};
 use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
 
 /// Smallest block that goes offline: each is a mapping of its own, and a call of the system.
@@ -35,7 +35,9 @@ impl Offline {
     }
 
     fn put<M: Machine>(&mut self, m: &M, pfn: Pfn, order: Order) {
-        m.page(pfn).set_kind(Kind::Isolated, order);
+        let head = m.page(pfn);
+        head.set_kind(Kind::Isolated, order);
+        head.set_flags(flag::UNBACKED);
         self.0[order.index()].push_back(pfn, |pfn| m.page(pfn));
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use slabwright::machine::Frames;
 use slabwright::machine::sim::{Flavour, Simulated};
 use slabwright::mm::Mm;
-use slabwright::page::{Kind, flag};
+use slabwright::page::{Kind, Page, flag};
 use slabwright::types::{PAGE_SIZE, Pfn, PfnRange};
 
 /// Frames by owner.
@@ -33,7 +33,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
             let pages = match page.kind() {
                 Kind::Run | Kind::Kept | Kind::Tagged | Kind::Pcp | Kind::Row => page.word() as u32,
                 // A run that waits for somebody who may free it.
-                Kind::Isolated if !page.has(flag::RESERVE) => page.word() as u32,
+                Kind::Isolated if !page.has(flag::RESERVE) && !is_offline(page) => page.word() as u32,
                 Kind::Tail | Kind::Offline => panic!("frame {at:?} is nobody's ({:?}), behind {before:?}", page.kind()),
                 _ => page.order().pages(),
             };
@@ -51,6 +51,7 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
             match page.kind() {
                 // Isolated with a mark of the reserve: in the pool for atomic requests.
                 Kind::Isolated if page.has(flag::RESERVE) => census.free += u64::from(pages),
+                Kind::Isolated if is_offline(page) => {}
                 Kind::Buddy | Kind::Pcp | Kind::Row => {
                     census.free += u64::from(pages);
                     check_contents(sim, block, page.flags());
@@ -74,6 +75,11 @@ pub fn take<F: Flavour>(mm: &Mm<Simulated<F>>) -> Census {
         }
     }
     census
+}
+
+/// Whether nothing is mapped behind the block, and it is in nobody's figures.
+fn is_offline(page: &Page) -> bool {
+    page.kind() == Kind::Isolated && page.has(flag::UNBACKED)
 }
 
 /// A free block flagged unbacked has no memory behind it; one flagged zero reads zero.

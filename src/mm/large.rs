@@ -447,7 +447,7 @@ mod tests {
     use crate::machine::sim::Sim;
     use crate::machine::{Frames, ZoneKind};
     #[cfg(not(feature = "slob"))]
-    use crate::slab::{classes::class_of, flush::GATHER_THREADS};
+    use crate::slab::classes::class_of;
     use crate::sync::Fork;
 
     /// Before more memory is begun those that hold memory are given back where they are many, and those that cost only
@@ -483,24 +483,23 @@ mod tests {
         let (m, run, object) = (&mm.machine, usize::from(run_class(10)), usize::from(class_of(1000)));
         let kept = || [run, object].map(|id| mm.slab.objects_in_rows(m)[id]);
         mm.pages.set_cost(Cost::Some);
-        let live = [(); 20].map(|()| mm.alloc(100 * PAGE_SIZE));
-        let (runs, objects) = ([(); 40].map(|()| mm.alloc(10 * PAGE_SIZE)), [(); 40].map(|()| mm.alloc(1000)));
+        let live = [(); 50].map(|()| mm.alloc(100 * PAGE_SIZE));
+        let (runs, objects) = ([(); 110].map(|()| mm.alloc(10 * PAGE_SIZE)), [(); 40].map(|()| mm.alloc(1000)));
         // SAFETY: the blocks are ours.
         runs.iter().chain(&objects).for_each(|block| unsafe { mm.free(*block) });
         let [_, had] = kept();
         m.set_looks_below(true);
         mm.slab.gather(m, &mm.pages, 1 << 10);
-        assert_eq!(kept(), [40, 0], "in a program of one thread, and {had} objects before");
+        assert_eq!(kept(), [110, 0], "in a program of one thread, and {had} objects before");
         let objects = [(); 40].map(|()| mm.alloc(1000));
         // SAFETY: the blocks are ours.
         objects.iter().for_each(|block| unsafe { mm.free(*block) });
         let [_, had] = kept();
         assert!(had > 20);
         m.set_looks_below(false);
-        mm.slab.gathers.store(1, Relaxed);
-        mm.slab.gather(m, &mm.pages, 1 << 10);
+        mm.slab.gather(m, &mm.pages, 1 << 8);
         assert_eq!(kept(), [0, had]);
-        (0..GATHER_THREADS).for_each(|_| mm.slab.gather(m, &mm.pages, 1 << 10));
+        (0..8).for_each(|_| mm.slab.gather(m, &mm.pages, 1 << 8));
         assert_eq!(kept(), [0, 0]);
         // SAFETY: the blocks are ours.
         live.iter().for_each(|block| unsafe { mm.free(*block) });

@@ -16,8 +16,8 @@ use crate::zone::{Cost, PageAllocator};
 /// microseconds to empty.
 const GATHER_PART: u64 = 64;
 const GATHER_CPU: u64 = 64;
-/// Objects only every so many times where there are threads.
-pub(crate) const GATHER_THREADS: u32 = 8;
+/// So many times as much for objects where there are threads.
+const GATHER_THREADS: u64 = 8;
 /// Milliseconds that the request which does it may be held up.
 const GATHER_MS: u64 = 4;
 
@@ -83,12 +83,17 @@ impl<M: Machine> Slab<M> {
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
         let committed = pages.committed();
-        let worth = (committed / GATHER_PART).max(m.known_cpus() as u64 * GATHER_CPU);
+        let worth = Self::worth_gathering(m, committed);
         // A small program begins its first memory, and there is nothing to gather.
         if u64::from(opened) < worth || committed < worth {
             return;
         }
         self.gather_all(m, pages, opened, committed);
+    }
+
+    /// Pages begun that are worth it, of `committed` ones.
+    fn worth_gathering(m: &M, committed: u64) -> u64 {
+        (committed / GATHER_PART).max(m.known_cpus() as u64 * GATHER_CPU)
     }
 
     /// [`Slab::gather`] where it is time. Of its own, as small programs never come here.
@@ -100,7 +105,11 @@ impl<M: Machine> Slab<M> {
             return;
         }
         // Where there are threads somebody wants soon what was taken out of a sheaf.
-        let objects = m.looks_below() || self.gathers.fetch_add(1, Ordering::Relaxed).is_multiple_of(GATHER_THREADS);
+        let since = self.opened_objects.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
+        let objects = m.looks_below() || u64::from(since) >= Self::worth_gathering(m, committed) * GATHER_THREADS;
+        if objects {
+            self.opened_objects.store(0, Ordering::Relaxed);
+        }
         let runs = pages.cost() != Cost::Little && self.keeps_much(m, committed);
         if !objects && !runs {
             return;

@@ -30,7 +30,7 @@ mod cache;
 pub mod classes;
 mod create;
 mod exchange;
-pub(crate) mod flush;
+mod flush;
 mod foreign;
 pub mod layout;
 mod mark;
@@ -88,8 +88,8 @@ pub struct Slab<M> {
     highest: AtomicU8,
     /// Pages of fresh memory begun since [`Slab::gather`] did something.
     opened: AtomicU32,
-    /// Times that runs could have been gathered where there are threads.
-    pub(crate) gathers: AtomicU32,
+    /// Pages begun since objects were gathered, too, where there are threads.
+    opened_objects: AtomicU32,
     /// Pages that the sheaves of page runs have room for, as many as were made since they were last emptied.
     kept: AtomicU32,
     /// The value of `kept` when little was in them at the end of a window of time; 0 where there was more.
@@ -114,7 +114,7 @@ impl<M: Machine> Slab<M> {
             key: AtomicUsize::new(0),
             highest: AtomicU8::new(0),
             opened: AtomicU32::new(0),
-            gathers: AtomicU32::new(0),
+            opened_objects: AtomicU32::new(0),
             kept: AtomicU32::new(0),
             calm: AtomicU32::new(0),
             hands: Hands::new(),

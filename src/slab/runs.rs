@@ -108,8 +108,10 @@ const BARE_PART: u64 = 16;
 const KEPT_UNASKED: u64 = 4096;
 /// Such a part of all memory is much to keep where more is begun.
 const MUCH_PART: u64 = 4;
-/// The same where there are threads.
+/// The same where there are threads, from so many pages on: what a small program's sheaves hold it asks for again, and
+/// what is taken out of them is cut (20.6 MiB in place of 17.5 of git's repack).
 const MUCH_PART_THREADS: u64 = 10;
+const MUCH_THREADS: u64 = 1024;
 /// Pages in sheaves of runs, or such a part of all memory, that are not worth closing the fast path for, so that
 /// somebody looks at the clock.
 const KEPT_IDLE: u32 = 1024;
@@ -587,8 +589,8 @@ impl<M: Machine> Slab<M> {
 
     /// Whether a large part of `committed` pages lies in sheaves of runs.
     pub(super) fn keeps_much(&self, m: &M, committed: u64) -> bool {
-        let part = if m.looks_below() { MUCH_PART } else { MUCH_PART_THREADS };
-        let much = |pages: u64| pages >= committed / part;
+        let part = if m.looks_below() { u64::MAX } else { (committed / MUCH_PART_THREADS).max(MUCH_THREADS) };
+        let much = |pages: u64| pages >= part.min(committed / MUCH_PART);
         if !much(self.kept.load(Relaxed).into()) {
             return false;
         }

@@ -89,7 +89,7 @@ fn boot_memory_becomes_the_largest_movable_blocks() {
     for (node, kind, range) in sim.ram() {
         unsafe { zones.add(&sim, *node, *kind, *range) };
     }
-    let info = zones.stats(&sim).zones[0][ZoneKind::Normal as usize];
+    let info = zones.zone(&sim, 0, ZoneKind::Normal);
     assert_eq!((info.managed, info.present, info.free), (8 << 10, 8 << 10, 8 << 10));
     for (order, by_type) in info.blocks.iter().enumerate() {
         let movable = if order == 10 { 8 } else { 0 };
@@ -108,7 +108,7 @@ fn boot_memory_becomes_the_largest_movable_blocks() {
     unsafe {
         zones.add(&sim, 0, ZoneKind::Normal, slabwright::types::PfnRange::new(Pfn(1024 + 3), 1024 + 512 - 3 + 2))
     };
-    let info = zones.stats(&sim).zones[0][ZoneKind::Normal as usize];
+    let info = zones.zone(&sim, 0, ZoneKind::Normal);
     let blocks: Vec<u32> = info.blocks.iter().map(|by_type| by_type.iter().sum()).collect();
     assert_eq!(blocks, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 0], "3, 4, 8, 16, ... 512 and a pageblock, 2 pages");
     zones.verify(&sim).unwrap();

@@ -326,6 +326,7 @@ programs! {
     errno: "errno.c";
     small: "small.c";
     small_stack: "small_stack.c";
+    small_stack_reports: "small_stack_reports.c";
     suites: "suites.c";
     extensions: "extensions.c";
     sizes: "sizes.c";

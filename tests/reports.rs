@@ -75,7 +75,7 @@ fn unusable_index() {
     let all: Vec<_> = std::iter::from_fn(|| mm.alloc_pages(light | Gfp::MEMALLOC, 0, None).ok()).collect();
     let free =
         |odd: u32| all.iter().filter(|pfn| pfn.0 % 2 == odd).for_each(|pfn| unsafe { mm.free_pages(*pfn, 0).unwrap() });
-    let zone = || mm.pages().stats(mm.machine()).zones[0][ZoneKind::Normal as usize];
+    let zone = || mm.pages().zone(mm.machine(), 0, ZoneKind::Normal);
     let index = |order| zone().unusable(Order::new(order).unwrap());
     free(1);
     mm.trim();

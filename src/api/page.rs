@@ -246,7 +246,7 @@ impl<'m, M: Machine> Zone<'m, M> {
 
     /// Its figures.
     pub fn info(&self) -> ZoneInfo {
-        self.mm.pages().stats(self.mm.machine()).zones[self.node][self.kind as usize]
+        self.mm.pages().zone(self.mm.machine(), self.node, self.kind)
     }
 
     /// The flag that asks for it.

@@ -63,14 +63,14 @@ impl<M: Machine> Mm<M> {
         }
         let m = &self.machine;
         let zones = self.pages.stats(m);
-        let free = zones.total(|zone| zone.free) + zones.pcp_pages + zones.emergency_pages;
+        let free = zones.all.free + zones.pcp_pages + zones.emergency_pages;
         let areas = self.vmalloc.stats(m);
-        let blocks = |order: usize| zones.total(|zone| zone.blocks[order].iter().map(|n| u64::from(*n)).sum());
+        let blocks = |order: usize| zones.all.blocks[order].iter().map(|n| u64::from(*n)).sum();
         Stats {
             slab: self.small_stats(m),
-            pages_in_use: zones.total(|zone| zone.managed).saturating_sub(free),
+            pages_in_use: zones.all.managed.saturating_sub(free),
             pages_free: free,
-            pages_backed: zones.total(|zone| zone.backed) + zones.pcp_pages + zones.emergency_pages,
+            pages_backed: zones.all.backed + zones.pcp_pages + zones.emergency_pages,
             free_blocks: core::array::from_fn(blocks),
             vmalloc_areas: areas.busy as u64,
             vmalloc_bytes: areas.busy_bytes as u64,
@@ -118,14 +118,14 @@ impl<M: Machine> Mm<M> {
         }
         let stats = self.stats();
         let zones = self.pages.stats(m);
-        write!(out, "{zones}")?;
+        self.write_blocks(out)?;
         writeln!(
             out,
             "pages: {} in use, {} free ({} on per-CPU lists, {} backed), {} returned to the system",
             stats.pages_in_use,
             stats.pages_free,
             zones.pcp_pages,
-            zones.total(|zone| zone.backed),
+            zones.all.backed,
             zones.discarded,
         )?;
         writeln!(out, "reserve for handlers: {} objects of {} bytes", self.reserve.len(), Reserve::SIZE)?;
@@ -146,6 +146,19 @@ impl<M: Machine> Mm<M> {
             areas.copied,
         )?;
         writeln!(out, "calls: {} on the slow path, {} to the system", stats.slab.slow_calls, m.system_calls())
+    }
+
+    /// Free blocks by order.
+    #[inline(never)] // Its frame is not to stand below the rest.
+    fn write_blocks(&self, out: &mut dyn Write) -> fmt::Result {
+        for (node, kind, info) in self.populated() {
+            write!(out, "Node {node}, zone {kind:>8?}")?;
+            for order in &info.blocks {
+                write!(out, " {:>6}", order.iter().sum::<u32>())?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
     }
 
     /// Pages of first fit count as slabs, in use wholly.

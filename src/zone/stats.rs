@@ -1,11 +1,10 @@
 //! Figures of the zones, and the check of all their invariants.
 
-use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::raw::Owner;
 use super::{Cell, MIGRATE_TYPES, MigrateType, PageAllocator, Watermarks, ZONES, Zone};
-use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
+use crate::machine::{Machine, NR_ZONES, ZoneKind};
 use crate::page::Kind;
 use crate::types::{NR_ORDERS, Order, PAGEBLOCK_PAGES, Pfn};
 
@@ -60,6 +59,26 @@ impl ZoneInfo {
         steals: 0,
     };
 
+    fn add(&mut self, zone: &ZoneInfo) {
+        for (sum, part) in [
+            (&mut self.spanned, zone.spanned),
+            (&mut self.present, zone.present),
+            (&mut self.managed, zone.managed),
+            (&mut self.free, zone.free),
+            (&mut self.rows, zone.rows),
+            (&mut self.backed, zone.backed),
+            (&mut self.allocs, zone.allocs),
+            (&mut self.frees, zone.frees),
+            (&mut self.claims, zone.claims),
+            (&mut self.steals, zone.steals),
+        ] {
+            *sum += part;
+        }
+        for (sum, part) in self.blocks.as_flattened_mut().iter_mut().zip(zone.blocks.as_flattened()) {
+            *sum += part;
+        }
+    }
+
     /// The share of the buddy system's free memory that a request of `order` cannot use, in thousandths: the kernel's
     /// unusable free space index, its measure of external fragmentation.
     pub fn unusable(&self, order: Order) -> u32 {
@@ -81,11 +100,11 @@ pub struct PcpInfo {
     pub batch: u32,
 }
 
-/// All zones.
+/// All zones together: reports run on stacks that do not hold each zone's figures ([`PageAllocator::zone`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ZoneStats {
-    /// By node and zone.
-    pub zones: [[ZoneInfo; NR_ZONES]; MAX_NODES],
+    /// Sums; nothing where these say nothing: `start`, `marks`, `protection`.
+    pub all: ZoneInfo,
     /// Pages free on per-CPU lists.
     pub pcp_pages: u64,
     /// Requests that per-CPU lists served.
@@ -102,29 +121,6 @@ pub struct ZoneStats {
     pub budget: u64,
     /// Pages given back to the system so far.
     pub discarded: u64,
-}
-
-impl ZoneStats {
-    /// Sum of a figure over all zones.
-    pub fn total(&self, figure: impl Fn(&ZoneInfo) -> u64) -> u64 {
-        self.zones.as_flattened().iter().map(figure).sum()
-    }
-}
-
-impl fmt::Display for ZoneStats {
-    /// Free blocks by order, as `/proc/buddyinfo` shows them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (node, zones) in self.zones.iter().enumerate() {
-            for (kind, info) in ZONES.iter().zip(zones).filter(|(_, info)| info.present > 0) {
-                write!(f, "Node {node}, zone {kind:>8?}", kind = *kind)?;
-                for order in &info.blocks {
-                    write!(f, " {:>6}", order.iter().sum::<u32>())?;
-                }
-                writeln!(f)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl<M: Machine> PageAllocator<M> {
@@ -166,18 +162,23 @@ impl<M: Machine> PageAllocator<M> {
         }
     }
 
-    /// The figures of this moment, zone by zone.
+    /// The figures of one zone.
+    pub fn zone(&self, m: &M, node: usize, kind: ZoneKind) -> ZoneInfo {
+        let cell = &self.zones[node][kind as usize];
+        let mut info = zone_info(cell, &cell.lock.lock(m));
+        if info.present > 0 {
+            for top in &ZONES[kind as usize + 1..] {
+                info.protection[*top as usize] = self.lowmem_reserve(node, kind, *top);
+            }
+        }
+        info
+    }
+
+    /// The figures of this moment.
     pub fn stats(&self, m: &M) -> ZoneStats {
         let mut stats = self.frame();
-        for (cell, info) in self.zones.as_flattened().iter().zip(stats.zones.as_flattened_mut()) {
-            *info = zone_info(cell, &cell.lock.lock(m));
-        }
-        for (node, zones) in stats.zones.iter_mut().enumerate() {
-            for (kind, info) in ZONES.iter().zip(zones).filter(|(_, info)| info.present > 0) {
-                for top in &ZONES[*kind as usize + 1..] {
-                    info.protection[*top as usize] = self.lowmem_reserve(node, *kind, *top);
-                }
-            }
+        for cell in self.zones.as_flattened() {
+            stats.all.add(&zone_info(cell, &cell.lock.lock(m)));
         }
         for (_, pcp) in self.pcps.iter() {
             let pcp = pcp.lock(m);
@@ -203,7 +204,7 @@ impl<M: Machine> PageAllocator<M> {
     }
 
     /// Checks every invariant of the layer; the first one that does not hold is the error.
-    pub fn verify(&self, m: &M) -> Result<ZoneStats, &'static str> {
+    pub fn verify(&self, m: &M) -> Result<(), &'static str> {
         for cell in self.zones.as_flattened() {
             let zone = cell.lock.lock(m);
             zone.buddy.verify(&self.view(m))?;
@@ -225,12 +226,12 @@ impl<M: Machine> PageAllocator<M> {
         if self.managed() > blocks << crate::types::PAGEBLOCK_ORDER {
             return Err("managed pages outside the online pageblocks");
         }
-        Ok(self.stats(m))
+        Ok(())
     }
 
     fn frame(&self) -> ZoneStats {
         ZoneStats {
-            zones: [[ZoneInfo::NONE; NR_ZONES]; MAX_NODES],
+            all: ZoneInfo::NONE,
             pcp_pages: 0,
             pcp_hits: 0,
             pcp_misses: 0,

@@ -4,7 +4,7 @@ use core::cmp::Reverse;
 use core::fmt::{self, Write};
 use core::ops::Range;
 
-use super::zones::{populated, zone_name};
+use super::zones::zone_name;
 use crate::machine::{MAX_NODES, Machine, NR_ZONES, ZoneKind};
 use crate::mm::Mm;
 use crate::types::{PAGE_SIZE, Pfn};
@@ -32,8 +32,7 @@ impl<M: Machine> Mm<M> {
                 count += 1;
             }
         };
-        let stats = self.zone_stats();
-        for (node, kind, info) in populated(&stats) {
+        for (node, kind, info) in self.populated() {
             let last = Pfn(info.start.0 + info.spanned as u32 - 1);
             add(self.machine.phys(info.start)..self.machine.phys(last) + PAGE_SIZE as u64, Region::Ram(node, kind));
         }

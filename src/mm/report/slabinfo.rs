@@ -31,11 +31,11 @@ impl<M: Machine> Mm<M> {
 
     /// The classes of page runs: a run is a slab of one object, active unless a CPU keeps it.
     fn runs(&self, out: &mut dyn Write, in_rows: &[u32; MAX_CACHES]) -> fmt::Result {
-        let mut live = [0usize; MAX_CACHES];
+        let mut live = [0u32; MAX_CACHES];
         self.figures(|m| self.pages.for_each_run(m, |pages| live[run_class(pages as usize) as usize] += 1));
         // Of the last class each run has a size of its own.
         for id in FIRST_RUN..LAST_RUN {
-            let (in_use, kept) = (live[id as usize], in_rows[id as usize] as usize);
+            let (in_use, kept) = (live[id as usize] as usize, in_rows[id as usize] as usize);
             if in_use + kept > 0 {
                 let (pages, capacity) = (run_pages(id) as usize, self.slab.run_capacity(&self.pages, id).into());
                 let runs = CacheStats {

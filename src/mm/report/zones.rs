@@ -2,10 +2,10 @@
 
 use core::fmt::{self, Write};
 
-use crate::machine::{Machine, ZoneKind};
+use crate::machine::{MAX_NODES, Machine, ZoneKind};
 use crate::mm::Mm;
 use crate::types::{NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES};
-use crate::zone::{MIGRATE_TYPES, MigrateType, ZONES, ZoneInfo, ZoneStats};
+use crate::zone::{MIGRATE_TYPES, MigrateType, ZONES, ZoneInfo};
 
 /// The kernel's name of a zone.
 pub(super) const fn zone_name(kind: ZoneKind) -> &'static str {
@@ -30,20 +30,19 @@ const fn type_name(list: MigrateType) -> &'static str {
     }
 }
 
-/// The zones that have frames, by node.
-pub(super) fn populated(stats: &ZoneStats) -> impl Iterator<Item = (usize, ZoneKind, &ZoneInfo)> {
-    let nodes = stats.zones.iter().enumerate();
-    let all = nodes.flat_map(|(node, zones)| ZONES.iter().zip(zones).map(move |(kind, info)| (node, *kind, info)));
-    all.filter(|(.., info)| info.present > 0)
-}
-
 impl<M: Machine> Mm<M> {
-    pub(super) fn zone_stats(&self) -> ZoneStats {
-        self.figures(|m| self.pages.stats(m))
+    fn zone(&self, node: usize, kind: ZoneKind) -> ZoneInfo {
+        self.figures(|m| self.pages.zone(m, node, kind))
+    }
+
+    /// The zones that have frames, by node.
+    pub(in crate::mm) fn populated(&self) -> impl Iterator<Item = (usize, ZoneKind, ZoneInfo)> {
+        let zones = (0..MAX_NODES).flat_map(|node| ZONES.into_iter().map(move |kind| (node, kind)));
+        zones.map(|(node, kind)| (node, kind, self.zone(node, kind))).filter(|(.., info)| info.present > 0)
     }
 
     pub(super) fn buddyinfo(&self, out: &mut dyn Write) -> fmt::Result {
-        for (node, kind, info) in populated(&self.zone_stats()) {
+        for (node, kind, info) in self.populated() {
             write!(out, "Node {node}, zone {:>8} ", zone_name(kind))?;
             for lists in &info.blocks {
                 write!(out, "{:>6} ", lists.iter().sum::<u32>())?;
@@ -54,7 +53,7 @@ impl<M: Machine> Mm<M> {
     }
 
     pub(super) fn unusable_index(&self, out: &mut dyn Write) -> fmt::Result {
-        for (node, kind, info) in populated(&self.zone_stats()) {
+        for (node, kind, info) in self.populated() {
             write!(out, "Node {node}, zone {:>8} ", zone_name(kind))?;
             for order in (0..NR_ORDERS as u8).filter_map(Order::new) {
                 let index = if info.free == 0 { 0 } else { info.unusable(order) };
@@ -66,14 +65,13 @@ impl<M: Machine> Mm<M> {
     }
 
     pub(super) fn pagetypeinfo(&self, out: &mut dyn Write) -> fmt::Result {
-        let stats = self.zone_stats();
         writeln!(out, "Page block order: {PAGEBLOCK_ORDER}\nPages per block:  {PAGEBLOCK_PAGES}\n")?;
         write!(out, "{:<43} ", "Free pages count per migrate type at order")?;
         for order in 0..NR_ORDERS {
             write!(out, "{order:>6} ")?;
         }
         out.write_char('\n')?;
-        for (node, kind, info) in populated(&stats) {
+        for (node, kind, info) in self.populated() {
             for list in MigrateType::ALL {
                 write!(out, "Node {node:>4}, zone {:>8}, type {:>12} ", zone_name(kind), type_name(list))?;
                 for lists in &info.blocks {
@@ -87,7 +85,7 @@ impl<M: Machine> Mm<M> {
             write!(out, "{:>12} ", type_name(list))?;
         }
         out.write_char('\n')?;
-        for (node, kind, _) in populated(&stats) {
+        for (node, kind, _) in self.populated() {
             write!(out, "Node {node}, zone {:>8} ", zone_name(kind))?;
             let counts: [u32; MIGRATE_TYPES] = self.pages.pageblocks(node, kind);
             for count in counts {
@@ -99,22 +97,22 @@ impl<M: Machine> Mm<M> {
     }
 
     pub(super) fn zoneinfo(&self, out: &mut dyn Write) -> fmt::Result {
-        let stats = self.zone_stats();
-        for (node, zones) in stats.zones.iter().enumerate() {
-            let Some(first) = zones.iter().position(|zone| zone.present > 0) else { continue };
-            for (kind, info) in ZONES.iter().zip(zones) {
-                writeln!(out, "Node {node}, zone {:>8}", zone_name(*kind))?;
-                if *kind as usize == first {
+        for node in 0..MAX_NODES {
+            let first = ZONES.into_iter().find(|kind| self.zone(node, *kind).present > 0);
+            for kind in first.iter().flat_map(|_| ZONES) {
+                let info = self.zone(node, kind);
+                writeln!(out, "Node {node}, zone {:>8}", zone_name(kind))?;
+                if Some(kind) == first {
                     let (reclaimable, unreclaimable) = self.figures(|m| self.slab.node_pages(m, node));
                     writeln!(out, "  per-node stats")?;
                     writeln!(out, "      {:<12} {reclaimable}", "nr_slab_reclaimable")?;
                     writeln!(out, "      {:<12} {unreclaimable}", "nr_slab_unreclaimable")?;
                 }
-                bounds(out, info)?;
+                bounds(out, &info)?;
                 if info.present > 0 {
                     writeln!(out, "      {:<12} {}\n  pagesets", "nr_free_pages", info.free)?;
                     for cpu in 0..self.machine.nr_cpus() {
-                        let Some(lists) = self.figures(|m| self.pages.pageset(m, cpu, node, *kind)) else { continue };
+                        let Some(lists) = self.figures(|m| self.pages.pageset(m, cpu, node, kind)) else { continue };
                         writeln!(out, "    cpu: {cpu}")?;
                         for (name, value) in [("count:", lists.count), ("high:", lists.high), ("batch:", lists.batch)] {
                             writeln!(out, "              {name:<8} {value}")?;

@@ -33,7 +33,7 @@ impl World {
 
     fn free_pages(&self) -> u64 {
         let stats = self.pages.stats(&self.m);
-        stats.total(|zone| zone.free) + stats.pcp_pages + stats.own_pages
+        stats.all.free + stats.pcp_pages + stats.own_pages
     }
 }
 

@@ -108,8 +108,8 @@ impl<F: Flavour> World<F> {
     /// Pages that are neither free nor the layer's own.
     pub fn pages_out(&self) -> u64 {
         let stats = self.pages.stats(&self.m);
-        stats.total(|z| z.managed)
-            - stats.total(|z| z.free)
+        stats.all.managed
+            - stats.all.free
             - stats.pcp_pages
             - stats.emergency_pages
             - self.v.stats(&self.m).own_pages as u64

@@ -15,7 +15,7 @@ use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use crate::zone::alloc::{GROWTHS, MAX_ZONES};
 use crate::zone::lists::RESERVE;
 use crate::zone::rows::on_grid;
-use crate::zone::{MigrateType, PageAllocator, View, ZoneInfo};
+use crate::zone::{MigrateType, PageAllocator, View};
 
 pub type Zones<F> = Box<PageAllocator<Simulated<F>>>;
 
@@ -61,7 +61,7 @@ fn every_order_to_the_last_and_none_above() {
 fn exact_pages_keep_no_tail() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
     let z = boot(&m);
-    let free = || z.stats(&m).total(|zone| zone.free);
+    let free = || z.stats(&m).all.free;
     let before = free();
     let at = z.alloc_pages_exact(&m, Gfp::KERNEL, 9 * PAGE_SIZE - 1);
     assert_eq!(before - free() - z.stats(&m).own_pages, 9);
@@ -75,13 +75,13 @@ fn exact_pages_keep_no_tail() {
 fn a_run_takes_the_tightest_row() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
     let z = boot(&m);
-    let rows = || z.stats(&m).total(|zone| zone.rows);
+    let rows = || z.stats(&m).all.rows;
     let run = |pages| PfnRange::new(z.alloc_run(&m, Gfp::KERNEL, pages, None).unwrap(), pages);
     let free = |range| {
         assert!(unsafe { z.free_run(&m, range, true) });
         z.verify(&m).unwrap();
     };
-    let before = z.stats(&m).total(|zone| zone.free);
+    let before = z.stats(&m).all.free;
     let held: Vec<_> = [3, 15, 1, 12, 2, 7, 5].map(run).into();
     assert!(held.windows(2).all(|pair| pair[0].end() == pair[1].start), "one behind the other: {held:?}");
     assert!(held[0].start.0.is_multiple_of(512) && rows() == 512 - 45, "a pageblock");
@@ -100,7 +100,7 @@ fn a_run_takes_the_tightest_row() {
     }
     assert_eq!(rows(), 512 - 2);
     free(held[4]);
-    assert_eq!((rows(), z.stats(&m).total(|zone| zone.free)), (0, before), "whole again");
+    assert_eq!((rows(), z.stats(&m).all.free), (0, before), "whole again");
 }
 
 /// What lies in rows serves other requests before they fail.
@@ -110,9 +110,10 @@ fn rows_are_given_up_for_blocks() {
     let z = boot(&m);
     let run = z.alloc_run(&m, Gfp::KERNEL, 5, None).unwrap();
     let held = exhaust(&m, &z, Gfp::ATOMIC | Gfp::MEMALLOC);
-    let stats = z.verify(&m).unwrap();
-    assert_eq!(stats.total(|zone| zone.free), 0);
-    assert_eq!(held.len() as u64 + 5 + stats.own_pages, stats.total(|zone| zone.managed));
+    z.verify(&m).unwrap();
+    let stats = z.stats(&m);
+    assert_eq!(stats.all.free, 0);
+    assert_eq!(held.len() as u64 + 5 + stats.own_pages, stats.all.managed);
     assert!(unsafe { z.free_run(&m, PfnRange::new(run, 5), true) });
     assert!(z.alloc_page(&m, Gfp::ATOMIC | Gfp::MEMALLOC).is_some(), "out of the freed run");
     z.verify(&m).unwrap();
@@ -142,7 +143,7 @@ fn the_reserves_are_for_those_who_may() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 2048).build();
     let z = boot(&m);
     let held = exhaust(&m, &z, Gfp::KERNEL);
-    let info = || z.stats(&m).zones[0][ZoneKind::Normal as usize];
+    let info = || z.zone(&m, 0, ZoneKind::Normal);
     assert_eq!(info().free, u64::from(info().marks.min), "ordinary requests end at min");
     assert_eq!(z.alloc_page(&m, Gfp::NOWAIT), None);
     assert_eq!(z.alloc_page(&m, Gfp::ATOMIC | Gfp::NOMEMALLOC), None);
@@ -163,7 +164,7 @@ fn low_zones_keep_something_from_those_who_need_not() {
     let m = SimBare::builder().ram(0, ZoneKind::Dma, 512, 2048).ram(0, ZoneKind::Normal, 1 << 14, 1 << 15).build();
     let z = boot(&m);
     exhaust(&m, &z, Gfp::KERNEL);
-    let dma = z.stats(&m).zones[0][ZoneKind::Dma as usize];
+    let dma = z.zone(&m, 0, ZoneKind::Dma);
     assert_eq!(dma.free, u64::from(dma.marks.min) + (1 << 15) / 256);
     let pfn = z.alloc_page(&m, Gfp::KERNEL | Gfp::DMA).expect("kept for this");
     assert!(pfn.0 < 4096);
@@ -265,7 +266,7 @@ fn types_are_grouped_claimed_and_stolen() {
     let b = z.alloc_pages(&m, Gfp::KERNEL | Gfp::MOVABLE, order(0), None).unwrap();
     let c = z.alloc_pages(&m, Gfp::KERNEL | Gfp::RECLAIMABLE, order(0), None).unwrap();
     assert!(block(a) != block(b) && block(b) != block(c) && block(a) != block(c), "types share a pageblock");
-    assert!(z.stats(&m).total(|zone| zone.claims) >= 2);
+    assert!(z.stats(&m).all.claims >= 2);
     // Movable memory in every pageblock: what is left is stolen.
     let movable: Vec<_> = core::iter::from_fn(|| z.alloc_run(&m, Gfp::KERNEL, 1, None)).collect();
     for pfn in movable.iter().step_by(3) {
@@ -273,7 +274,7 @@ fn types_are_grouped_claimed_and_stolen() {
     }
     z.drain(&m);
     exhaust(&m, &z, Gfp::KERNEL);
-    assert!(z.stats(&m).total(|zone| zone.steals) > 0);
+    assert!(z.stats(&m).all.steals > 0);
     z.verify(&m).unwrap();
 }
 
@@ -411,7 +412,8 @@ fn the_pool_of_atomic_requests_does_not_grow() {
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1024).build();
     let z = boot(&m);
     z.expect_atomic(&m);
-    let goal = z.verify(&m).unwrap().emergency_pages;
+    z.verify(&m).unwrap();
+    let goal = z.stats(&m).emergency_pages;
     let fork = Fork { token: 1, needs_all: true };
     for _ in 0..200 {
         let taken: Vec<Pfn> = (0..8).map(|_| z.alloc_page(&m, Gfp::ATOMIC).unwrap()).collect();
@@ -421,7 +423,8 @@ fn the_pool_of_atomic_requests_does_not_grow() {
         // Fills the zone's part up again.
         z.alloc_run(&m, Gfp::KERNEL, 1, None).unwrap();
     }
-    let now = z.verify(&m).unwrap().emergency_pages;
+    z.verify(&m).unwrap();
+    let now = z.stats(&m).emergency_pages;
     assert!(now <= goal + 32, "{now} pages, {goal} at first");
 }
 
@@ -429,12 +432,11 @@ fn the_pool_of_atomic_requests_does_not_grow() {
 #[test]
 fn a_reserve_can_become_smaller() {
     fn kept<F: Flavour>(m: &Simulated<F>, z: &Zones<F>) -> (u64, u64) {
-        let stats = z.verify(m).unwrap();
-        let in_zone = |zone: &ZoneInfo| {
-            let blocks = zone.blocks.iter().enumerate();
-            blocks.map(|(order, types)| u64::from(types[MigrateType::HighAtomic.index()]) << order).sum()
-        };
-        (stats.total(in_zone), stats.emergency_pages)
+        z.verify(m).unwrap();
+        let stats = z.stats(m);
+        let blocks = stats.all.blocks.iter().enumerate();
+        let in_zone = blocks.map(|(order, types)| u64::from(types[MigrateType::HighAtomic.index()]) << order).sum();
+        (in_zone, stats.emergency_pages)
     }
     let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1024).build();
     let z = boot(&m);
@@ -470,8 +472,9 @@ fn memory_that_comes_late_is_not_lost() {
     let pfn = z.alloc_pages(&m, Gfp::KERNEL, Order::MAX, None).expect("it is there");
     assert_eq!(pfn, Pfn(most * 2 * block));
     assert!(unsafe { z.free_pages(&m, pfn, Order::MAX, true) });
-    let stats = z.verify(&m).unwrap();
-    assert_eq!(stats.total(|zone| zone.free), stats.total(|zone| zone.managed));
+    z.verify(&m).unwrap();
+    let stats = z.stats(&m);
+    assert_eq!(stats.all.free, stats.all.managed);
 }
 
 /// Aligned runs come out of rows, too.
@@ -488,7 +491,7 @@ fn aligned_runs_use_what_others_left() {
         assert!(unsafe { z.free_run(&m, range, true) });
         z.verify(&m).unwrap();
     };
-    let before = z.stats(&m).total(|zone| zone.free);
+    let before = z.stats(&m).all.free;
     let held: Vec<_> = (0..8).map(|_| run(3, 16)).collect();
     assert!(
         held.windows(2).all(|pair| pair[0].start.0.abs_diff(pair[1].start.0) < PAGEBLOCK_PAGES),
@@ -506,11 +509,11 @@ fn aligned_runs_use_what_others_left() {
         if held.len() > 40 {
             free(held.pop_front().unwrap());
         }
-        rows = z.stats(&m).total(|zone| zone.rows).max(rows);
+        rows = z.stats(&m).all.rows.max(rows);
     }
     assert!(rows < 12 * 512, "{rows} pages in rows, beside 820 in use");
     held.into_iter().for_each(free);
-    assert_eq!(z.stats(&m).total(|zone| zone.free), before, "whole again");
+    assert_eq!(z.stats(&m).all.free, before, "whole again");
     assert_eq!(run(1024, 1024).pages, 1024);
     assert_eq!(z.alloc_aligned_run(&m, Gfp::KERNEL, 1, 2048, None), None);
 }
@@ -581,12 +584,13 @@ fn threads_lose_no_frame() {
         }
     });
     z.drain(&m);
-    let stats = z.verify(&m).unwrap();
+    z.verify(&m).unwrap();
+    let stats = z.stats(&m);
     assert_eq!(
-        stats.total(|zone| zone.free) + stats.own_pages + stats.emergency_pages,
-        stats.total(|zone| zone.managed)
+        stats.all.free + stats.own_pages + stats.emergency_pages,
+        stats.all.managed
     );
-    assert_eq!(stats.committed, stats.total(|zone| zone.managed - zone.free + zone.backed));
+    assert_eq!(stats.committed, stats.all.managed - stats.all.free + stats.all.backed);
 }
 
 /// A process that never grows beyond its first memory asks nobody when memory is short.
@@ -625,7 +629,7 @@ fn runs_that_are_only_begun_begin_at_the_same_pages() {
         }
         z.verify(&m).unwrap();
         assert_eq!(aligned == 1000, touched == 1, "{aligned} of 1000 runs are on the grid");
-        let free = z.stats(&m).total(|zone| zone.free);
+        let free = z.stats(&m).all.free;
         if touched == 1 {
             assert!(m.backed() < 1200, "{} pages are backed", m.backed());
         }

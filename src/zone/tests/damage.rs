@@ -146,7 +146,7 @@ fn verify_sees_damage() {
     for (i, (error, damage)) in damages.iter().enumerate() {
         let world = World::new();
         damage(&world);
-        assert_eq!(world.z.verify(&world.m).map(drop), Err(*error), "damage {i}");
+        assert_eq!(world.z.verify(&world.m), Err(*error), "damage {i}");
     }
 }
 
@@ -160,5 +160,5 @@ fn verify_sees_a_clean_block_that_is_not_zero() {
     let clean = |pfn: &Pfn| m.page(*pfn).kind() == Kind::Buddy && m.page(*pfn).has(flag::UNBACKED);
     let block = m.online().iter().flat_map(|range| range.iter()).find(clean).unwrap();
     m.page(block).clear(flag::ZERO);
-    assert_eq!(z.verify(&m).map(drop), Err("state of a free block disagrees with its list"));
+    assert_eq!(z.verify(&m), Err("state of a free block disagrees with its list"));
 }

@@ -245,14 +245,15 @@ impl<F: Flavour> World<F> {
 
     /// All pages are free, handed out, or nowhere: the equation of the layer.
     fn check(&self) {
-        let stats = self.zones.verify(&self.sim).unwrap_or_else(|e| panic!("{e}"));
+        self.zones.verify(&self.sim).unwrap_or_else(|e| panic!("{e}"));
+        let stats = self.zones.stats(&self.sim);
         let held: u64 = self.held.values().map(|(pages, ..)| u64::from(*pages)).sum();
         assert_eq!(
-            stats.total(|z| z.managed),
-            stats.total(|z| z.free) + stats.pcp_pages + stats.own_pages + stats.emergency_pages + held,
+            stats.all.managed,
+            stats.all.free + stats.pcp_pages + stats.own_pages + stats.emergency_pages + held,
             "frames lost or won"
         );
-        let clean = stats.total(|z| z.free - z.backed);
+        let clean = stats.all.free - stats.all.backed;
         if <Simulated<F> as Frames>::LENT {
             assert!(
                 self.sim.backed() <= stats.committed,
@@ -261,7 +262,7 @@ impl<F: Flavour> World<F> {
                 stats.committed
             );
         }
-        assert_eq!(stats.committed, stats.total(|z| z.managed) - clean, "committed pages miscounted");
+        assert_eq!(stats.committed, stats.all.managed - clean, "committed pages miscounted");
     }
 
     /// Frames that are free and said to read zero do so.
@@ -308,8 +309,8 @@ impl<F: Flavour> World<F> {
         self.zones.drain(&self.sim);
         self.check();
         let stats = self.zones.stats(&self.sim);
-        let free = stats.total(|z| z.free) + stats.emergency_pages;
-        assert_eq!(free + stats.own_pages, stats.total(|z| z.managed));
+        let free = stats.all.free + stats.emergency_pages;
+        assert_eq!(free + stats.own_pages, stats.all.managed);
         assert_eq!(stats.pcp_pages, 0);
     }
 }

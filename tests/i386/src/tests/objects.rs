@@ -122,7 +122,7 @@ fn misuse() {
 fn may_lack(size: usize) -> bool {
     let order = Order::holding(size.div_ceil(PAGE_SIZE)).expect("at most 4 MiB");
     let stats = HEAP.pages().stats(&I386);
-    stats.total(|zone| zone.blocks[order.index()..].as_flattened().iter().map(|n| u64::from(*n)).sum()) == 0
+    stats.all.blocks[order.index()..].as_flattened().iter().all(|n| *n == 0)
 }
 
 /// That the frames behind a block follow each other.

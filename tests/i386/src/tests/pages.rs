@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::array::from_fn;
 use core::cell::RefCell;
 use core::ptr::with_exposed_provenance_mut as pointer;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,7 +12,7 @@ use slabwright::error::AllocError;
 use slabwright::gfp::Gfp;
 use slabwright::machine::i386::layout::{DMA_END, PAGE_OFFSET};
 use slabwright::machine::i386::{I386, boot, memory, paging, reports};
-use slabwright::machine::{Frames, ZoneKind};
+use slabwright::machine::{Frames, MAX_NODES, NR_ZONES, ZoneKind};
 use slabwright::mm::ShrinkControl;
 use slabwright::page::{Kind, Page, PageList, flag};
 use slabwright::printk;
@@ -19,7 +20,7 @@ use slabwright::slab::SlabFlags;
 use slabwright::sync::Lock;
 use slabwright::types::{MAX_ORDER, NR_ORDERS, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
 use slabwright::zone::buddy::{Buddy, Event, Map, Need, Want};
-use slabwright::zone::{MigrateType, Watermarks, ZoneInfo, ZoneStats};
+use slabwright::zone::{MigrateType, Watermarks, ZONES, ZoneInfo, ZoneStats};
 
 use super::{Test, destroy_cache, free_pages, has_highmem, put_page};
 use crate::kernel::HEAP;
@@ -94,8 +95,12 @@ fn drained() -> ZoneStats {
     pages().stats(&I386)
 }
 
-fn zone(stats: &ZoneStats, kind: ZoneKind) -> ZoneInfo {
-    stats.zones[0][kind as usize]
+fn zone(kind: ZoneKind) -> ZoneInfo {
+    pages().zone(&I386, 0, kind)
+}
+
+fn low_zones() -> impl Iterator<Item = ZoneKind> {
+    ZONES.into_iter().filter(|kind| *kind <= ZoneKind::Normal)
 }
 
 fn order(n: u8) -> Order {
@@ -164,7 +169,7 @@ fn accounts() {
     let mut held = [(Pfn::NONE, Order::ZERO); 48];
     let base = drained();
     let missing =
-        |stats: &ZoneStats| pages().managed() - stats.total(|zone| zone.free) - stats.pcp_pages - stats.own_pages;
+        |stats: &ZoneStats| pages().managed() - stats.all.free - stats.pcp_pages - stats.own_pages;
     let (others, mut taken, mut seed) = (missing(&base), 0, 7u32);
     for round in 0..3000 {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -209,8 +214,10 @@ fn either_way() {
 
 fn nodes() {
     let asked = boot::options().nodes;
-    let stats = pages().stats(&I386);
-    let present: Vec<u64> = stats.zones.iter().map(|node| node.iter().map(|zone| zone.present).sum()).collect();
+    let present_at = |node| ZONES.into_iter().map(|kind| pages().zone(&I386, node, kind).present).sum();
+    let present: Vec<u64> = (0..MAX_NODES).map(present_at).collect();
+    let free: [[u64; NR_ZONES]; MAX_NODES] =
+        from_fn(|node| from_fn(|kind| pages().zone(&I386, node, ZONES[kind]).free));
     let with_memory = present.iter().filter(|pages| **pages > 0).count();
     assert_eq!(with_memory, memory::nodes());
     if asked > 1 && memory::frames() >= 1 << 14 {
@@ -220,7 +227,7 @@ fn nodes() {
     for node in 0..with_memory {
         let pfn = from(node, Gfp::KERNEL).expect("a page");
         // Low memory of a node may be none: then a neighbour's serves.
-        let low = stats.zones[node][..=ZoneKind::Normal as usize].iter().any(|zone| zone.free > 64);
+        let low = low_zones().any(|kind| free[node][kind as usize] > 64);
         assert!(!low || I386.page(pfn).node() == node, "a page of node {}", I386.page(pfn).node());
         assert!(put_page(pfn));
     }
@@ -241,7 +248,6 @@ fn nodes() {
 }
 
 fn zone_borders() {
-    let stats = pages().stats(&I386);
     let low = (memory::high_memory() - PAGE_OFFSET) as u64;
     let mut seen = [0u64; 5];
     for n in 0..memory::frames() {
@@ -260,15 +266,14 @@ fn zone_borders() {
         seen[page.zone()] += 1;
     }
     assert!(seen[ZoneKind::Dma as usize] > 0);
-    assert_eq!(zone(&stats, ZoneKind::Dma32).present, 0, "B6: there is no ZONE_DMA32 here");
+    assert_eq!(zone(ZoneKind::Dma32).present, 0, "B6: there is no ZONE_DMA32 here");
     if memory::movable_start().0 == u32::MAX {
         assert_eq!(seen[ZoneKind::HighMem as usize] > 0, has_highmem());
     }
 }
 
 fn movable_zone() {
-    let stats = pages().stats(&I386);
-    let present: u64 = stats.zones.iter().map(|node| node[ZoneKind::Movable as usize].present).sum();
+    let present: u64 = (0..MAX_NODES).map(|node| pages().zone(&I386, node, ZoneKind::Movable).present).sum();
     let asked = boot::options().movable;
     assert_eq!(present > 0, asked > 0 && memory::movable_start().0 < memory::frames());
     let movable = pages().alloc_page(&I386, Gfp::HIGHUSER_MOVABLE).expect("a page");
@@ -308,9 +313,8 @@ fn give_back(mut taken: PageList) {
 fn marks() {
     let before = drained();
     let normal = exhaust(Gfp::KERNEL.with(Gfp::NORETRY));
-    let stats = pages().stats(&I386);
     for kind in [ZoneKind::Dma, ZoneKind::Normal] {
-        let info = zone(&stats, kind);
+        let info = zone(kind);
         assert!(
             info.free >= u64::from(info.marks.min),
             "{kind:?} went below its mark: {} of {}",
@@ -324,7 +328,7 @@ fn marks() {
     give_back(more);
     give_back(normal);
     let after = drained();
-    assert_eq!(after.total(|zone| zone.free), before.total(|zone| zone.free));
+    assert_eq!(after.all.free, before.all.free);
 }
 
 /// Objects that a shrinker may have back, linked through their first words; and how many.
@@ -416,7 +420,7 @@ fn balanced() {
 
 fn hot_and_cold() {
     // The per-CPU lists are those of the zone that a request names; ZONE_DMA alone has them for requests that name it.
-    let normal = zone(&pages().stats(&I386), ZoneKind::Normal).present > 0;
+    let normal = zone(ZoneKind::Normal).present > 0;
     let gfp = if normal { Gfp::KERNEL } else { Gfp::KERNEL.with(Gfp::DMA) };
     let take = || pages().alloc_page(&I386, gfp).expect("a page");
     let [a, b, cold] = [take(), take(), take()];
@@ -494,13 +498,7 @@ fn addresses() {
 }
 
 fn free_blocks(stats: &ZoneStats) -> [u64; NR_ORDERS] {
-    let mut blocks = [0; NR_ORDERS];
-    for zone in stats.zones.as_flattened() {
-        for (sum, order) in blocks.iter_mut().zip(&zone.blocks) {
-            *sum += order.iter().map(|n| u64::from(*n)).sum::<u64>();
-        }
-    }
-    blocks
+    stats.all.blocks.map(|order| order.iter().map(|n| u64::from(*n)).sum())
 }
 
 fn buddy_restores() {
@@ -632,9 +630,9 @@ fn mobility() {
 fn claims_and_steals() {
     let info = || {
         let stats = drained();
-        let counts = (stats.total(|zone| zone.claims), stats.total(|zone| zone.steals));
+        let counts = (stats.all.claims, stats.all.steals);
         let of = |kind| -> u64 {
-            let zones = slabwright::zone::ZONES.into_iter();
+            let zones = ZONES.into_iter();
             let nodes = |zone| (0..memory::nodes()).map(move |node| pages().pageblocks(node, zone)[kind as usize]);
             zones.flat_map(nodes).map(u64::from).sum()
         };
@@ -652,7 +650,7 @@ fn claims_and_steals() {
 }
 
 fn percpu_lists() {
-    let gfp = if zone(&pages().stats(&I386), ZoneKind::Normal).present > 0 {
+    let gfp = if zone(ZoneKind::Normal).present > 0 {
         Gfp::KERNEL
     } else {
         Gfp::KERNEL.with(Gfp::DMA)
@@ -705,7 +703,7 @@ fn forced_failure() {
 fn reclaimable() {
     const OBJECTS: usize = 1200;
     let of_type = || -> u32 {
-        let zones = slabwright::zone::ZONES.into_iter();
+        let zones = ZONES.into_iter();
         let nodes = |zone| (0..memory::nodes()).map(move |node| pages().pageblocks(node, zone));
         zones.flat_map(nodes).map(|types| types[MigrateType::Reclaimable as usize]).sum()
     };
@@ -727,7 +725,7 @@ fn reclaimable() {
 
 fn exact() {
     drained();
-    let free = |stats: &ZoneStats| stats.total(|zone| zone.free) + stats.pcp_pages;
+    let free = |stats: &ZoneStats| stats.all.free + stats.pcp_pages;
     let before = free(&pages().stats(&I386));
     let run = pages().alloc_pages_exact(&I386, Gfp::KERNEL, 5 * PAGE_SIZE);
     assert_eq!(before - free(&pages().stats(&I386)), 5);
@@ -751,15 +749,14 @@ fn modifiers() {
 }
 
 fn fragmentation() {
-    let stats = drained();
-    for zone in stats.zones.as_flattened().iter().filter(|zone| zone.present > 0) {
+    drained();
+    let zones = |kind| (0..MAX_NODES).map(move |node| pages().zone(&I386, node, kind));
+    for zone in ZONES.into_iter().flat_map(zones).filter(|zone| zone.present > 0) {
         assert_eq!(zone.unusable(Order::ZERO), 0, "a single page is never useless");
         assert!(zone.unusable(Order::MAX) >= zone.unusable(order(5)));
     }
     in_single_pages(|| {
-        let stats = pages().stats(&I386);
-        let low = stats.zones.iter().flat_map(|node| &node[..=ZoneKind::Normal as usize]);
-        for zone in low.filter(|zone| zone.free > 64) {
+        for zone in low_zones().flat_map(zones).filter(|zone| zone.free > 64) {
             assert_eq!(zone.unusable(Order::ZERO), 0);
             assert!(
                 zone.unusable(order(1)) > 900,

@@ -122,11 +122,7 @@ impl<M: Machine> Mm<M> {
         writeln!(
             out,
             "pages: {} in use, {} free ({} on per-CPU lists, {} backed), {} returned to the system",
-            stats.pages_in_use,
-            stats.pages_free,
-            zones.pcp_pages,
-            zones.all.backed,
-            zones.discarded,
+            stats.pages_in_use, stats.pages_free, zones.pcp_pages, zones.all.backed, zones.discarded,
         )?;
         writeln!(out, "reserve for handlers: {} objects of {} bytes", self.reserve.len(), Reserve::SIZE)?;
         let areas = self.vmalloc.stats(m);

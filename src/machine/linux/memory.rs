@@ -11,7 +11,7 @@
 use core::arch::asm;
 use core::ops::Range;
 use core::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU32, AtomicUsize,
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -73,6 +73,8 @@ static MAP: Map = Map {
 
 /// Bytes of the arena that growth has claimed.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that the process might have mapped when the arena grew last; `u64::MAX` for any number.
+static ADDRESSES: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Bytes of arena descriptors and class bytes that are open.
 static MEMMAP_OPEN: AtomicUsize = AtomicUsize::new(0);
 static CLASS_OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -334,7 +336,9 @@ fn steps(chunks: usize, least: usize) -> [usize; 3] {
     };
     let step = (NEXT.load(Relaxed) / 2 / CHUNK * CHUNK).clamp(CHUNK, most).max(chunks);
     let addresses = if sparse() { sys::rlimit(libc::RLIMIT_AS) } else { u64::MAX };
-    match sys::rlimit(libc::RLIMIT_DATA).min(addresses) {
+    let limit = sys::rlimit(libc::RLIMIT_DATA).min(addresses);
+    ADDRESSES.store(limit, Relaxed);
+    match limit {
         u64::MAX => [step, chunks, least],
         // What the heap has open the program cannot map.
         limit => {
@@ -592,6 +596,10 @@ unsafe impl Frames for Linux {
             percpu::trim_rows();
         }
         is
+    }
+
+    fn address_limit(&self) -> u64 {
+        ADDRESSES.load(Relaxed)
     }
 
     fn populate(&self, range: PfnRange) {

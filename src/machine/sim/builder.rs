@@ -54,6 +54,7 @@ pub struct Builder<F: Flavour> {
     kmap_slots: usize,
     budget: u64,
     pressure: u64,
+    address_limit: u64,
     seed: u64,
     hostile: Hostile,
     flavour: PhantomData<F>,
@@ -72,6 +73,7 @@ impl<F: Flavour> Simulated<F> {
             kmap_slots: 64,
             budget: u64::MAX,
             pressure: u64::MAX,
+            address_limit: u64::MAX,
             seed: 1,
             hostile: Hostile::default(),
             flavour: PhantomData,
@@ -143,6 +145,12 @@ impl<F: Flavour> Builder<F> {
         self
     }
 
+    /// What [`Frames::address_limit`](crate::machine::Frames::address_limit) says, in pages.
+    pub fn address_limit(mut self, pages: u64) -> Builder<F> {
+        self.address_limit = pages * crate::types::PAGE_SIZE as u64;
+        self
+    }
+
     /// Seed of the machine's randomness.
     pub fn seed(mut self, seed: u64) -> Builder<F> {
         self.seed = seed;
@@ -199,6 +207,7 @@ impl<F: Flavour> Builder<F> {
             gathered: Mutex::new(BTreeSet::new()),
             budget: self.budget,
             pressure: self.pressure,
+            address_limit: self.address_limit,
             now: AtomicU64::new(1),
             seed: self.seed,
             control: Control::new(self.seed, self.hostile),

@@ -143,6 +143,7 @@ struct State {
     gathered: Mutex<BTreeSet<u32>>,
     budget: u64,
     pressure: u64,
+    address_limit: u64,
     now: AtomicU64,
     seed: u64,
     control: Control,
@@ -403,6 +404,10 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
 
     fn is_rationed(&self, _bytes: usize) -> bool {
         true
+    }
+
+    fn address_limit(&self) -> u64 {
+        self.state.address_limit
     }
 
     fn populate(&self, range: PfnRange) {

@@ -586,10 +586,7 @@ fn threads_lose_no_frame() {
     z.drain(&m);
     z.verify(&m).unwrap();
     let stats = z.stats(&m);
-    assert_eq!(
-        stats.all.free + stats.own_pages + stats.emergency_pages,
-        stats.all.managed
-    );
+    assert_eq!(stats.all.free + stats.own_pages + stats.emergency_pages, stats.all.managed);
     assert_eq!(stats.committed, stats.all.managed - stats.all.free + stats.all.backed);
 }
 
@@ -641,6 +638,22 @@ fn runs_that_are_only_begun_begin_at_the_same_pages() {
         let rest = exhaust(&m, &z, Gfp::KERNEL).len() as u64;
         assert!(rest + 300 > free, "{rest} of {free}");
         z.verify(&m).unwrap();
+    }
+}
+
+/// Where the system counts addresses runs that are only begun lie side by side.
+#[test]
+fn runs_that_are_only_begun_use_all_addresses_where_there_are_few() {
+    const FRAMES: u32 = 1 << 14;
+    for limited in [false, true] {
+        let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 15, FRAMES, 1 << 10);
+        let m = if limited { m.address_limit(FRAMES.into()) } else { m }.build();
+        let z = boot(&m);
+        let run = || z.alloc_run(&m, Gfp::KERNEL, 17, None);
+        let runs = core::iter::from_fn(run).inspect(|run| m.populate(PfnRange::new(*run, 1))).count() as u32;
+        let part = runs * 17 * 100 / FRAMES;
+        z.verify(&m).unwrap();
+        assert!(if limited { part > 90 } else { part < 70 }, "{part} of 100 pages are in use");
     }
 }
 

@@ -168,8 +168,7 @@ fn adjacent() {
 fn accounts() {
     let mut held = [(Pfn::NONE, Order::ZERO); 48];
     let base = drained();
-    let missing =
-        |stats: &ZoneStats| pages().managed() - stats.all.free - stats.pcp_pages - stats.own_pages;
+    let missing = |stats: &ZoneStats| pages().managed() - stats.all.free - stats.pcp_pages - stats.own_pages;
     let (others, mut taken, mut seed) = (missing(&base), 0, 7u32);
     for round in 0..3000 {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -650,11 +649,7 @@ fn claims_and_steals() {
 }
 
 fn percpu_lists() {
-    let gfp = if zone(ZoneKind::Normal).present > 0 {
-        Gfp::KERNEL
-    } else {
-        Gfp::KERNEL.with(Gfp::DMA)
-    };
+    let gfp = if zone(ZoneKind::Normal).present > 0 { Gfp::KERNEL } else { Gfp::KERNEL.with(Gfp::DMA) };
     let hits = pages().stats(&I386).pcp_hits;
     for _ in 0..50 {
         let pfn = pages().alloc_page(&I386, gfp).expect("a page");

@@ -419,6 +419,11 @@ pub unsafe trait Frames {
     /// said of it before. *Syscall.*
     fn advise_frames(&self, _block: PfnRange, _huge: bool) {}
 
+    /// Whether the pageblock around `pfn` is to be backed as one huge page: the first touch backs all of it then.
+    fn is_huge(&self, _pfn: Pfn) -> bool {
+        false
+    }
+
     /// Makes one huge page of a pageblock, most of whose pages are backed and in use. Best effort. *Syscall.*
     fn gather_frames(&self, _block: PfnRange) {}
 

@@ -27,6 +27,11 @@ fn said(nth: u32) -> u32 {
     SAID.get(nth as usize / 16).map_or(0, |word| word.load(Relaxed) >> (nth % 16 * 2) & 3)
 }
 
+/// Whether the `nth` pageblock of the arena is to be a huge page.
+pub(super) fn is_huge(nth: u32) -> bool {
+    said(nth) == HUGE
+}
+
 /// Says whether the `nth` pageblock of the arena, at `address`, is to be a huge page. What is not by default is not
 /// told so.
 pub(super) fn set(address: usize, nth: u32, huge: bool) {

@@ -617,6 +617,10 @@ unsafe impl Frames for Linux {
         advise(self, block, |address, nth| advice::set(address, nth, huge));
     }
 
+    fn is_huge(&self, pfn: Pfn) -> bool {
+        HUGE.load(Relaxed) && pfn.0 >= LOW_PAGES && advice::is_huge((pfn.0 - LOW_PAGES) / PAGEBLOCK_PAGES)
+    }
+
     fn gather_frames(&self, block: PfnRange) {
         // `MADV_COLLAPSE`, since Linux 6.1. It does not mind what the system's settings say.
         const COLLAPSE: i32 = 25;

@@ -431,6 +431,10 @@ unsafe impl<F: Flavour> Frames for Simulated<F> {
         }
     }
 
+    fn is_huge(&self, pfn: Pfn) -> bool {
+        locked(&self.state.huge).contains(&(pfn.0 & !(PAGEBLOCK_PAGES - 1)))
+    }
+
     fn gather_frames(&self, block: PfnRange) {
         locked(&self.state.gathered).insert(block.start.0);
     }

@@ -678,6 +678,23 @@ fn what_is_filled_gets_huge_pages() {
     }
 }
 
+/// Pages for the lists are populated together, but for those in huge pages, which the first touch backs.
+#[test]
+fn huge_pages_are_not_populated_bit_by_bit() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 12).build();
+    let z = boot(&m);
+    let mut populated = [0, 0];
+    for _ in 0..8000 {
+        let (calls, huge) = (m.calls(Call::Populate), m.huge_blocks());
+        let pfn = z.alloc_page(&m, Gfp::KERNEL).unwrap();
+        populated[usize::from(m.is_huge(pfn) && m.huge_blocks() == huge)] += m.calls(Call::Populate) - calls;
+        m.populate(PfnRange::new(pfn, 1));
+    }
+    assert!(m.huge_blocks() > 5 && populated[0] > 50, "{populated:?}");
+    assert_eq!(populated[1], 0);
+    z.verify(&m).unwrap();
+}
+
 /// Zeroed runs come out of memory that is there.
 #[test]
 fn zeroed_runs_take_old_memory() {

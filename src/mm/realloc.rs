@@ -227,8 +227,8 @@ mod tests {
     use std::boxed::Box;
 
     use super::*;
-    use crate::machine::ZoneKind;
     use crate::machine::sim::{Hosted, Sim, Simulated};
+    use crate::machine::{Context, ZoneKind};
 
     /// A run that shrinks keeps its pages until that would waste half.
     #[test]
@@ -253,6 +253,30 @@ mod tests {
             assert!(in_use() < before && (less..usable - PAGE_SIZE).contains(&left), "{pages} pages: {left}");
             // SAFETY: as above.
             unsafe { mm.free(block) };
+        }
+        mm.verify().unwrap();
+    }
+
+    /// A run takes what is free behind it, and stays where it is when nobody may wait for the zone.
+    #[test]
+    fn a_run_grows_where_it_is_and_need_not_shrink() {
+        let sim = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 12).build();
+        let mm = Box::new(Mm::new(sim));
+        mm.start();
+        let block = mm.alloc(200 * PAGE_SIZE);
+        // SAFETY: a live block.
+        unsafe {
+            let before = mm.stats().pages_in_use;
+            assert_eq!(mm.realloc(block, 230 * PAGE_SIZE), block);
+            assert_eq!(mm.realloc(block, 240 * PAGE_SIZE), block);
+            assert!(mm.usable_size(block) >= 240 * PAGE_SIZE && mm.stats().pages_in_use >= before + 40);
+            // As a signal handler finds it that interrupted a slow path.
+            mm.machine.enter();
+            assert_eq!(mm.realloc(block, 50 * PAGE_SIZE), block);
+            mm.machine.leave();
+            assert_eq!(mm.realloc(block, 50 * PAGE_SIZE), block);
+            assert!(mm.usable_size(block) < 60 * PAGE_SIZE);
+            mm.free(block);
         }
         mm.verify().unwrap();
     }

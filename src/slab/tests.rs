@@ -24,12 +24,21 @@ struct World {
 }
 
 fn world(cpus: usize, hostile: Hostile) -> World {
-    let m = Sim::builder().cpus(cpus).grow(0, ZoneKind::Normal, 4096, 16384, 1024).hostile(hostile).build();
+    world_of(Sim::builder().cpus(cpus).grow(0, ZoneKind::Normal, 4096, 16384, 1024).hostile(hostile).build())
+}
+
+fn world_of(m: Sim) -> World {
     let pages = PageAllocator::new();
     pages.init(&m, &Options::DEFAULT);
     let slab = std::boxed::Box::new(Slab::new());
     slab.set_key(0x6b6b_6b6b);
     World { m, pages, slab }
+}
+
+/// Two CPUs, on a node each where there are two.
+fn nodes_of(nodes: usize) -> World {
+    let builder = Sim::builder().cpus(2).nodes(nodes);
+    world_of((0..nodes).fold(builder, |m, node| m.grow(node, ZoneKind::Normal, 4096 << node, 2048, 1024)).build())
 }
 
 impl World {
@@ -967,6 +976,66 @@ fn foreign_objects_serve_where_there_is_no_other_memory() {
         rest.iter().for_each(|object| w.free(3, *object));
     });
     w.verify();
+}
+
+/// What is free in slabs of other CPUs, and of other nodes, is handed out before a request fails, unless it is to be of
+/// its own node.
+#[test]
+fn slabs_of_others_serve_where_there_is_no_other_memory() {
+    for nodes in [1, 2] {
+        let w = nodes_of(nodes);
+        let take = |id, gfp| w.slab.alloc_direct(&w.m, &w.pages, id, gfp).expose_provenance();
+        let all = |id, gfp| core::iter::repeat_with(move || take(id, gfp)).take_while(|object| *object != 0);
+        let others: Vec<usize> = w.m.run_on(1, || all(2, Gfp::KERNEL).take(2000).collect());
+        let given: Vec<usize> = others.into_iter().step_by(2).collect();
+        w.slab.mark_all(2, &given);
+        w.slab.free_objects(&w.m, &w.pages, &given, Gfp::KERNEL);
+        w.m.run_on(0, || {
+            assert!(all(3, Gfp::KERNEL).count() > 1000, "nothing else is left");
+            let near: Vec<usize> = all(2, Gfp::KERNEL | Gfp::THISNODE).collect();
+            assert_eq!(given.iter().all(|object| near.contains(object)), nodes == 1);
+            let got: Vec<usize> = all(2, Gfp::KERNEL).chain(near).collect();
+            assert!(given.iter().all(|object| got.contains(object)), "{} of {}", got.len(), given.len());
+        });
+        w.verify();
+    }
+}
+
+/// Objects of several nodes that go back together go back to their own slabs each, and those to the zone.
+#[test]
+fn objects_of_several_nodes_go_back_together() {
+    let (w, id) = (nodes_of(2), 33);
+    let used = || w.pages.stats(&w.m).total(|zone| zone.present - zone.free);
+    let take = |cpu| -> Vec<usize> {
+        let object = || w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::KERNEL).expose_provenance();
+        w.m.run_on(cpu, || (0..300).map(|_| object()).collect())
+    };
+    let objects: Vec<usize> = take(0).into_iter().zip(take(1)).flat_map(|(a, b)| [a, b]).collect();
+    let most = used();
+    w.slab.mark_all(id, &objects);
+    w.slab.free_objects(&w.m, &w.pages, &objects, Gfp::KERNEL);
+    w.verify();
+    let left = used();
+    assert!(w.in_use() == 0 && left < most / 4, "{left} of {most} pages");
+}
+
+/// Where pops look at the object below, one that was written to after it was freed is found before it is the next.
+#[test]
+fn a_pop_that_looks_below_finds_what_was_written_to_there() {
+    for (below, found) in [(false, 0), (true, 1)] {
+        let w = world(1, Hostile::default());
+        w.m.set_aborts(false);
+        w.m.set_looks_below(below);
+        let id = class_of(64);
+        (0..=exchange::FIRST_DIRECT).for_each(|_| w.free(id, w.alloc(id)));
+        let objects = [(); 4].map(|()| w.alloc(id));
+        objects.iter().for_each(|object| w.free(id, *object));
+        unsafe { mark_of(ptr::with_exposed_provenance_mut(objects[2])).write(1) };
+        assert_eq!(w.alloc(id), objects[3]);
+        assert_eq!(w.m.take_reports().len(), found);
+        let next = [w.alloc(id), w.alloc(id)];
+        assert_eq!((next, w.m.take_reports().len()), ([objects[1], objects[0]], 1 - found));
+    }
 }
 
 /// The slab of an object that is in two sheaves goes back by the one, and its page is another class's when the other is

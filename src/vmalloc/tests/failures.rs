@@ -6,9 +6,9 @@ use std::vec::Vec;
 use super::model::{Op, step};
 use super::{Live, Rng, World, check, fill, is_zero};
 use crate::gfp::Gfp;
-use crate::machine::Machine;
 use crate::machine::sim::{Bare, Call, Flavour, Hosted};
-use crate::types::PAGE_SIZE;
+use crate::machine::{Frames, Machine};
+use crate::types::{Order, PAGE_SIZE};
 
 /// A short story with every kind of step, in which the `k`-th call fails (or all from then on). Nothing is lost or
 /// leaked.
@@ -95,6 +95,20 @@ fn old_memory_is_zeroed_without_a_call_for_who_may_make_none() {
         assert!(is_zero(first.at, 0, size / 2));
     });
     w.end(vec![Live { at: first.at, size: 0, seed: 0 }]);
+}
+
+/// Tables and nodes are zeroed pages, whatever lay there.
+#[test]
+fn own_pages_are_zeroed() {
+    let w = World::<Hosted>::new(1024, 64, u64::MAX);
+    let all: Vec<_> = core::iter::from_fn(|| w.pages.alloc_page(&w.m, Gfp::KERNEL)).collect();
+    for pfn in &all {
+        unsafe { w.m.virt(*pfn).write_bytes(0xaa, PAGE_SIZE) };
+    }
+    all.iter().for_each(|pfn| assert!(unsafe { w.pages.free_pages(&w.m, *pfn, Order::ZERO, true) }));
+    let area = w.alloc(6 << 20, 1, Gfp::KERNEL).unwrap();
+    w.verify();
+    w.end(vec![Live { at: area, size: 0, seed: 0 }]);
 }
 
 // rows: H1

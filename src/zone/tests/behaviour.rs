@@ -201,6 +201,19 @@ fn highmem_has_no_address_and_movable_is_asked_for() {
     assert_eq!((z.alloc_page(&m, Gfp::HIGHUSER), z.alloc_page(&m, Gfp::HIGHUSER_MOVABLE)), (None, Some(movable)));
 }
 
+#[test]
+fn what_is_handed_out_is_counted() {
+    let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
+    let z = boot(&m);
+    let counted = || (z.stats(&m).total(|zone| zone.allocs), z.stats(&m).total(|zone| zone.frees));
+    let (allocs, frees) = counted();
+    // The lists of a CPU keep none of this order.
+    let block = z.alloc_pages(&m, Gfp::KERNEL, order(8), None).unwrap();
+    assert_eq!(counted(), (allocs + 1, frees));
+    assert!(unsafe { z.free_pages(&m, block, order(8), true) });
+    assert_eq!(counted(), (allocs + 1, frees + 1));
+}
+
 /// What is above that goes back, with a part of it so that the next frees find room, but not all.
 #[test]
 fn a_cpu_keeps_no_more_than_its_share() {
@@ -315,6 +328,10 @@ fn an_isolated_pageblock_is_nobodys() {
         z.verify(&m).unwrap();
         let held = exhaust(&m, &z, Gfp::KERNEL);
         assert!(held.iter().all(|pfn| pfn.0 / 512 != 4), "taken from a pageblock of type {to:?}");
+        // Nor do its pages count for the mark.
+        let zone = z.zones[0][ZoneKind::Normal as usize].lock.lock(&m);
+        assert!(zone.buddy.free_pages() - zone.buddy.free_of(to) >= zone.marks.min);
+        drop(zone);
         held.iter().for_each(|pfn| assert!(unsafe { z.free_pages(&m, *pfn, order(0), true) }));
         z.drain(&m);
         z.verify(&m).unwrap();
@@ -775,9 +792,22 @@ fn what_is_free_goes_offline_and_comes_back() {
     let (kept, freed): (Vec<Pfn>, Vec<Pfn>) = all.iter().partition(|pfn| pfn.0 % (2 * PAGEBLOCK_PAGES) == 0);
     free(&freed);
     let (managed, committed) = (z.managed(), z.committed());
+    let used = || z.zones[0][ZoneKind::Normal as usize].lock.lock(&m).used();
+    let total = |figure: fn(&ZoneInfo) -> u64| z.stats(&m).total(figure);
+    let figures = || [total(|zone| zone.present), total(|zone| zone.marks.min.into())];
+    let (before, [present, min]) = (used(), figures());
+    // What the system does not take stays.
+    m.fail_from(1);
+    assert_eq!(z.take_offline(&m, 1 << 11), 0);
+    m.fail_from(0);
+    assert_eq!((z.managed(), z.committed(), used(), figures()), (managed, committed, before, [present, min]));
+    z.verify(&m).unwrap();
     let gone = z.take_offline(&m, 1 << 11);
     assert!((1 << 11..(1 << 11) + 512).contains(&gone), "{gone} pages");
     assert_eq!((z.managed(), z.committed()), (managed - gone, committed - gone));
+    let [left, mark] = figures();
+    assert!((used(), left) == (before, present - gone) && mark < min, "the mark is {mark}, {min} before");
+    assert_eq!(z.stats(&m).discarded, gone);
     z.verify(&m).unwrap();
     // What is left of pageblocks as well.
     let rest = z.take_offline(&m, u64::MAX);
@@ -795,5 +825,46 @@ fn what_is_free_goes_offline_and_comes_back() {
     z.verify(&m).unwrap();
     free(&[kept, refused, back].concat());
     assert_eq!(z.managed(), managed);
+    z.verify(&m).unwrap();
+}
+
+/// Where the system gives less than what went offline in one piece half of that comes back, if it is enough.
+#[test]
+fn half_of_what_went_offline_comes_back() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 12, 1 << 10).build();
+    let z = boot(&m);
+    let all = exhaust(&m, &z, Gfp::KERNEL);
+    all.iter().for_each(|pfn| assert!(unsafe { z.free_pages(&m, *pfn, Order::ZERO, true) }));
+    z.drain(&m);
+    let gone = z.take_offline(&m, u64::MAX);
+    let cell = &z.zones[0][ZoneKind::Normal as usize];
+    let bring = |order, refused: u64| {
+        m.fail_at(refused);
+        let range = z.bring_online(&m, 0, cell, order);
+        m.fail_at(0);
+        range
+    };
+    assert_eq!(bring(Order::MAX, 1), None);
+    // The smallest that is enough comes first.
+    let small: u32 =
+        core::iter::from_fn(|| bring(order(8), 0)).map(|range| range.pages).take_while(|n| *n < 1024).sum();
+    let half = bring(order(8), 1).unwrap();
+    assert_eq!((half.pages, bring(Order::PAGEBLOCK, 1)), (512, None));
+    assert_eq!(bring(Order::PAGEBLOCK, 0), Some(PfnRange::new(half.end(), 512)));
+    let rest: u32 = core::iter::from_fn(|| bring(Order::ZERO, 0)).map(|range| range.pages).sum();
+    assert_eq!(u64::from(small + rest) + 2048, gone);
+}
+
+/// Each is a mapping of its own, and a process may have so many.
+#[test]
+fn small_blocks_that_are_offline_are_counted() {
+    let m = Sim::builder().grow(0, ZoneKind::Normal, 1 << 17, 9 << 13, 1 << 13).build();
+    let z = boot(&m);
+    let all = exhaust(&m, &z, Gfp::KERNEL);
+    let freed = all.iter().filter(|pfn| pfn.0 % 32 != 0);
+    freed.for_each(|pfn| assert!(unsafe { z.free_pages(&m, *pfn, Order::ZERO, true) }));
+    z.drain(&m);
+    let gone = z.take_offline(&m, u64::MAX);
+    assert!((2048 * 16..2048 * 17).contains(&gone), "{gone} pages");
     z.verify(&m).unwrap();
 }

@@ -581,10 +581,20 @@ impl<M: Machine> Slab<M> {
     }
 
     /// Whether more may lie idle in the sheaves of runs than a program that takes no slow path may keep: they have the
-    /// room, and not only that in which there was little at the end of the last window of time. (A program that goes
-    /// through a few classes again and again would have the fast path closed for ever.)
-    pub fn may_idle(&self) -> bool {
+    /// room, and not only that in which there was little at the last look. (A program that goes through a few classes
+    /// again and again would have the fast path closed for ever.)
+    fn may_idle(&self) -> bool {
         self.kept.load(Relaxed) > KEPT_IDLE.max(self.calm.load(Relaxed))
+    }
+
+    /// The same by a look at what lies there: what is little stays so until there is more room, or the next look.
+    pub fn will_idle(&self, m: &M, pages: &PageAllocator<M>) -> bool {
+        let kept = self.kept.load(Relaxed);
+        if kept > KEPT_IDLE {
+            let idle = u64::from(KEPT_IDLE).max(pages.committed() / IDLE_PART);
+            self.calm.store(if self.pages_kept(m) <= idle { kept } else { 0 }, Relaxed);
+        }
+        self.may_idle()
     }
 
     /// Whether a large part of `committed` pages lies in sheaves of runs.
@@ -622,10 +632,8 @@ impl<M: Machine> Slab<M> {
 
     /// Gives what lay in sheaves of runs back to the zone, at the end of a window of time.
     pub(super) fn age_runs(&self, m: &M, pages: &PageAllocator<M>) {
-        let kept = self.kept.load(Relaxed);
-        if M::LENT && kept != 0 {
-            let idle = u64::from(KEPT_IDLE).max(pages.committed() / IDLE_PART);
-            self.calm.store(if self.pages_kept(m) <= idle { kept } else { 0 }, Relaxed);
+        if M::LENT {
+            self.will_idle(m, pages);
         }
         self.flush_runs(m, pages);
     }

@@ -245,11 +245,40 @@ fn kept_runs_go_back_though_nothing_takes_the_slow_path() {
     assert_eq!(left, 0);
 }
 
-/// A few runs of each size that come and go are no reason to close the fast path, nor is there a size that none is kept
-/// of.
+/// What comes to lie in sheaves after a look that found little there goes back, too, if anybody takes a slow path then.
+#[cfg(not(feature = "slob"))]
+#[test]
+fn kept_runs_go_back_where_there_were_few_before() {
+    let mm = heap(&machine());
+    let small = || {
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(50)) };
+    };
+    (0..5).for_each(|_| small());
+    for _ in 0..4 {
+        mm.machine().advance(50);
+        keep_runs(&mm, 1);
+        (0..2000).for_each(|_| small());
+    }
+    assert!(!mm.alloc_fast(50).is_null(), "open");
+    assert!(keep_runs(&mm, 20) > 1000);
+    mm.machine().advance(100);
+    peak(&mm, 5 << 20);
+    for _ in 0..40 {
+        mm.machine().advance(50);
+        (0..2000).for_each(|_| small());
+    }
+    let rows = mm.slab().objects_in_rows(mm.machine());
+    let left: u32 = (3..=16).map(|pages| rows[run_class(pages) as usize]).sum();
+    assert_eq!(left, 0);
+}
+
+/// A few runs of each size that come and go are no reason to close the fast path for longer than until the first look,
+/// nor is there a size that none is kept of.
 #[cfg(not(feature = "slob"))]
 #[test]
 fn few_runs_leave_the_fast_path_open() {
+    const FIRSTS: [usize; 9] = [64, 96, 128, 192, 256, 320, 384, 448, 512];
     let mm = heap(&machine());
     // The first ones come from no sheaf.
     // SAFETY: a live block.
@@ -257,14 +286,17 @@ fn few_runs_leave_the_fast_path_open() {
     let mut open = 0;
     for tick in 0..100 {
         mm.machine().advance(50);
+        // Takes the slow path, as the first block of its size.
+        // SAFETY: a live block.
+        unsafe { mm.free(mm.alloc(FIRSTS[tick.min(FIRSTS.len() - 1)])) };
         for n in 0..3000 {
             let (small, run) = (mm.alloc_fast(50), mm.alloc((3 + n % 14) * PAGE_SIZE));
-            open += usize::from(tick >= 50 && !small.is_null());
+            open += usize::from(tick >= 3 && !small.is_null());
             // SAFETY: live blocks, or null.
             unsafe { [small, run].into_iter().for_each(|block| mm.free(block)) };
         }
     }
-    assert_eq!(open, 50 * 3000);
+    assert_eq!(open, 97 * 3000);
     let rows = mm.slab().objects_in_rows(mm.machine());
     let kept: Vec<_> = (3..=16).map(|pages| rows[run_class(pages) as usize]).collect();
     assert!(!kept.contains(&0), "{kept:?}");

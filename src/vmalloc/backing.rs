@@ -149,9 +149,11 @@ impl<M: Machine> Vmalloc<M> {
     /// Takes `area`, in transit with `mapped` bytes mapped, out of the window: its memory goes back, its addresses
     /// become free, its first slot remembers that an area was freed here. Returns the pages it may have held.
     pub(super) fn vacate<P: FrameSource<M>>(&self, m: &M, pages: &P, area: Ref, mapped: usize) -> u64 {
-        if mapped > 0 {
-            m.flush_cache(area.start.get()..area.start.get() + mapped);
-            m.unmap(area.start.get(), mapped);
+        // What was never mapped may be somebody else's.
+        let open = mapped.min(area.mapped.get());
+        if open > 0 {
+            m.flush_cache(area.start.get()..area.start.get() + open);
+            m.unmap(area.start.get(), open);
         }
         self.vacate_unmapped(m, pages, area, mapped)
     }

@@ -436,7 +436,7 @@ impl<M: Machine> Vmalloc<M> {
             return Some(area);
         }
         if done && !M::OWNS_FRAMES {
-            m.unmap(start, len);
+            m.unmap(start, area.mapped.get());
         }
         self.close(m, area);
         None

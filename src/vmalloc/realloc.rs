@@ -253,13 +253,23 @@ impl<M: Machine> Vmalloc<M> {
         if let Some((_, part)) = fresh[..parts].last_mut() {
             *part -= excess.min(*part);
         }
-        let opened = fresh.iter().all(|(at, part)| *part == 0 || m.map_fresh(*at, *part));
+        let mapped = |(at, part): &(usize, usize)| *part == 0 || m.map_fresh(*at, *part);
+        let count = fresh[..parts].iter().take_while(|place| mapped(place)).count();
+        let opened = count == parts;
         if opened && area.is_dense() {
             fresh.iter().filter(|(_, part)| *part > 0).for_each(|(at, part)| m.advise(*at, *part, true));
         }
         let done = opened && self.tables(m, pages, gfp, end, by);
         if !done {
-            m.unmap(end, by);
+            // What could not be mapped may be somebody else's; what was absorbed lies between.
+            let mut from = end;
+            for (nth, (at, part)) in fresh[..parts].iter().enumerate() {
+                let to = if nth < count { at + part } else { *at };
+                if from < to {
+                    m.unmap(from, to - from);
+                }
+                from = at + part;
+            }
             self.forget(m, end, by, |_| ());
         }
         let mut space = self.space.lock(m);
@@ -320,7 +330,7 @@ impl<M: Machine> Vmalloc<M> {
         let opened = m.map_fresh(end, mapped);
         let done = opened && self.tables(m, pages, gfp, end, by);
         if opened && !done {
-            m.unmap(end, by);
+            m.unmap(end, mapped);
         }
         let mut space = self.space.lock(m);
         if !done {

@@ -363,6 +363,7 @@ programs! {
     limits: "limits.c";
     limits_late: "limits_late.c";
     limits_patterns: "limits_patterns.c";
+    many_mappings: "many_mappings.c";
     not_ours: "not_ours.c";
     group: "group.c";
     moved_cpus: "moved_cpus.c";

@@ -129,8 +129,8 @@ pub(super) fn open(at: usize, len: usize) -> Result<(), sys::Errno> {
 /// there, and does away with pages that are locked. False: nothing changed. The caller holds the [`gate`].
 pub(super) fn close(at: usize, len: usize) -> bool {
     if sparse() {
-        sys::munmap(at, len);
-        return true;
+        // It fails where that would take a mapping more than a process may have.
+        return sys::munmap(at, len);
     }
     sys::mmap(at, len, libc::PROT_NONE, libc::MAP_FIXED).is_ok()
 }

@@ -97,9 +97,9 @@ pub(super) fn mmap(at: usize, len: usize, prot: i32, extra: i32) -> Result<usize
 }
 
 /// Unmaps a range of the caller's own.
-pub(super) fn munmap(at: usize, len: usize) {
+pub(super) fn munmap(at: usize, len: usize) -> bool {
     // SAFETY: the range is the caller's own (siblings only).
-    let _ = unsafe { call(libc::SYS_munmap, [at, len, 0, 0, 0, 0]) };
+    unsafe { call(libc::SYS_munmap, [at, len, 0, 0, 0, 0]) }.is_ok()
 }
 
 /// Changes the protection of a range of the caller's own.

@@ -523,6 +523,11 @@ pub unsafe trait Mapping {
         None
     }
 
+    /// Whether somebody else's mapping lies in `[start, start + len)`, which none of these calls has open. *Syscall.*
+    fn is_taken(&self, _start: usize, _len: usize) -> bool {
+        false
+    }
+
     /// The `nth` mapping of device memory that lies outside of the window; for reports.
     fn device_mapping(&self, _nth: usize) -> Option<DeviceMapping> {
         None

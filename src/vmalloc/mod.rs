@@ -98,6 +98,8 @@ const ROOM: (usize, usize) = (16 << 20, 1 << 30);
 /// The last slot of an area is mapped only as far as it is needed, in this unit (the largest page of a host), where
 /// more than half of it is not: a huge page there would be mostly waste. The rest follows when the area grows.
 const TAIL_UNIT: usize = 64 << 10;
+/// Free ranges that a request finds somebody else in before it is refused.
+const TAKEN: usize = 64;
 
 /// Why an area could not be freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -414,15 +416,32 @@ impl<M: Machine> Vmalloc<M> {
         align: usize,
         gfp: Gfp,
     ) -> Option<Ref> {
+        (0..TAKEN).find_map(|_| match self.try_open(m, pages, size, len, align, gfp) {
+            Err(true) => None,
+            opened => Some(opened.ok()),
+        })?
+    }
+
+    /// [`Vmalloc::open`] where there are free addresses first. The error says whether others may suit.
+    fn try_open<P: FrameSource<M>>(
+        &self,
+        m: &M,
+        pages: &P,
+        size: usize,
+        len: usize,
+        align: usize,
+        gfp: Gfp,
+    ) -> Result<Ref, bool> {
         let mapped = Self::mapped_for(size);
-        let area = {
+        let carve = || {
             let mut space = self.prepare(m, pages, gfp, 2)?;
             let room = Self::room(&space, len);
             let start = space.find(len, align, room)?;
             let area = space.carve(start, len)?;
             area.mapped.set(mapped);
-            area
+            Some(area)
         };
+        let area = carve().ok_or(false)?;
         let start = area.start.get();
         // Mapped before the tables are made: an absurd length fails here, and cheaply.
         let mut done = M::OWNS_FRAMES || m.map_fresh(start, mapped);
@@ -433,13 +452,26 @@ impl<M: Machine> Vmalloc<M> {
             done = m.map_fresh(start, least);
         }
         if done && self.tables(m, pages, gfp, start, len - Self::GUARD) {
-            return Some(area);
+            return Ok(area);
         }
         if done && !M::OWNS_FRAMES {
             m.unmap(start, area.mapped.get());
         }
-        self.close(m, area);
-        None
+        let taken = if done || !m.is_taken(start, len) {
+            None
+        } else {
+            (start..start + len).step_by(Self::SLOT).find(|slot| m.is_taken(*slot, Self::SLOT))
+        };
+        let Some(slot) = taken else {
+            self.close(m, area);
+            return Err(false);
+        };
+        // The first slot that others sit in stays in transit, and is not found again.
+        let mut space = self.space.lock(m);
+        space.release(area);
+        let left = space.carve(slot, Self::SLOT);
+        left.inspect(|area| area.stamp.set(0));
+        Err(left.is_some())
     }
 
     /// Gives the addresses of an unmapped area in transit back.

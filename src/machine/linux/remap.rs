@@ -385,6 +385,18 @@ unsafe impl Mapping for Linux {
         Some(reservation::map_at(from, len, libc::PROT_NONE).is_ok())
     }
 
+    fn is_taken(&self, start: usize, len: usize) -> bool {
+        let Some(_gate) = reservation::gate().filter(|_| reservation::sparse()) else { return false };
+        match reservation::map_at(start, len, libc::PROT_NONE) {
+            Ok(()) => {
+                sys::munmap(start, len);
+                false
+            }
+            // Told apart before anything is counted.
+            Err(error) => error.0 == libc::EEXIST,
+        }
+    }
+
     fn device_mapping(&self, nth: usize) -> Option<DeviceMapping> {
         super::device::mapping(nth)
     }

@@ -299,7 +299,8 @@ impl<F: Flavour> Simulated<F> {
     /// Unmaps a range of the window; CPUs may go on using it until their TLBs are flushed.
     fn clear(&self, start: usize, len: usize) {
         self.call(if F::OWNS_FRAMES { Call::UnmapFrame } else { Call::Unmap });
-        let range = self.slots(start, len);
+        // What is mapped of a last slot stands for all of it.
+        let range = self.slots(start, len.next_multiple_of(1 << F::SLOT_SHIFT));
         locked(&self.state.slots)[range].fill(Slot::Unmapped);
         if !F::OWNS_FRAMES {
             self.state.memory.punch_window(start, len);

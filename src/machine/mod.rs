@@ -406,8 +406,8 @@ pub unsafe trait Frames {
         false
     }
 
-    /// Bytes of addresses that the system was seen to let the process write to; `u64::MAX` where it does not count them.
-    /// No system call.
+    /// Bytes of addresses that the system was seen to let the process write to; `u64::MAX` where it does not count
+    /// them. No system call.
     fn address_limit(&self) -> u64 {
         u64::MAX
     }

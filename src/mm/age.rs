@@ -12,9 +12,9 @@
 //! block a second kept 120 MiB for good in one of three runs, now 6.) Not seen: what lies in sheaves after a fall that
 //! left little to the zone, as of 8 threads with 20 MiB. Nor is knocked for what lies in sheaves of runs in which there
 //! was little at the last look ([`Slab::will_idle`](crate::slab::Slab::will_idle)): to a program that goes through a
-//! few of them again and again each `malloc` would take 15 ns more for ever. What comes to lie there later stays until
-//! somebody takes a slow path. (Where that was asked at the end of windows of time only, ten buffers of 8 to 32 KiB took
-//! 11.7 in place of 8.6 ns each for the first half second, and whenever much had lain there before.)
+//! few of them again and again each `malloc` would take 3 ns more for ever. What comes to lie there later stays until
+//! somebody takes a slow path. (Where that was asked at the end of windows of time only, ten buffers of 8 to 32 KiB
+//! took 11.7 in place of 8.6 ns each for the first half second.)
 //!
 //! A pair of `malloc` and `free` takes 5.8 in place of 3.2 ns meanwhile, 82 in place of 30 instructions for the
 //! `malloc`; 12.5 ns and 218 instructions where each call looks at the clock and pops as slow paths do.

@@ -66,8 +66,8 @@ use super::MigrateType;
 use super::buddy::Used;
 use crate::types::{PAGEBLOCK_PAGES, Pfn};
 
-/// A pageblock in so many stays small, to be looked at; where more than 64 are in use, one in
-/// as many as half of them: so much at most is had as huge pages before a change of habits shows.
+/// A pageblock in so many stays small, to be looked at; where more than 64 are in use, one in as many
+/// as half of them: so much at most is had as huge pages before a change of habits shows.
 const PROBE_EVERY: u64 = 32;
 const PROBE_PART: u64 = 2;
 /// Pageblocks that are opened after a probe before it is looked at.

@@ -94,6 +94,40 @@ fn a_source_of_several_mappings_moves_without_new_ones() {
     assert!((0..5).any(|_| moves_cleanly(false)), "the refusal of one range is not for good");
 }
 
+/// Linux moves several mappings one after the other from 6.17 on, and refuses those that somebody handles the page
+/// faults of.
+#[test]
+fn what_moves_with_its_mappings_moves_whole_or_stays() {
+    let _alone = ALONE.lock().unwrap();
+    let m = Linux;
+    assert!(m.init());
+    let (from, to, len) = (m.window().start + 512 * SLOT, m.window().start + 640 * SLOT, 4 * SLOT);
+    let full = |at: usize| {
+        let memory = std::ptr::with_exposed_provenance::<u8>(at);
+        (0..len).step_by(511).all(|at| unsafe { memory.add(at).read() } == 5)
+    };
+    assert!(m.map_fresh(from, len));
+    unsafe { std::ptr::with_exposed_provenance_mut::<u8>(from).write_bytes(5, len) };
+    let handler = userfault(from + 2 * SLOT, 2 * SLOT);
+    assert_eq!((m.move_addresses(from, to, len), full(from)), (Err(true), true));
+    assert_eq!(unsafe { libc::close(handler) }, 0);
+    assert_eq!((m.move_addresses(from, to, len), full(to)), (Ok(true), true));
+    m.unmap(to, len);
+}
+
+/// A descriptor that gets the page faults of a range.
+fn userfault(start: usize, len: usize) -> i32 {
+    const USER_MODE_ONLY: i32 = 1;
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) } as i32;
+    assert!(fd >= 0);
+    let mut api = [0xaau64, 0, 0];
+    assert_eq!(unsafe { libc::ioctl(fd, 0xc018_aa3f, &mut api) }, 0);
+    // Of pages that are missing.
+    let mut register = [start as u64, len as u64, 1, 0];
+    assert_eq!(unsafe { libc::ioctl(fd, 0xc020_aa00, &mut register) }, 0);
+    fd
+}
+
 #[test]
 fn zeroing_an_old_range_gives_its_memory_back() {
     static MM: Mm<Linux> = Mm::new(Linux);

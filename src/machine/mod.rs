@@ -517,10 +517,11 @@ pub unsafe trait Mapping {
     fn move_mapping(&self, from: usize, to: usize, len: usize) -> Result<(), usize>;
 
     /// [`Mapping::move_mapping`] of all or nothing that asks for nothing, not even for a moment, where the system
-    /// counts what is mapped: `to` is not mapped, and `from` is not afterwards. `None`: nothing changed. False: it
-    /// moved, but others sit at `from` by now. *Syscall.*
-    fn move_addresses(&self, _from: usize, _to: usize, _len: usize) -> Option<bool> {
-        None
+    /// counts what is mapped: `to` is not mapped, and `from` is not afterwards. The error is that `from` is as it was.
+    /// Either says whether the addresses where nothing is mapped then are still the machine's, or others sit there by
+    /// now. *Syscall.*
+    fn move_addresses(&self, _from: usize, _to: usize, _len: usize) -> Result<bool, bool> {
+        Err(true)
     }
 
     /// Whether somebody else's mapping lies in `[start, start + len)`, which none of these calls has open. *Syscall.*

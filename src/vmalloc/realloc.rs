@@ -431,12 +431,18 @@ impl<M: Machine> Vmalloc<M> {
         to.mapped.set(mapped);
         let opened = m.map_fresh(target + had, mapped - had);
         let ready = opened && self.tables(m, pages, gfp, target, len);
-        let Some(whole) = ready.then(|| m.move_addresses(from, target, had)).flatten() else {
-            if opened {
-                m.unmap(target + had, mapped - had);
+        let moved = if ready { m.move_addresses(from, target, had) } else { Err(true) };
+        let whole = match moved {
+            Ok(whole) => whole,
+            Err(whole) => {
+                if opened {
+                    m.unmap(target + had, mapped - had);
+                }
+                if whole {
+                    self.close(m, to);
+                }
+                return None;
             }
-            self.close(m, to);
-            return None;
         };
         if area.is_dense() {
             m.advise(target + had, mapped - had, true);

@@ -126,6 +126,31 @@ impl Moved {
     }
 }
 
+/// Moves what is mapped at `from`, with its mappings. Linux moves several from 6.17 on, one after the other, and may
+/// stop between two.
+///
+/// # Safety
+/// Both ranges are the caller's, and of what is mapped at `to` nothing is needed.
+unsafe fn move_mappings(from: usize, to: usize, len: usize) -> Result<usize, sys::Errno> {
+    const MAYMOVE_FIXED: usize = 1 | 2;
+    // SAFETY: the caller's condition.
+    unsafe { sys::call(libc::SYS_mremap, [from, len, len, MAYMOVE_FIXED, to, 0]) }
+}
+
+/// Bytes at the start of a range that are not mapped, where all that follow are.
+fn unmapped_part(start: usize, len: usize) -> usize {
+    let (mut low, mut high) = (0, len / PAGE_SIZE);
+    while low < high {
+        let mid = low.midpoint(high);
+        // Advice that changes nothing, but for a range that is not mapped.
+        match sys::madvise(start + mid * PAGE_SIZE, PAGE_SIZE, libc::MADV_NORMAL) {
+            Ok(_) => high = mid,
+            Err(_) => low = mid + 1,
+        }
+    }
+    low * PAGE_SIZE
+}
+
 /// A userfault descriptor with one range registered, for one move.
 struct Uffd {
     fd: usize,
@@ -367,22 +392,26 @@ unsafe impl Mapping for Linux {
         if done == len { Ok(()) } else { Err(done) }
     }
 
-    fn move_addresses(&self, from: usize, to: usize, len: usize) -> Option<bool> {
-        const MAYMOVE_FIXED: usize = 1 | 2;
-        let _gate = reservation::gate()?;
+    fn move_addresses(&self, from: usize, to: usize, len: usize) -> Result<bool, bool> {
+        let _gate = reservation::gate().ok_or(true)?;
         // Addresses that are not reserved may be somebody else's.
         if reservation::sparse() || !Moved::reserve(to, len) {
-            return None;
+            return Err(true);
         }
         // SAFETY: both ranges are ours; at `to` nothing is mapped but the reservation.
-        if unsafe { sys::call(libc::SYS_mremap, [from, len, len, MAYMOVE_FIXED, to, 0]) }.is_err() {
+        if unsafe { move_mappings(from, to, len) }.is_err() {
             Moved::forget(to, len);
+            let moved = unmapped_part(from, len);
+            if moved > 0 {
+                // SAFETY: as above. No more mappings come about than there were a moment ago, so that it may be done.
+                let _ = unsafe { move_mappings(to, from, moved) };
+            }
             // Some failures come after what was there was unmapped.
-            let _ = reservation::map_at(to, len, libc::PROT_NONE);
-            return None;
+            let hole = moved + unmapped_part(to + moved, len - moved);
+            return Err(hole == 0 || reservation::map_at(to, hole, libc::PROT_NONE).is_ok());
         }
         Moved::forget(from, len);
-        Some(reservation::map_at(from, len, libc::PROT_NONE).is_ok())
+        Ok(reservation::map_at(from, len, libc::PROT_NONE).is_ok())
     }
 
     fn is_taken(&self, start: usize, len: usize) -> bool {

@@ -3,6 +3,7 @@
 //: run: SLABWRIGHT_VERIFY=0 silent
 //: run: wiped
 //: run: wiped-raw
+//: run: written => says double free, or write to a free object
 //: run: no-mask
 #include <signal.h>
 #include <sys/mman.h>
@@ -36,6 +37,22 @@ int main(int argc, char **argv) {
         // No system call but leaving the program.
         answer_calls(SYS_exit_group, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS);
         free(veil(malloc(100)));
+        return 0;
+    }
+    if (!strcmp(argv[1], "written")) {
+        // No page was wiped, so the child is told of what it wrote to a block that it had freed.
+        pid_t pid = fork();
+        CHECK(pid >= 0);
+        if (!pid) {
+            char *block = malloc(100);
+            free(block);
+            memset(veil(block), 1, 100);
+            for (int i = 0; i < 1000; i++)
+                veil(malloc(100));
+            _exit(0);
+        }
+        int status;
+        CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
         return 0;
     }
     // A page that the program wants wiped in children, and gives back all the same.

@@ -1005,7 +1005,10 @@ fn slabs_of_others_serve_where_there_is_no_other_memory() {
 #[test]
 fn objects_of_several_nodes_go_back_together() {
     let (w, id) = (nodes_of(2), 33);
-    let used = || w.pages.stats(&w.m).total(|zone| zone.present - zone.free);
+    let used = || {
+        let zones = w.pages.stats(&w.m).all;
+        zones.present - zones.free
+    };
     let take = |cpu| -> Vec<usize> {
         let object = || w.slab.alloc_direct(&w.m, &w.pages, id, Gfp::KERNEL).expose_provenance();
         w.m.run_on(cpu, || (0..300).map(|_| object()).collect())

@@ -205,7 +205,10 @@ fn highmem_has_no_address_and_movable_is_asked_for() {
 fn what_is_handed_out_is_counted() {
     let m = SimBare::builder().ram(0, ZoneKind::Normal, 1024, 4096).build();
     let z = boot(&m);
-    let counted = || (z.stats(&m).total(|zone| zone.allocs), z.stats(&m).total(|zone| zone.frees));
+    let counted = || {
+        let zone = z.zone(&m, 0, ZoneKind::Normal);
+        (zone.allocs, zone.frees)
+    };
     let (allocs, frees) = counted();
     // The lists of a CPU keep none of this order.
     let block = z.alloc_pages(&m, Gfp::KERNEL, order(8), None).unwrap();
@@ -793,8 +796,10 @@ fn what_is_free_goes_offline_and_comes_back() {
     free(&freed);
     let (managed, committed) = (z.managed(), z.committed());
     let used = || z.zones[0][ZoneKind::Normal as usize].lock.lock(&m).used();
-    let total = |figure: fn(&ZoneInfo) -> u64| z.stats(&m).total(figure);
-    let figures = || [total(|zone| zone.present), total(|zone| zone.marks.min.into())];
+    let figures = || {
+        let zone = z.zone(&m, 0, ZoneKind::Normal);
+        [zone.present, zone.marks.min.into()]
+    };
     let (before, [present, min]) = (used(), figures());
     // What the system does not take stays.
     m.fail_from(1);

@@ -53,7 +53,8 @@ void slw_free_aligned_sized(void *block, size_t align, size_t size) SLW_NOEXCEPT
 /* A block at a multiple of align, a power of two of any size; NULL with EINVAL for another align, or with ENOMEM. */
 void *slw_aligned_alloc(size_t align, size_t size) SLW_NOEXCEPT SLW_ATTRIBUTE((malloc, alloc_size(2)));
 
-/* The same into *out; returns 0, EINVAL (align must be a multiple of sizeof(void *) too) or ENOMEM, and leaves errno alone. */
+/* The same into *out; returns 0, EINVAL (align must be a multiple of sizeof(void *) too; errno stays as it was), or ENOMEM (in
+   errno, too). */
 int slw_posix_memalign(void **out, size_t align, size_t size) SLW_NOEXCEPT;
 
 /* Bytes of the block that the program may use, at least as many as it asked for; 0 for NULL. */

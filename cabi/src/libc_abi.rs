@@ -2,7 +2,7 @@
 //!
 //! What the C standard and POSIX leave open is as in glibc: `realloc(p, 0)` frees and returns NULL, `memalign` rounds
 //! its alignment up to a power of two, `malloc(0)` gives a pointer of its own. `errno` is set where a call fails and
-//! says so through `errno`, and by nothing else.
+//! says so through `errno`, and by nothing else; but that `posix_memalign` finds no memory is there, too, as in glibc.
 
 use core::ffi::{c_char, c_int, c_void};
 use core::fmt::{self, Write};

@@ -330,7 +330,7 @@ pub unsafe trait PerCpu {
 /// readable and writable and nobody else's; 3. `virt` and `pfn` are inverse.
 pub unsafe trait Frames {
     /// Brings at least `pages` more frames of `zone` on `node` online, adjacent whole pageblocks (aligned to the
-    /// largest order, but for the last there is of a limit), reading zero; `None` where there are none. *Syscall.*
+    /// largest order where the machine is under no limit), reading zero; `None` where there are none. *Syscall.*
     fn grow(&self, node: usize, zone: ZoneKind, pages: u32) -> Option<PfnRange>;
 
     /// The descriptor of an online frame. Also of an offline one in the same largest buddy block as an online one, as
@@ -356,7 +356,9 @@ pub unsafe trait Frames {
     /// mapped.
     #[inline(always)]
     fn mapped_page_at(&self, address: *const u8) -> Option<(Pfn, u8)> {
-        Some((self.known_pfn(address), self.mapped_class_at(address)?))
+        // First: only then is the frame known.
+        let class = self.mapped_class_at(address)?;
+        Some((self.known_pfn(address), class))
     }
 
     /// The frame that holds `address`, of which it is known that [`Frames::mapped_class_at`] reaches there.
@@ -389,19 +391,20 @@ pub unsafe trait Frames {
     /// contents may remain. *Syscall.*
     fn discard(&self, range: PfnRange) -> bool;
 
-    /// Gives up the addresses of `range` as well, which is nobody's, where the system counts them: it is unusable then.
-    /// False where it stays as it is. *Syscall.*
+    /// Gives up the addresses of `range`, which is nobody's, as well: it must not be touched until [`Frames::online`].
+    /// Asked for only where [`Frames::is_rationed`] says so. False where it stays as it is. *Syscall.*
     fn offline(&self, _range: PfnRange) -> bool {
         false
     }
 
-    /// Makes what went offline usable again, reading zero. False where the system counts too much already. *Syscall.*
+    /// Makes what went offline, or a part of it, usable again, reading zero. False where the system refuses, or others
+    /// sit there by now. *Syscall.*
     fn online(&self, _range: PfnRange, _node: usize) -> bool {
         false
     }
 
-    /// Whether `bytes` more may be had once as much has gone offline: the system counts addresses, and its limit is not
-    /// less. What the machine itself has to spare goes back then. *Syscall.*
+    /// Whether the system counts addresses, and its limit would allow `bytes` if nothing else were mapped. What the
+    /// machine itself has to spare goes back then. *Syscall.*
     fn is_rationed(&self, _bytes: usize) -> bool {
         false
     }

@@ -29,13 +29,14 @@ use crate::sync::wide::AtomicU64;
 
 /// Milliseconds between two looks at what has become old.
 const INTERVAL_MS: u64 = 100;
-/// Calls that a knock lasts, 6 to 12 ns each, and milliseconds between two knocks: a thousandth of the time where slow
-/// paths are taken.
+/// Calls that a knock lasts, 6 to 12 ns each, and milliseconds between two knocks: at most half a thousandth of the
+/// time where slow paths are taken.
 const KNOCKS: u32 = 1024;
 const KNOCK_MS: u64 = 25;
 /// Of so many calls of a knock one looks at the clock where that has not moved between two looks: a look is 3 ns. A
-/// program that calls seldom looks each time.
-const STRIDE: u32 = 16;
+/// program that calls seldom looks each time, but for so many calls after many in a row: a block each second for ten
+/// seconds is to be enough, so that 16 are too many.
+const STRIDE: u32 = 4;
 /// Milliseconds after which free memory is old where memory is short, if it would not be old earlier.
 const PRESSED_DECAY_MS: u32 = 200;
 /// The part of the time since the last look that may be spent on giving back, and least and most milliseconds: nobody

@@ -50,8 +50,8 @@ impl<M: Machine> Mm<M> {
         if more { self.try_large(size, align, gfp) } else { block }
     }
 
-    /// Where the system counts addresses, gives up those of free memory, so that an area may have `bytes`. Whether it
-    /// gave up any.
+    /// Where the system counts addresses, gives up those of free memory, so that a block of `bytes` may be had.
+    /// Whether it gave up any.
     pub(super) fn make_room(&self, bytes: usize, gfp: Gfp) -> bool {
         let (m, pages) = (&self.machine, &self.pages);
         let wanted = (bytes.div_ceil(PAGE_SIZE) as u64).next_multiple_of(PAGEBLOCK_PAGES.into());
@@ -480,17 +480,21 @@ mod tests {
         let sim = Sim::builder().grow(0, ZoneKind::Normal, 1 << 14, 1 << 14, 1 << 10).build();
         let mm = Box::new(Mm::new(sim));
         mm.start();
-        let (m, run, object) = (&mm.machine, usize::from(run_class(10)), usize::from(class_of(1000)));
-        let kept = || [run, object].map(|id| mm.slab.objects_in_rows(m)[id]);
-        mm.pages.set_cost(Cost::Some);
+        let (m, sizes, object) = (&mm.machine, [10, 12, 14, 16], usize::from(class_of(1000)));
+        let kept = || {
+            let rows = mm.slab.objects_in_rows(m);
+            [sizes.iter().map(|pages| rows[usize::from(run_class(*pages))]).sum(), rows[object]]
+        };
         let live = [(); 50].map(|()| mm.alloc(100 * PAGE_SIZE));
-        let (runs, objects) = ([(); 110].map(|()| mm.alloc(10 * PAGE_SIZE)), [(); 40].map(|()| mm.alloc(1000)));
+        let runs = sizes.map(|pages| [(); 25].map(|()| mm.alloc(pages as usize * PAGE_SIZE)));
+        let (runs, objects) = (runs.as_flattened(), [(); 40].map(|()| mm.alloc(1000)));
         // SAFETY: the blocks are ours.
         runs.iter().chain(&objects).for_each(|block| unsafe { mm.free(*block) });
         let [_, had] = kept();
         m.set_looks_below(true);
+        mm.pages.set_cost(Cost::Some);
         mm.slab.gather(m, &mm.pages, 1 << 10);
-        assert_eq!(kept(), [110, 0], "in a program of one thread, and {had} objects before");
+        assert_eq!(kept(), [100, 0], "in a program of one thread, and {had} objects before");
         let objects = [(); 40].map(|()| mm.alloc(1000));
         // SAFETY: the blocks are ours.
         objects.iter().for_each(|block| unsafe { mm.free(*block) });

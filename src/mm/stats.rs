@@ -61,13 +61,12 @@ impl<M: Machine> Mm<M> {
         if self.is_crippled() {
             return Stats::default();
         }
-        let m = &self.machine;
-        let zones = self.pages.stats(m);
+        let zones = self.figures(|m| self.pages.stats(m));
         let free = zones.all.free + zones.pcp_pages + zones.emergency_pages;
-        let areas = self.vmalloc.stats(m);
+        let areas = self.figures(|m| self.vmalloc.stats(m));
         let blocks = |order: usize| zones.all.blocks[order].iter().map(|n| u64::from(*n)).sum();
         Stats {
-            slab: self.small_stats(m),
+            slab: self.small_stats(),
             pages_in_use: zones.all.managed.saturating_sub(free),
             pages_free: free,
             pages_backed: zones.all.backed + zones.pcp_pages + zones.emergency_pages,
@@ -158,8 +157,8 @@ impl<M: Machine> Mm<M> {
     }
 
     /// Pages of first fit count as slabs, in use wholly.
-    fn small_stats(&self, m: &M) -> SlabStats {
-        let mut stats = self.slab.stats(m);
+    fn small_stats(&self) -> SlabStats {
+        let mut stats = self.figures(|m| self.slab.stats(m));
         stats.slab_bytes += self.slob.pages() as usize * PAGE_SIZE;
         stats
     }
@@ -184,11 +183,10 @@ impl<M: Machine> Mm<M> {
         if self.is_crippled() {
             return Ok(());
         }
-        let m = &self.machine;
-        self.slob.verify(m).map_err(|what| Violation { place: "cache", cache: 0, what })?;
-        self.slab.verify(m).map_err(|(cache, what)| Violation { place: "cache", cache, what })?;
-        self.vmalloc.verify(m).map_err(|what| Violation { place: "vmalloc", cache: 0, what })?;
-        self.pages.verify(m).map_err(|what| Violation { place: "pages", cache: 0, what })?;
+        self.figures(|m| self.slob.verify(m)).map_err(|what| Violation { place: "cache", cache: 0, what })?;
+        self.figures(|m| self.slab.verify(m)).map_err(|(cache, what)| Violation { place: "cache", cache, what })?;
+        self.figures(|m| self.vmalloc.verify(m)).map_err(|what| Violation { place: "vmalloc", cache: 0, what })?;
+        self.figures(|m| self.pages.verify(m)).map_err(|what| Violation { place: "pages", cache: 0, what })?;
         Ok(())
     }
 }

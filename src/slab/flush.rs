@@ -65,10 +65,10 @@ impl<M: Machine> Slab<M> {
     ///
     /// (Arrays that grow in step pass through the classes. MiB resident at most, with this and without: perl 102.1 and
     /// 108.5, python3 with objects 102.2 and 107.3; where only caches of which no slow path was taken since the last
-    /// time are emptied, 104.1 and 102.2. Page runs stay, unless a quarter of all memory is in their sheaves: with
-    /// theirs 104.4 and 104.8 in place of 104.6 and 104.7, but 82.9 instead of 78.9 of `large-same`, 46.4 instead of
-    /// 43.3 of `random-100k`. A quarter, and more, it is where one CPU frees what the other allocates: node, whose
-    /// buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time. Where runs cost only
+    /// time are emptied, 104.1 and 102.2. Page runs stay, with one thread, unless a quarter of all memory is in their
+    /// sheaves: with theirs 104.4 and 104.8 in place of 104.6 and 104.7, but 82.9 instead of 78.9 of `large-same`, 46.4
+    /// instead of 43.3 of `random-100k`. A quarter, and more, it is where one CPU frees what the other allocates: node,
+    /// whose buffers a thread of its own frees, 98.9 in place of 118.3, and a fifteenth less time. Where runs cost only
     /// addresses it would gain none, and what comes next would begin other pages: `large` took 1.5 times as long and
     /// 5.5 MiB in place of 4.1, `pages` 1.07 times and 7.6 in place of 6.3. Rejected where there is one thread: more
     /// seldom, by a sixteenth or an eighth of all memory, or by the objects that the last time moved (1 to 3 % of
@@ -78,8 +78,8 @@ impl<M: Machine> Slab<M> {
     /// thread that sleeps: every 64th of all memory 138, 175, 102; that, but only caches of which no slow path was
     /// taken since, 129, 164, 104; an eighth 126, 153, 104; never 120, 151, 110. So objects are gathered seldom there,
     /// and runs as often as where there is one, where a tenth of all memory is in their sheaves: node at most 101 MiB,
-    /// 107 with a quarter, whatever is gathered how often, 111 with a tenth and an eighth as often, CPU time 0.24 s of
-    /// all; a sixteenth is as a tenth. With one thread a tenth is 25.6 MiB in place of 23.5 of `pages-same`.)
+    /// 107 with a quarter, however often objects are gathered, 111 with a tenth and an eighth as often, CPU time 0.24 s
+    /// of all; a sixteenth is as a tenth. With one thread a tenth is 25.6 MiB in place of 23.5 of `pages-same`.)
     pub fn gather(&self, m: &M, pages: &PageAllocator<M>, opened: u32) {
         let opened = self.opened.fetch_add(opened, Ordering::Relaxed).saturating_add(opened);
         let committed = pages.committed();

@@ -86,13 +86,13 @@ pub struct Slab<M> {
     /// The highest id that a cache was created with so far; 0 where none was. Those above are not looked at: their
     /// memory was never touched.
     highest: AtomicU8,
-    /// Pages of fresh memory begun since [`Slab::gather`] did something.
+    /// Pages of fresh memory begun since it was last time for [`Slab::gather`].
     opened: AtomicU32,
     /// Pages begun since objects were gathered, too, where there are threads.
     opened_objects: AtomicU32,
     /// Pages that the sheaves of page runs have room for, as many as were made since they were last emptied.
     kept: AtomicU32,
-    /// The value of `kept` when little was in them at the end of a window of time; 0 where there was more.
+    /// The value of `kept` when little was in them at the last look; 0 where there was more.
     calm: AtomicU32,
     /// Those who empty sheaves of others, as what they took is nowhere to be found, or look at caches that are not
     /// theirs: neither is gone before they are done.

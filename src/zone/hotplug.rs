@@ -2,8 +2,8 @@
 //!
 //! Where a system counts addresses that may be written to (`RLIMIT_DATA`, `RLIMIT_AS`, `vm.overcommit_memory` = 2) what
 //! a zone has free is counted, and a large block may be refused for it. So, when one is, free blocks go *offline*: out
-//! of the buddy system and of the zone's figures, with nothing mapped there, large ones first. A zone that grows takes
-//! them first.
+//! of the buddy system and of the zone's figures, with nothing there that may be written to, large ones first. A zone
+//! that grows takes them first.
 //!
 //! The least limits in MiB with which programs ran, of `RLIMIT_DATA` and of `RLIMIT_AS`:
 //!
@@ -21,9 +21,9 @@ use crate::machine::Machine;
 use crate::page::{Kind, PageList, flag};
 use crate::types::{NR_ORDERS, Order, Pfn, PfnRange};
 
-/// Smallest block that goes offline: each is a mapping of its own, and a call of the system.
+/// Order of the smallest block that goes offline (64 KiB): each is a mapping of its own, and a call of the system.
 const SMALLEST: u8 = 4;
-/// Blocks of less than a pageblock that may be offline at a time, for a process may have 65530 mappings.
+/// Blocks of less than a pageblock that may be offline at a time in a zone, for a process may have 65530 mappings.
 const SMALL_BLOCKS: u32 = 2048;
 
 /// What is offline, by order.
@@ -56,7 +56,7 @@ impl Offline {
 }
 
 impl<M: Machine> PageAllocator<M> {
-    /// Takes free memory offline until `pages` pages are, if there is as much. Returns pages. Called without locks.
+    /// Takes free memory offline, `pages` pages or somewhat more, or what there is; how many. The caller holds no lock.
     #[cold]
     pub fn take_offline(&self, m: &M, pages: u64) -> u64 {
         if !M::LENT {

@@ -421,6 +421,38 @@ fn advise(m: &Linux, block: PfnRange, say: impl Fn(usize, u32)) {
     }
 }
 
+/// The offset in the arena of an address that the map of class bytes reaches, and what it says there.
+#[inline(always)]
+fn mapped_at(address: *const u8) -> Option<(usize, u8)> {
+    let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
+    let class: u64;
+    // Two loads that the compiler, from atomics, would not make operands of what it does with them. SAFETY: the
+    // class bytes of the first `online` bytes of the arena are open. Loads are Acquire here, pairs with the Release
+    // in `grow_arena`.
+    unsafe {
+        asm!(
+            "cmp {offset}, qword ptr [rip + {map} + {online}]",
+            "jae {none}",
+            offset = in(reg) offset,
+            map = sym MAP,
+            online = const core::mem::offset_of!(Map, online),
+            none = label { return None },
+            // Not `readonly`: the load below stays behind it.
+            options(nostack)
+        );
+        asm!(
+            "movzx {class:e}, byte ptr [{bytes} + {page}]",
+            bytes = in(reg) MAP.class_of_zero.load(Relaxed),
+            page = in(reg) address.addr() >> PAGE_SHIFT,
+            class = lateout(reg) class,
+            options(nostack, readonly, preserves_flags)
+        );
+        // So that it is not extended once more.
+        core::hint::assert_unchecked(class <= u8::MAX as u64);
+    }
+    Some((offset, class as u8))
+}
+
 /// The page at `offset` in the arena.
 #[inline(always)]
 fn arena_pfn(offset: usize) -> Pfn {
@@ -478,33 +510,12 @@ unsafe impl Frames for Linux {
 
     #[inline(always)]
     fn mapped_class_at(&self, address: *const u8) -> Option<u8> {
-        let offset = address.addr().wrapping_sub(MAP.arena.load(Relaxed));
-        let class: u64;
-        // Two loads that the compiler, from atomics, would not make operands of what it does with them. SAFETY: the
-        // class bytes of the first `online` bytes of the arena are open. Loads are Acquire here, pairs with the Release
-        // in `grow_arena`.
-        unsafe {
-            asm!(
-                "cmp {offset}, qword ptr [rip + {map} + {online}]",
-                "jae {none}",
-                offset = in(reg) offset,
-                map = sym MAP,
-                online = const core::mem::offset_of!(Map, online),
-                none = label { return None },
-                // Not `readonly`: the load below stays behind it.
-                options(nostack)
-            );
-            asm!(
-                "movzx {class:e}, byte ptr [{bytes} + {page}]",
-                bytes = in(reg) MAP.class_of_zero.load(Relaxed),
-                page = in(reg) address.addr() >> PAGE_SHIFT,
-                class = lateout(reg) class,
-                options(nostack, readonly, preserves_flags)
-            );
-            // So that it is not extended once more.
-            core::hint::assert_unchecked(class <= u8::MAX as u64);
-        }
-        Some(class as u8)
+        mapped_at(address).map(|(_, class)| class)
+    }
+
+    #[inline(always)]
+    fn mapped_page_at(&self, address: *const u8) -> Option<(Pfn, u8)> {
+        mapped_at(address).map(|(offset, class)| (arena_pfn(offset), class))
     }
 
     #[inline(always)]

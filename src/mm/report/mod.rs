@@ -93,7 +93,7 @@ impl<M: Machine> Mm<M> {
 
     /// Copies figures out of the layers: a handler that comes in meanwhile may be told nothing, but finds that it must
     /// not wait.
-    fn figures<R>(&self, copy: impl FnOnce(&M) -> R) -> R {
+    pub(in crate::mm) fn figures<R>(&self, copy: impl FnOnce(&M) -> R) -> R {
         self.machine.enter();
         let figures = copy(&self.machine);
         self.machine.leave();

@@ -7,7 +7,7 @@ use slabwright::machine::i386::layout::{
     DMA_END, FIXADDR_START, FIXADDR_TOP, IOREMAP, LAST_PKMAP, PAGE_OFFSET, PKMAP_BASE,
 };
 use slabwright::machine::i386::{I386, boot, cpu, fault, interrupt, memory, percpu, smp};
-use slabwright::machine::{Mapping, ZoneKind};
+use slabwright::machine::{MAX_NODES, Mapping, ZoneKind};
 use slabwright::mm::{Hooks, Mm};
 use slabwright::printk;
 use slabwright::slab::SlabFlags;
@@ -99,9 +99,12 @@ fn show_address_map() {
 
 /// Zones with their marks, and the free blocks by order.
 fn show_zones() {
-    let stats = HEAP.pages().stats(&I386);
-    for (node, zones) in stats.zones.iter().enumerate() {
-        for (kind, zone) in ZONES.iter().zip(zones).filter(|(_, zone)| zone.present > 0) {
+    for node in 0..MAX_NODES {
+        for kind in ZONES {
+            let zone = HEAP.pages().zone(&I386, node, kind);
+            if zone.present == 0 {
+                continue;
+            }
             printk!(
                 "node {node} zone {kind:?}: present {} managed {} free {}, marks {:?}\n",
                 zone.present,
@@ -109,9 +112,11 @@ fn show_zones() {
                 zone.free,
                 zone.marks
             );
+            printk!("free blocks by order:");
+            zone.blocks.iter().for_each(|order| printk!(" {}", order.iter().sum::<u32>()));
+            printk!("\n");
         }
     }
-    printk!("{stats}");
     printk!("DMA below {:#x}; {} fixups; per-CPU areas: {}\n", DMA_END, fault::fixups(), percpu::cpus());
 }
 

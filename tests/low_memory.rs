@@ -33,3 +33,20 @@ fn zones_keep_their_limits() {
     }
     global::verify().unwrap();
 }
+
+#[test]
+fn low_blocks_are_freed_and_resized_as_others_are() {
+    let mm = global::mm();
+    assert!(mm.start());
+    let [freed, grown] = [(); 2].map(|()| mm.kmalloc(100, Gfp::KERNEL | Gfp::DMA32));
+    assert!([freed, grown].iter().all(|block| !block.is_null() && block.addr() < 4 << 30));
+    // SAFETY: blocks of ours.
+    unsafe {
+        grown.write_bytes(7, 100);
+        mm.kfree(freed);
+        let block = mm.realloc(grown, 9000);
+        assert!(!block.is_null() && std::slice::from_raw_parts(block, 100).iter().all(|byte| *byte == 7));
+        mm.kfree(block);
+    }
+    global::verify().unwrap();
+}

@@ -36,8 +36,12 @@ int main(void) {
     drop();
     unsigned char *mine = mmap(NULL, BORDERS * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(mine != MAP_FAILED);
-    for (size_t nth = 0; nth < BORDERS && mprotect(mine + nth * PAGE, PAGE, PROT_READ) == 0; nth += 2)
-        ;
+    size_t nth = 0;
+    while (nth < BORDERS && mprotect(mine + nth * PAGE, PAGE, PROT_READ) == 0)
+        nth += 2;
+    // Some systems allow more: nothing is shown there.
+    if (nth >= BORDERS)
+        fprintf(stderr, "not as many mappings as may be\n");
     free(veil(malloc(300 * MIB)));
     CHECK(munmap(mine, BORDERS * PAGE) == 0);
     CHECK(fill(600 * MIB) >= 600 * MIB);

@@ -84,8 +84,10 @@ static void where_free_memory_was(void) {
             break;
         }
     }
+    const int before = count;
     for (int i = 0; i < BLOCKS; i += 100)
         map_behind((unsigned char *)((uintptr_t)blocks[i] & ~(PIECE - 1)));
+    CHECK(count > before);
     for (int i = 0; i < BLOCKS; i++) {
         blocks[i] = malloc(1000);
         CHECK(blocks[i]);

@@ -20,6 +20,10 @@ impl<M: Machine> Mm<M> {
             let found = self.figures(|m| self.vmalloc.areas_from(m, from, &mut areas));
             for area in &areas[..found] {
                 from = area.start + area.len;
+                // On its way, or addresses that others sit in.
+                if area.size == 0 && !area.retained {
+                    continue;
+                }
                 write!(out, "0x{:0DIGITS$x}-0x{from:0DIGITS$x} {:>7}", area.start, area.len)?;
                 self.caller(area.caller, out)?;
                 let pages = area.size >> PAGE_SHIFT;

@@ -486,7 +486,7 @@ mod tests {
             [sizes.iter().map(|pages| rows[usize::from(run_class(*pages))]).sum(), rows[object]]
         };
         let live = [(); 50].map(|()| mm.alloc(100 * PAGE_SIZE));
-        let runs = sizes.map(|pages| [(); 25].map(|()| mm.alloc(pages as usize * PAGE_SIZE)));
+        let runs = sizes.map(|pages| [(); 25].map(|()| mm.alloc(pages * PAGE_SIZE)));
         let (runs, objects) = (runs.as_flattened(), [(); 40].map(|()| mm.alloc(1000)));
         // SAFETY: the blocks are ours.
         runs.iter().chain(&objects).for_each(|block| unsafe { mm.free(*block) });

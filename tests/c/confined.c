@@ -44,9 +44,14 @@ int main(int argc, char **argv) {
         pid_t pid = fork();
         CHECK(pid >= 0);
         if (!pid) {
-            char *block = malloc(100);
-            free(block);
-            memset(veil(block), 1, 100);
+            // Several, as the mark of the one on top is not looked at.
+            void *freed[20];
+            for (int i = 0; i < 20; i++)
+                freed[i] = malloc(100);
+            for (int i = 0; i < 20; i++)
+                free(freed[i]);
+            for (int i = 0; i < 20; i++)
+                memset(veil(freed[i]), 1, 100);
             for (int i = 0; i < 1000; i++)
                 veil(malloc(100));
             _exit(0);

@@ -409,13 +409,10 @@ fn sheaves_are_gathered_while_memory_grows() {
 #[test]
 fn runs_in_sheaves_go_back_before_much_more_is_begun() {
     let mm = heap(&machine());
-    // As with one thread: else a smaller part of all memory is much.
-    mm.machine().set_looks_below(true);
-    for size in (12..=60).step_by(4).map(|kib| kib << 10) {
-        let blocks: Vec<_> = (0..24).map(|_| mm.alloc(size)).collect();
-        // SAFETY: live blocks, each freed once.
-        blocks.iter().for_each(|block| unsafe { mm.free(*block) });
-    }
+    let sizes = (12..=60).step_by(4).flat_map(|kib| [kib << 10; 24]);
+    let blocks: Vec<_> = sizes.map(|size| mm.alloc(size)).collect();
+    // SAFETY: live blocks, each freed once.
+    blocks.iter().for_each(|block| unsafe { mm.free(*block) });
     let kept = mm.stats().slab.in_sheaves_runs;
     assert!(kept > 2 << 20, "{kept} bytes");
     let blocks: Vec<_> = (0..80).map(|_| mm.alloc(200 << 10)).collect();

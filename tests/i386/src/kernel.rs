@@ -112,8 +112,9 @@ fn show_zones() {
                 zone.free,
                 zone.marks
             );
-            printk!("free blocks by order:");
-            zone.blocks.iter().for_each(|order| printk!(" {}", order.iter().sum::<u32>()));
+            // Free blocks by order, as `/proc/buddyinfo` shows them.
+            printk!("Node {node}, zone {kind:?}");
+            zone.blocks.iter().for_each(|order| printk!(" {:>6}", order.iter().sum::<u32>()));
             printk!("\n");
         }
     }

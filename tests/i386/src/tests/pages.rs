@@ -223,10 +223,10 @@ fn nodes() {
         assert_eq!(with_memory, asked);
     }
     let from = |node, gfp| pages().alloc_pages_node(&I386, node, gfp, Order::ZERO);
-    for node in 0..with_memory {
+    for (node, free) in free.iter().enumerate().take(with_memory) {
         let pfn = from(node, Gfp::KERNEL).expect("a page");
         // Low memory of a node may be none: then a neighbour's serves.
-        let low = low_zones().any(|kind| free[node][kind as usize] > 64);
+        let low = low_zones().any(|kind| free[kind as usize] > 64);
         assert!(!low || I386.page(pfn).node() == node, "a page of node {}", I386.page(pfn).node());
         assert!(put_page(pfn));
     }
